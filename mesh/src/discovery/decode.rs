@@ -1,0 +1,317 @@
+//! From messages to the vocabulary: each field is checked on its way in.
+
+use super::{DecodeError, EndpointsUpdate, Resolution, Target, Update, proto};
+use crate::{
+    AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
+    Workload,
+    route::{Backend, HeaderMatch, HttpRoutes, HttpRule, RequestMatch, StringMatch, WholeRegex},
+};
+use std::{fmt::Display, str::FromStr, sync::Arc};
+
+type Result<T> = std::result::Result<T, DecodeError>;
+
+fn required<T>(field: &'static str, value: Option<T>) -> Result<T> {
+    value.ok_or_else(|| DecodeError {
+        field,
+        reason: "missing".to_owned(),
+    })
+}
+
+fn parse<T: FromStr<Err: Display>>(field: &'static str, text: &str) -> Result<T> {
+    text.parse().map_err(|error: T::Err| DecodeError {
+        field,
+        reason: error.to_string(),
+    })
+}
+
+fn port(field: &'static str, number: u32) -> Result<u16> {
+    u16::try_from(number).map_err(|_| DecodeError {
+        field,
+        reason: format!("{number} is not a port"),
+    })
+}
+
+fn all<T, M: TryInto<T, Error = DecodeError>>(messages: Vec<M>) -> Result<Vec<T>> {
+    messages.into_iter().map(TryInto::try_into).collect()
+}
+
+fn optional<T, M: TryInto<T, Error = DecodeError>>(message: Option<M>) -> Result<Option<T>> {
+    message.map(TryInto::try_into).transpose()
+}
+
+fn non_empty(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+impl TryFrom<proto::Target> for Target {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Target) -> Result<Self> {
+        use proto::target::Kind;
+        Ok(match required("target", message.kind)? {
+            Kind::Address(text) => Self::Address(parse("target.address", &text)?),
+            Kind::Host(text) => Self::Host(text.into()),
+            Kind::Peer(text) => Self::Peer(parse("target.peer", &text)?),
+        })
+    }
+}
+
+impl TryFrom<proto::Update> for Update {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Update) -> Result<Self> {
+        use proto::update::Kind;
+        Ok(match required("update", message.kind)? {
+            Kind::Resolution(resolution) => decode_resolution(resolution)?,
+            Kind::Service(service) => Self::Service(Arc::new(service.try_into()?)),
+            Kind::Endpoints(endpoints) => Self::Endpoints(endpoints.try_into()?),
+            Kind::ServiceRemoved(key) => Self::ServiceRemoved(key.try_into()?),
+            Kind::Inbound(inbound) => Self::Inbound(Arc::new(inbound.try_into()?)),
+            Kind::Peer(peer) => Self::Peer(
+                parse("peer.address", &peer.address)?,
+                peer.workload.map(|workload| Arc::new(workload.into())),
+            ),
+        })
+    }
+}
+
+fn decode_resolution(message: proto::Resolution) -> Result<Update> {
+    use proto::resolution::Kind;
+    let target = required("resolution.target", message.target)?.try_into()?;
+    let resolution = match required("resolution", message.kind)? {
+        Kind::Service(key) => Resolution::Service(key.try_into()?),
+        Kind::Endpoint(endpoint) => Resolution::Endpoint(Arc::new(endpoint.try_into()?)),
+        Kind::External(proto::External {}) => Resolution::External,
+    };
+    Ok(Update::Resolution(target, resolution))
+}
+
+impl TryFrom<proto::ServicePort> for ServicePort {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::ServicePort) -> Result<Self> {
+        Ok(Self {
+            namespace: message.namespace.into(),
+            name: message.name.into(),
+            port: port("service.port", message.port)?,
+        })
+    }
+}
+
+fn protocol(field: &'static str, number: i32) -> Result<AppProtocol> {
+    match proto::AppProtocol::try_from(number) {
+        Ok(proto::AppProtocol::Detect) => Ok(AppProtocol::Detect),
+        Ok(proto::AppProtocol::Http) => Ok(AppProtocol::Http1),
+        Ok(proto::AppProtocol::Http2) => Ok(AppProtocol::Http2),
+        Ok(proto::AppProtocol::Opaque) => Ok(AppProtocol::Opaque),
+        Err(error) => Err(DecodeError {
+            field,
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// `None` for UNSPECIFIED.
+fn mode(field: &'static str, number: i32) -> Result<Option<MtlsMode>> {
+    match proto::MtlsMode::try_from(number) {
+        Ok(proto::MtlsMode::Unspecified) => Ok(None),
+        Ok(proto::MtlsMode::Disable) => Ok(Some(MtlsMode::Disable)),
+        Ok(proto::MtlsMode::Permissive) => Ok(Some(MtlsMode::Permissive)),
+        Ok(proto::MtlsMode::Strict) => Ok(Some(MtlsMode::Strict)),
+        Err(error) => Err(DecodeError {
+            field,
+            reason: error.to_string(),
+        }),
+    }
+}
+
+impl From<proto::ResourceRef> for ResourceRef {
+    fn from(message: proto::ResourceRef) -> Self {
+        Self {
+            kind: message.kind,
+            namespace: message.namespace,
+            name: message.name,
+        }
+    }
+}
+
+impl TryFrom<proto::Service> for Service {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Service) -> Result<Self> {
+        Ok(Self {
+            key: required("service.key", message.key)?.try_into()?,
+            hostname: message.hostname,
+            protocol: protocol("service.protocol", message.protocol)?,
+            http: optional(message.http)?.map(Arc::new),
+            subsets: message.subsets,
+        })
+    }
+}
+
+impl TryFrom<proto::HttpRoutes> for HttpRoutes {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::HttpRoutes) -> Result<Self> {
+        Ok(Self {
+            source: required("http.source", message.source)?.into(),
+            rules: all(message.rules)?,
+        })
+    }
+}
+
+impl TryFrom<proto::HttpRule> for HttpRule {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::HttpRule) -> Result<Self> {
+        Ok(Self {
+            name: non_empty(message.name),
+            matches: all(message.matches)?,
+            backends: all(message.backends)?,
+        })
+    }
+}
+
+impl TryFrom<proto::RequestMatch> for RequestMatch {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::RequestMatch) -> Result<Self> {
+        Ok(Self {
+            path: optional(message.path)?,
+            ignore_path_case: message.ignore_path_case,
+            method: optional(message.method)?,
+            authority: optional(message.authority)?,
+            scheme: optional(message.scheme)?,
+            headers: all(message.headers)?,
+        })
+    }
+}
+
+impl TryFrom<proto::HeaderMatch> for HeaderMatch {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::HeaderMatch) -> Result<Self> {
+        Ok(Self {
+            name: parse("match.headers.name", &message.name)?,
+            value: optional(message.value)?,
+            negate: message.negate,
+        })
+    }
+}
+
+impl TryFrom<proto::StringMatch> for StringMatch {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::StringMatch) -> Result<Self> {
+        use proto::string_match::Kind;
+        Ok(match required("match", message.kind)? {
+            Kind::Exact(text) => Self::Exact(text),
+            Kind::Prefix(text) => Self::Prefix(text),
+            Kind::Regex(pattern) => {
+                Self::Regex(WholeRegex::new(&pattern).map_err(|error| DecodeError {
+                    field: "match.regex",
+                    reason: error.to_string(),
+                })?)
+            }
+        })
+    }
+}
+
+impl TryFrom<proto::Backend> for Backend {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Backend) -> Result<Self> {
+        Ok(Self {
+            service: required("backend.service", message.service)?.try_into()?,
+            subset: non_empty(message.subset),
+            weight: message.weight,
+            unresolved: non_empty(message.unresolved),
+        })
+    }
+}
+
+impl TryFrom<proto::Endpoints> for EndpointsUpdate {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Endpoints) -> Result<Self> {
+        let upserts: Vec<Endpoint> = all(message.upserts)?;
+        Ok(Self {
+            service: required("endpoints.service", message.service)?.try_into()?,
+            replace: message.replace,
+            upserts: upserts.into_iter().map(Arc::new).collect(),
+            removed: message
+                .removed
+                .iter()
+                .map(|text| parse("endpoints.removed", text))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl TryFrom<proto::Endpoint> for Endpoint {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Endpoint) -> Result<Self> {
+        let identity = non_empty(message.identity)
+            .map(|uri| parse("endpoint.identity", &uri))
+            .transpose()?;
+        Ok(Self {
+            address: parse("endpoint.address", &message.address)?,
+            identity,
+            workload: Arc::new(message.workload.unwrap_or_default().into()),
+            subsets: message.subsets,
+            terminating: message.terminating,
+        })
+    }
+}
+
+impl From<proto::Workload> for Workload {
+    fn from(message: proto::Workload) -> Self {
+        let proto::Workload {
+            name,
+            namespace,
+            app,
+            version,
+            service_account,
+            canonical_service,
+            canonical_revision,
+            pod,
+        } = message;
+        Self {
+            name,
+            namespace,
+            app,
+            version,
+            service_account,
+            canonical_service,
+            canonical_revision,
+            pod,
+        }
+    }
+}
+
+impl TryFrom<proto::Inbound> for Inbound {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Inbound) -> Result<Self> {
+        Ok(Self {
+            workload: Arc::new(message.workload.unwrap_or_default().into()),
+            mtls: required("inbound.mtls", mode("inbound.mtls", message.mtls)?)?,
+            mtls_source: message.mtls_source.map(Into::into),
+            ports: all(message.ports)?,
+        })
+    }
+}
+
+impl TryFrom<proto::InboundPort> for InboundPort {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::InboundPort) -> Result<Self> {
+        Ok(Self {
+            port: port("inbound.ports.port", message.port)?,
+            mtls: mode("inbound.ports.mtls", message.mtls)?,
+            protocol: protocol("inbound.ports.protocol", message.protocol)?,
+            services: all(message.services)?,
+        })
+    }
+}

@@ -1,0 +1,57 @@
+//! How a workload is to be called: mTLS modes by port, and the services that
+//! lead to each.
+
+use crate::{AppProtocol, ResourceRef, ServicePort, Workload};
+use std::sync::Arc;
+
+/// PeerAuthentication's modes; UNSET is resolved before it gets here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MtlsMode {
+    /// Plaintext only: a mesh hello is forwarded like any bytes.
+    Disable,
+    /// Both.
+    #[default]
+    Permissive,
+    /// Mutual TLS only.
+    Strict,
+}
+
+/// What an inbound proxy is told about its own workload.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inbound {
+    /// The workload, for telemetry.
+    pub workload: Arc<Workload>,
+    /// The mode of ports that have none of their own.
+    pub mtls: MtlsMode,
+    /// Which resource said so; none: the default.
+    pub mtls_source: Option<ResourceRef>,
+    /// Ports of which something is known.
+    pub ports: Vec<InboundPort>,
+}
+
+/// One port of the workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InboundPort {
+    /// The port that the application listens on.
+    pub port: u16,
+    /// Its own mode, from `portLevelMtls`.
+    pub mtls: Option<MtlsMode>,
+    /// What services declare it to speak.
+    pub protocol: AppProtocol,
+    /// Services that lead here.
+    pub services: Vec<ServicePort>,
+}
+
+impl Inbound {
+    /// What is known of a port.
+    pub fn port(&self, port: u16) -> Option<&InboundPort> {
+        self.ports.iter().find(|known| known.port == port)
+    }
+
+    /// The mode in force on a port.
+    pub fn mode(&self, port: u16) -> MtlsMode {
+        self.port(port)
+            .and_then(|known| known.mtls)
+            .unwrap_or(self.mtls)
+    }
+}

@@ -1,0 +1,122 @@
+//! Names and numbers that several parts must agree on: ports, labels,
+//! annotations, file paths and environment variables.
+
+/// Ports of the sidecar. ARCHITECTURE.md's table lists who may reach each.
+pub mod port {
+    /// Loopback only: configuration dump, log level, drain.
+    pub const ADMIN: u16 = 15000;
+    /// Connections that the workload opens.
+    pub const OUTBOUND: u16 = 15001;
+    /// Connections that arrive at the workload.
+    pub const INBOUND: u16 = 15006;
+    /// Metrics, readiness and liveness.
+    pub const METRICS: u16 = 15020;
+    /// The identity service's HTTPS port.
+    pub const IDENTITY: u16 = 15443;
+    /// The controller's discovery port (gRPC over mutual TLS).
+    pub const DISCOVERY: u16 = 15010;
+    /// The injector's webhook port.
+    pub const WEBHOOK: u16 = 9443;
+    /// Ports that redirection never touches, the sidecar's own.
+    pub const RESERVED: std::ops::RangeInclusive<u16> = 15000..=15099;
+}
+
+/// The user and group that the sidecar runs as; redirection exempts them.
+/// The number is Istio's, so that existing exemptions keep working.
+pub const PROXY_UID: u32 = 1337;
+
+/// The namespace the control plane is installed in.
+pub const CONTROL_PLANE_NAMESPACE: &str = "linnet-system";
+/// Istio's root namespace, honoured as a configuration root too.
+pub const ISTIO_NAMESPACE: &str = "istio-system";
+/// Namespaces whose pods are never injected, besides Linnet's own.
+pub const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+
+/// Names of containers in an injected pod.
+pub mod container {
+    /// The sidecar.
+    pub const PROXY: &str = "linnet-proxy";
+    /// The init container that redirects the pod's traffic.
+    pub const INIT: &str = "linnet-init";
+}
+
+/// Labels.
+pub mod label {
+    /// On a namespace or a pod: `enabled` or `disabled`.
+    pub const INJECT: &str = "linnet.io/inject";
+    /// Istio's, on a namespace: `enabled` or `disabled`.
+    pub const ISTIO_INJECTION: &str = "istio-injection";
+    /// Istio's, on a pod: `true` or `false`; an annotation of that name counts too.
+    pub const ISTIO_SIDECAR_INJECT: &str = "sidecar.istio.io/inject";
+    /// Written by the injector on every pod with a sidecar, value
+    /// [`SIDECAR_INJECTED`]: who may be called with mutual TLS.
+    pub const SIDECAR: &str = "linnet.io/sidecar";
+    /// The value of [`SIDECAR`].
+    pub const SIDECAR_INJECTED: &str = "injected";
+    /// On every object that `linnet install` creates.
+    pub const PART_OF: &str = "app.kubernetes.io/part-of";
+    /// The value of [`PART_OF`].
+    pub const PART_OF_LINNET: &str = "linnet";
+}
+
+/// Annotations on a pod.
+pub mod annotation {
+    /// Ports not redirected on their way in, comma-separated.
+    pub const SKIP_INBOUND_PORTS: &str = "linnet.io/skip-inbound-ports";
+    /// Ports not redirected on their way out, comma-separated.
+    pub const SKIP_OUTBOUND_PORTS: &str = "linnet.io/skip-outbound-ports";
+    /// Destinations not redirected, CIDRs, comma-separated.
+    pub const SKIP_OUTBOUND_CIDRS: &str = "linnet.io/skip-outbound-cidrs";
+    /// Ports whose bytes are never looked at, comma-separated.
+    pub const OPAQUE_PORTS: &str = "linnet.io/opaque-ports";
+    /// `true` or `false`: run the sidecar as a native sidecar container.
+    pub const NATIVE_SIDECAR: &str = "linnet.io/native-sidecar";
+    /// The sidecar's log filter, for example `info,linnet_proxy=debug`.
+    pub const PROXY_LOG: &str = "linnet.io/proxy-log";
+}
+
+/// The audience of the ServiceAccount token that identity accepts.
+pub const TOKEN_AUDIENCE: &str = "linnet-identity";
+/// The ConfigMap with the trust bundle that the controller keeps in each
+/// namespace where pods are injected.
+pub const TRUST_BUNDLE_CONFIG_MAP: &str = "linnet-trust-bundle";
+/// Its key.
+pub const TRUST_BUNDLE_KEY: &str = "ca.pem";
+/// Where a sidecar finds the trust bundle.
+pub const TRUST_BUNDLE_PATH: &str = "/var/run/linnet/trust/ca.pem";
+/// Where a sidecar finds its audience-bound ServiceAccount token.
+pub const TOKEN_PATH: &str = "/var/run/linnet/token/token";
+/// The Secret with the root certificate and its key (keys `ca.crt`,
+/// `tls.crt` and `tls.key`, cert-manager's format).
+pub const ROOT_SECRET: &str = "linnet-root";
+
+/// Environment variables of the services.
+pub mod env {
+    /// Log filter, `tracing`'s directives.
+    pub const LOG: &str = "LINNET_LOG";
+    /// `json` or `text`.
+    pub const LOG_FORMAT: &str = "LINNET_LOG_FORMAT";
+    /// The trust domain.
+    pub const TRUST_DOMAIN: &str = "LINNET_TRUST_DOMAIN";
+    /// `https://host:port` of the identity service.
+    pub const IDENTITY_URL: &str = "LINNET_IDENTITY_URL";
+    /// `host:port` of the controller's discovery service.
+    pub const DISCOVERY_ADDRESS: &str = "LINNET_DISCOVERY_ADDRESS";
+    /// The pod's name, namespace, service account and addresses (downward API).
+    pub const POD_NAME: &str = "LINNET_POD_NAME";
+    /// See [`POD_NAME`].
+    pub const POD_NAMESPACE: &str = "LINNET_POD_NAMESPACE";
+    /// See [`POD_NAME`].
+    pub const SERVICE_ACCOUNT: &str = "LINNET_SERVICE_ACCOUNT";
+    /// See [`POD_NAME`]: all of the pod's addresses, comma-separated.
+    pub const POD_IPS: &str = "LINNET_POD_IPS";
+    /// Ports whose bytes are never looked at, comma-separated.
+    pub const OPAQUE_PORTS: &str = "LINNET_OPAQUE_PORTS";
+    /// Data threads; 0 or absent takes the cgroup's CPU limit, 1 without one.
+    pub const DATA_THREADS: &str = "LINNET_DATA_THREADS";
+    /// Seconds that a drain may last after SIGTERM.
+    pub const DRAIN_SECONDS: &str = "LINNET_DRAIN_SECONDS";
+    /// JSON list of the kubelet's probes that the sidecar answers for; see the
+    /// injector's `probe` module.
+    pub const PROBES: &str = "LINNET_PROBES";
+}

@@ -1,0 +1,259 @@
+//! HTTP routes: matching a request and drawing a backend, as pure functions.
+//!
+//! Randomness comes in as a number, so that `linnet why`, a test and the data
+//! path decide alike.
+
+use crate::{ResourceRef, ServicePort};
+use http::{HeaderMap, HeaderName, Method};
+use std::fmt;
+
+/// The rules of one service port, in order: the first that matches decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpRoutes {
+    /// The resource they come from.
+    pub source: ResourceRef,
+    /// The rules.
+    pub rules: Vec<HttpRule>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpRule {
+    /// Its name, where the resource gives one.
+    pub name: Option<String>,
+    /// Any of these; none matches everything.
+    pub matches: Vec<RequestMatch>,
+    /// Where matching requests go, by weight.
+    pub backends: Vec<Backend>,
+}
+
+/// Conditions that must all hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestMatch {
+    /// The path, without the query.
+    pub path: Option<StringMatch>,
+    /// Compare an exact path or a prefix without ASCII case.
+    pub ignore_path_case: bool,
+    /// The method.
+    pub method: Option<StringMatch>,
+    /// `Host` or `:authority`.
+    pub authority: Option<StringMatch>,
+    /// `http` or `https`.
+    pub scheme: Option<StringMatch>,
+    /// Headers.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// A condition on one header.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderMatch {
+    /// The header's name.
+    pub name: HeaderName,
+    /// What its value must be; `None`: it must be present.
+    pub value: Option<StringMatch>,
+    /// The opposite must hold (Istio's `withoutHeaders`).
+    pub negate: bool,
+}
+
+/// A condition on text.
+#[derive(Clone, Debug)]
+pub enum StringMatch {
+    /// The same text.
+    Exact(String),
+    /// Text that starts so, raw (not by path segment).
+    Prefix(String),
+    /// Text that matches as a whole.
+    Regex(WholeRegex),
+}
+
+impl PartialEq for StringMatch {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.pattern == b.pattern,
+            _ => false,
+        }
+    }
+}
+
+/// A regular expression that must match all of a text. The engine is linear in
+/// the text, like RE2.
+#[derive(Clone, Debug)]
+pub struct WholeRegex {
+    pattern: String,
+    regex: regex::Regex,
+}
+
+impl WholeRegex {
+    /// Largest compiled program, bytes: a guard against patterns like
+    /// `(a{1000}){1000}`.
+    const SIZE_LIMIT: usize = 1 << 20;
+
+    /// Compiles a pattern of RE2's syntax.
+    ///
+    /// # Errors
+    /// A pattern that is invalid or too large when compiled.
+    pub fn new(pattern: &str) -> Result<Self, regex::Error> {
+        let regex = regex::RegexBuilder::new(&format!("^(?:{pattern})$"))
+            .size_limit(Self::SIZE_LIMIT)
+            .build()?;
+        Ok(Self {
+            pattern: pattern.to_owned(),
+            regex,
+        })
+    }
+
+    /// The pattern as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.pattern
+    }
+}
+
+impl StringMatch {
+    /// Whether `text` satisfies the condition.
+    pub fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(exact) => text == exact,
+            Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
+            Self::Regex(whole) => whole.regex.is_match(text),
+        }
+    }
+
+    fn matches_ignoring_case(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(exact) => text.eq_ignore_ascii_case(exact),
+            Self::Prefix(prefix) => text
+                .as_bytes()
+                .get(..prefix.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes())),
+            Self::Regex(_) => self.matches(text),
+        }
+    }
+}
+
+impl fmt::Display for StringMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => write!(f, "= {text:?}"),
+            Self::Prefix(text) => write!(f, "starts with {text:?}"),
+            Self::Regex(whole) => write!(f, "~ {:?}", whole.pattern),
+        }
+    }
+}
+
+/// Where a rule sends requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// The service port.
+    pub service: ServicePort,
+    /// One of its subsets, or all of it.
+    pub subset: Option<String>,
+    /// Relative weight.
+    pub weight: u32,
+    /// Why it can't be resolved; a request that draws it is answered 503.
+    pub unresolved: Option<String>,
+}
+
+/// What a rule looks at in a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestParts<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The path without its query.
+    pub path: &'a str,
+    /// `Host` or `:authority`.
+    pub authority: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+}
+
+impl HttpRoutes {
+    /// The first rule that matches, with its position.
+    pub fn rule(&self, request: &RequestParts<'_>) -> Option<(usize, &HttpRule)> {
+        self.rules
+            .iter()
+            .enumerate()
+            .find(|(_, rule)| rule.matches(request))
+    }
+}
+
+impl HttpRule {
+    /// Whether the rule applies to a request.
+    pub fn matches(&self, request: &RequestParts<'_>) -> bool {
+        self.matches.is_empty() || self.matches.iter().any(|entry| entry.matches(request))
+    }
+
+    /// The backend that `random` (any number, evenly spread) draws by weight. A
+    /// single backend is drawn whatever its weight; of several, one of weight 0
+    /// never is.
+    pub fn backend(&self, random: u64) -> Option<&Backend> {
+        if let [only] = self.backends.as_slice() {
+            return Some(only);
+        }
+        let total: u64 = self.backends.iter().map(|b| u64::from(b.weight)).sum();
+        if total == 0 {
+            return None;
+        }
+        // Scales the number to 0..total without the bias of a remainder.
+        let mut point = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+        self.backends.iter().find(|backend| {
+            let weight = u64::from(backend.weight);
+            let drawn = point < weight;
+            point = point.saturating_sub(weight);
+            drawn
+        })
+    }
+}
+
+impl RequestMatch {
+    /// Whether all conditions hold.
+    pub fn matches(&self, request: &RequestParts<'_>) -> bool {
+        let holds = |condition: &Option<StringMatch>, text: &str| {
+            condition.as_ref().is_none_or(|m| m.matches(text))
+        };
+        let path = self.path.as_ref().is_none_or(|condition| {
+            if self.ignore_path_case {
+                condition.matches_ignoring_case(request.path)
+            } else {
+                condition.matches(request.path)
+            }
+        });
+        path && holds(&self.method, request.method.as_str())
+            && holds(&self.authority, request.authority)
+            && holds(&self.scheme, request.scheme)
+            && self
+                .headers
+                .iter()
+                .all(|header| header.matches(request.headers))
+    }
+}
+
+impl HeaderMatch {
+    /// Whether the condition holds. Several values of one header are joined by
+    /// commas (RFC 9110, 5.3).
+    pub fn matches(&self, headers: &HeaderMap) -> bool {
+        let mut values = headers.get_all(&self.name).iter();
+        let holds = match (values.next(), &self.value) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(first), Some(condition)) => {
+                let rest: Vec<_> = values.collect();
+                if rest.is_empty() {
+                    first.to_str().is_ok_and(|text| condition.matches(text))
+                } else {
+                    let all: Result<Vec<_>, _> = std::iter::once(first)
+                        .chain(rest)
+                        .map(http::HeaderValue::to_str)
+                        .collect();
+                    all.is_ok_and(|all| condition.matches(&all.join(",")))
+                }
+            }
+        };
+        holds != self.negate
+    }
+}
+
+#[cfg(test)]
+mod tests;

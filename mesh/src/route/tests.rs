@@ -1,0 +1,153 @@
+use super::*;
+use proptest::prelude::*;
+
+fn backend(name: &str, weight: u32) -> Backend {
+    Backend {
+        service: ServicePort {
+            namespace: "default".into(),
+            name: name.into(),
+            port: 80,
+        },
+        subset: None,
+        weight,
+        unresolved: None,
+    }
+}
+
+fn rule(backends: Vec<Backend>) -> HttpRule {
+    HttpRule {
+        name: None,
+        matches: vec![],
+        backends,
+    }
+}
+
+fn request<'a>(method: &'a Method, path: &'a str, headers: &'a HeaderMap) -> RequestParts<'a> {
+    RequestParts {
+        method,
+        path,
+        authority: "payment",
+        scheme: "http",
+        headers,
+    }
+}
+
+#[test]
+fn prefix_is_raw_and_regex_is_whole() {
+    assert!(StringMatch::Prefix("/api".into()).matches("/apiary"));
+    let regex = StringMatch::Regex(WholeRegex::new("/a|/b").unwrap());
+    assert!(regex.matches("/a"));
+    assert!(!regex.matches("/a/b"));
+    assert!(!regex.matches("x/a"));
+}
+
+#[test]
+fn case_is_ignored_for_exact_and_prefix_only() {
+    let headers = HeaderMap::new();
+    let request = request(&Method::GET, "/API/v1", &headers);
+    for (path, expected) in [
+        (StringMatch::Exact("/api/V1".into()), true),
+        (StringMatch::Prefix("/aPi".into()), true),
+        (
+            StringMatch::Regex(WholeRegex::new("/api/.*").unwrap()),
+            false,
+        ),
+    ] {
+        let condition = RequestMatch {
+            path: Some(path),
+            ignore_path_case: true,
+            ..RequestMatch::default()
+        };
+        assert_eq!(condition.matches(&request), expected);
+    }
+}
+
+#[test]
+fn header_presence_value_and_absence() {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-user", "vip".parse().unwrap());
+    headers.append("x-many", "a".parse().unwrap());
+    headers.append("x-many", "b".parse().unwrap());
+    let matches = |name: &'static str, value: Option<StringMatch>, negate| {
+        HeaderMatch {
+            name: HeaderName::from_static(name),
+            value,
+            negate,
+        }
+        .matches(&headers)
+    };
+    assert!(matches("x-user", None, false));
+    assert!(!matches("x-none", None, false));
+    assert!(matches("x-none", None, true));
+    assert!(matches(
+        "x-user",
+        Some(StringMatch::Exact("vip".into())),
+        false
+    ));
+    assert!(!matches(
+        "x-user",
+        Some(StringMatch::Exact("vip".into())),
+        true
+    ));
+    assert!(matches(
+        "x-many",
+        Some(StringMatch::Exact("a,b".into())),
+        false
+    ));
+}
+
+#[test]
+fn the_first_matching_rule_decides() {
+    let mut routes = HttpRoutes {
+        source: ResourceRef {
+            kind: "VirtualService".into(),
+            namespace: "default".into(),
+            name: "r".into(),
+        },
+        rules: vec![rule(vec![backend("a", 1)]), rule(vec![backend("b", 1)])],
+    };
+    routes.rules[0].matches = vec![RequestMatch {
+        path: Some(StringMatch::Exact("/a".into())),
+        ..RequestMatch::default()
+    }];
+    let headers = HeaderMap::new();
+    let position = |path: &'static str| {
+        routes
+            .rule(&request(&Method::GET, path, &headers))
+            .map(|(position, _)| position)
+    };
+    assert_eq!(position("/a"), Some(0));
+    assert_eq!(position("/b"), Some(1));
+}
+
+#[test]
+fn weight_zero_gets_nothing_but_a_single_backend_gets_all() {
+    let two = rule(vec![backend("v1", 0), backend("v2", 100)]);
+    for random in [0, 1, u64::MAX / 2, u64::MAX] {
+        assert_eq!(&*two.backend(random).unwrap().service.name, "v2");
+    }
+    assert!(rule(vec![backend("v1", 0)]).backend(7).is_some());
+    assert!(
+        rule(vec![backend("v1", 0), backend("v2", 0)])
+            .backend(7)
+            .is_none()
+    );
+}
+
+proptest! {
+    #[test]
+    fn weights_hold_over_an_even_spread(a in 0u32..1000, b in 0u32..1000, c in 1u32..1000) {
+        let rule = rule(vec![backend("a", a), backend("b", b), backend("c", c)]);
+        let total = u64::from(a) + u64::from(b) + u64::from(c);
+        let mut counts = std::collections::BTreeMap::<String, u64>::new();
+        // One draw in the middle of each of `total` equal parts.
+        for part in 0..total {
+            let random = ((u128::from(part) * 2 + 1) << 64) / (u128::from(total) * 2);
+            let name = rule.backend(random as u64).unwrap().service.name.to_string();
+            *counts.entry(name).or_default() += 1;
+        }
+        for (name, weight) in [("a", a), ("b", b), ("c", c)] {
+            prop_assert_eq!(counts.get(name).copied().unwrap_or(0), u64::from(weight));
+        }
+    }
+}
