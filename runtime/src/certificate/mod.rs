@@ -1,0 +1,189 @@
+//! Workload certificates: getting them from the identity service, renewing
+//! them, and mutual TLS with them.
+//!
+//! A [`Workload`] is one certificate with its key and the trust anchors that
+//! came with it. It never changes; a renewal makes a new one, and with it new
+//! session caches and ticket keys, so that no resumed session outlives the
+//! certificates it was made with. The key exists in this process's memory only.
+
+mod client;
+mod renewal;
+mod tls;
+mod verifier;
+
+use std::{fmt, io, path::Path, path::PathBuf, sync::Arc, time::SystemTime};
+
+use linnet_mesh::SpiffeId;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    sign::CertifiedKey,
+};
+use time::OffsetDateTime;
+
+pub use client::{IdentityUrl, RequestError, UrlError};
+pub use renewal::{BundleSource, Handle, Source, TokenSource, start};
+pub use tls::provider;
+pub use verifier::{IdentityError, peer_identity};
+
+/// A workload's certificate, its key, and whom it trusts.
+pub struct Workload {
+    id: SpiffeId,
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
+    bundle_pem: String,
+    roots: Arc<RootCertStore>,
+    certified: Arc<CertifiedKey>,
+    tls: tls::Shared,
+}
+
+/// Why certificates, a key and a bundle do not make a [`Workload`].
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not the PEM that is needed.
+    #[error("the {what} is not PEM: {source}")]
+    Pem {
+        /// Certificate chain, private key or trust bundle.
+        what: &'static str,
+        /// What is wrong with it.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// PEM without a certificate in it.
+    #[error("the {0} has no certificate")]
+    Empty(&'static str),
+    /// A certificate that is not a mesh identity's.
+    #[error("the certificate is not a workload's: {0}")]
+    Identity(#[from] IdentityError),
+    /// TLS cannot use it: key and certificate differ, or the chain is bad.
+    #[error("the certificate cannot be used: {0}")]
+    Unusable(#[from] rustls::Error),
+}
+
+impl Workload {
+    /// From PEM texts: the leaf followed by its intermediates, the leaf's key,
+    /// and the trust anchors.
+    ///
+    /// Validity is not checked: peers do that at each handshake.
+    ///
+    /// # Errors
+    /// Texts that are not PEM, a leaf without exactly one SPIFFE ID, a key that
+    /// is not the leaf's.
+    pub fn from_pem(chain_pem: &str, key_pem: &str, bundle_pem: &str) -> Result<Self, Error> {
+        let key =
+            PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|source| Error::Pem {
+                what: "private key",
+                source,
+            })?;
+        Self::new(chain_pem, key, bundle_pem)
+    }
+
+    pub(crate) fn new(
+        chain_pem: &str,
+        key: PrivateKeyDer<'static>,
+        bundle_pem: &str,
+    ) -> Result<Self, Error> {
+        let chain = certificates("certificate chain", chain_pem)?;
+        let roots = Arc::new(roots(bundle_pem)?);
+        let leaf = verifier::Leaf::parse(&chain[0])?;
+        let certified = CertifiedKey::from_der(chain, key, &provider())?;
+        Ok(Self {
+            tls: tls::Shared::new(&roots, &leaf.id)?,
+            id: leaf.id,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+            bundle_pem: bundle_pem.to_owned(),
+            roots,
+            certified: Arc::new(certified),
+        })
+    }
+
+    /// Whose certificate it is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// From when it is valid.
+    pub fn not_before(&self) -> OffsetDateTime {
+        self.not_before
+    }
+
+    /// Until when it is valid.
+    pub fn not_after(&self) -> OffsetDateTime {
+        self.not_after
+    }
+
+    /// The leaf and its intermediates.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// The trust anchors, PEM.
+    pub fn bundle_pem(&self) -> &str {
+        &self.bundle_pem
+    }
+
+    /// Whether a peer with the same trust anchors would take this certificate.
+    fn check(&self, now: SystemTime) -> Result<(), rustls::Error> {
+        let since = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        verifier::verify_chain(
+            &self.certified.cert[0],
+            &self.certified.cert[1..],
+            &self.roots,
+            UnixTime::since_unix_epoch(since),
+        )
+    }
+}
+
+impl fmt::Debug for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workload")
+            .field("id", &self.id)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`Workload`] from `leaf.pem` (with its intermediates), `leaf.key` and
+/// `ca.pem` in a directory.
+///
+/// # Errors
+/// As [`Workload::from_pem`]; and files that cannot be read.
+pub fn from_files(directory: impl AsRef<Path>) -> Result<Workload, Error> {
+    let read = |name: &str| {
+        let path = directory.as_ref().join(name);
+        std::fs::read_to_string(&path).map_err(|source| Error::Read { path, source })
+    };
+    Workload::from_pem(&read("leaf.pem")?, &read("leaf.key")?, &read("ca.pem")?)
+}
+
+fn certificates(what: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let found = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| Error::Pem { what, source })?;
+    if found.is_empty() {
+        Err(Error::Empty(what))
+    } else {
+        Ok(found)
+    }
+}
+
+fn roots(bundle_pem: &str) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("trust bundle", bundle_pem)? {
+        roots.add(certificate)?;
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests;

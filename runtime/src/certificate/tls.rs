@@ -1,0 +1,110 @@
+//! TLS configurations of a workload: 1.3 only, both sides verified.
+//!
+//! Resumption is on. What it shares, tickets' keys and the client's cache,
+//! belongs to one certificate, and sessions of servers that demand a client
+//! certificate are kept apart from those that do not: a resumed session is not
+//! verified again.
+
+use std::sync::{Arc, LazyLock};
+
+use linnet_mesh::SpiffeId;
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::ProducesTickets,
+    sign::SingleCertAndKey,
+    version::TLS13,
+};
+
+use super::{Error, Workload, verifier};
+
+/// Sessions that a client keeps, by server name.
+const CLIENT_SESSIONS: usize = 1024;
+/// HTTP connections live long: one ticket is enough.
+const TICKETS_PER_CONNECTION: usize = 1;
+
+/// The one TLS provider: aws-lc-rs, X25519MLKEM768 first.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let provider = aws_lc_rs::default_provider();
+        // For libraries that ask the process; an error says it is already there.
+        let _ = provider.clone().install_default();
+        Arc::new(provider)
+    });
+    PROVIDER.clone()
+}
+
+/// What all configurations of one certificate share.
+pub(super) struct Shared {
+    server: Arc<verifier::Server>,
+    client_optional: ClientAuth,
+    client_required: ClientAuth,
+    sessions: Resumption,
+}
+
+struct ClientAuth {
+    verifier: Arc<verifier::Client>,
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+impl ClientAuth {
+    fn new(roots: &Arc<RootCertStore>, trust_domain: &str, mandatory: bool) -> Result<Self, Error> {
+        Ok(Self {
+            verifier: Arc::new(verifier::Client::new(roots, trust_domain, mandatory)?),
+            tickets: aws_lc_rs::Ticketer::new()?,
+        })
+    }
+}
+
+impl Shared {
+    pub(super) fn new(roots: &Arc<RootCertStore>, id: &SpiffeId) -> Result<Self, Error> {
+        Ok(Self {
+            server: Arc::new(verifier::Server::new(roots, id.trust_domain())),
+            client_optional: ClientAuth::new(roots, id.trust_domain(), false)?,
+            client_required: ClientAuth::new(roots, id.trust_domain(), true)?,
+            sessions: Resumption::in_memory_sessions(CLIENT_SESSIONS),
+        })
+    }
+}
+
+impl Workload {
+    /// For accepting connections. Where a client certificate is not required,
+    /// one that is presented must still be good. Make it once per certificate,
+    /// not per connection.
+    pub fn server_config(&self, alpn: &[&[u8]], require_client: bool) -> Arc<ServerConfig> {
+        let auth = if require_client {
+            &self.tls.client_required
+        } else {
+            &self.tls.client_optional
+        };
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .expect("aws-lc-rs has cipher suites for TLS 1.3")
+            .with_client_cert_verifier(auth.verifier.clone())
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        config.ticketer = auth.tickets.clone();
+        config.send_tls13_tickets = TICKETS_PER_CONNECTION;
+        config.max_early_data_size = 0;
+        Arc::new(config)
+    }
+
+    /// For opening connections. Make it once per certificate, not per
+    /// connection. The server's identity is verified to be of the mesh; that it
+    /// is the expected one is for the caller to check by
+    /// [`peer_identity`](super::peer_identity). The server name only keys the
+    /// session cache.
+    pub fn client_config(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .expect("aws-lc-rs has cipher suites for TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(self.tls.server.clone())
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        config.resumption = self.tls.sessions.clone();
+        config.enable_early_data = false;
+        Arc::new(config)
+    }
+}

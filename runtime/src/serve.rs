@@ -1,0 +1,213 @@
+//! Serving an axum router, plain or over TLS, HTTP/1.1 and HTTP/2, until the
+//! drain.
+//!
+//! Every request carries a [`Peer`] in its extensions. Handshakes and request
+//! heads have a time limit, so that a silent peer does not hold a socket.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use linnet_mesh::SpiffeId;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+use crate::{certificate, drain};
+
+/// A peer has this long for its TLS handshake, and for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an HTTP/2 peer is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// The pause after a failed accept: the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A TLS configuration that may be replaced while the server runs: each new
+/// connection takes the current one.
+pub type TlsConfig = Arc<ArcSwap<rustls::ServerConfig>>;
+
+/// How connections arrive.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// As they are.
+    Plain,
+    /// TLS first.
+    Tls(TlsConfig),
+}
+
+/// Who sent a request, in its extensions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The address it connected from.
+    pub address: SocketAddr,
+    /// Its identity, when it presented a certificate of the mesh.
+    pub identity: Option<SpiffeId>,
+}
+
+/// Serves until the drain, then closes idle connections, lets running requests
+/// finish, and returns once the listener is closed. Connections that are still
+/// at work hold the drain.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    transport: Transport,
+    drain: drain::Watch,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _guard = drain.signaled() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let connection = Connection {
+                    address,
+                    router: router.clone(),
+                    drain: drain.clone(),
+                };
+                tokio::spawn(connection.run(stream, transport.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+struct Connection {
+    address: SocketAddr,
+    router: Router,
+    drain: drain::Watch,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, transport: Transport) {
+        let address = self.address;
+        let _ = stream.set_nodelay(true);
+        let result = match transport {
+            Transport::Plain => self.http(stream, None).await,
+            Transport::Tls(config) => self.tls(stream, config.load_full()).await,
+        };
+        if let Err(error) = result {
+            tracing::debug!(peer = %address, %error, "connection ended");
+        }
+    }
+
+    async fn tls(self, stream: TcpStream, config: Arc<rustls::ServerConfig>) -> io::Result<()> {
+        let handshake = TlsAcceptor::from(config).accept(stream);
+        let stream = timeout(HEAD_TIMEOUT, handshake).await??;
+        let identity = certificate::peer_identity(stream.get_ref().1);
+        self.http(stream, identity).await
+    }
+
+    async fn http<S>(self, stream: S, identity: Option<SpiffeId>) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let peer = Peer {
+            address: self.address,
+            identity,
+        };
+        let router = self.router;
+        let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            router.clone().oneshot(request)
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(HEAD_TIMEOUT);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            _guard = self.drain.signaled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        result.map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{Extension, routing::get};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn exchange(address: SocketAddr) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = vec![0; 1024];
+        let length = stream.read(&mut answer).await.unwrap();
+        String::from_utf8(answer[..length].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_in_flight_outlives_the_drain_signal() {
+        let (entered, mut started) = tokio::sync::mpsc::channel::<()>(1);
+        let (release, gate) = tokio::sync::watch::channel(false);
+        let handler = async move |Extension(peer): Extension<Peer>| {
+            entered.send(()).await.unwrap();
+            gate.clone().wait_for(|open| *open).await.unwrap();
+            format!("{}", peer.address.ip())
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (signal, watch) = drain::channel();
+        let router = Router::new().route("/", get(handler));
+        let server = tokio::spawn(serve(listener, router, Transport::Plain, watch));
+        let client = tokio::spawn(exchange(address));
+        started.recv().await.unwrap();
+
+        let drain = tokio::spawn(signal.drain());
+        server.await.unwrap();
+        assert!(
+            TcpStream::connect(address).await.is_err(),
+            "the listener is closed"
+        );
+        assert!(!drain.is_finished());
+        release.send_replace(true);
+        assert!(client.await.unwrap().ends_with("127.0.0.1"));
+        drain.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn idle_connections_do_not_hold_the_drain() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (signal, watch) = drain::channel();
+        let router = Router::new().route("/", get(async || "ok"));
+        tokio::spawn(serve(listener, router, Transport::Plain, watch));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = [0; 64];
+        assert!(stream.read(&mut answer).await.unwrap() > 0);
+        signal.drain().await;
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+    }
+}
