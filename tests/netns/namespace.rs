@@ -246,7 +246,7 @@ pub(crate) fn backends() -> Vec<&'static str> {
         match probe.run(&format!("iptables-{backend}"), &["-t", "nat", "-S"]) {
             Ok(_) => found.push(backend),
             Err(error) => {
-                eprintln!("backend {backend} is not tested, the kernel has none: {error}")
+                eprintln!("backend {backend} is not tested, the kernel has none: {error}");
             }
         }
     }
