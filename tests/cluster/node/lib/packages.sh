@@ -25,18 +25,30 @@ install_packages() {
         command -v apt-get >/dev/null ||
             fail "this machine has no apt-get; install the equivalents of: ${missing[*]}"
         say "installing ${missing[*]}"
-        # The packages would start services of their own; the node starts them itself.
         apt_get update
-        RUNLEVEL=1 apt_get install --no-install-recommends "${missing[@]}"
+        without_services apt_get install --no-install-recommends "${missing[@]}"
     fi
     for file in "${!package_of[@]}"; do
         [[ -e $file ]] || fail "$file is missing even though package ${package_of[$file]} is installed"
     done
     # The dynamic busybox can't run in an image of its own.
     if ldd /bin/busybox >/dev/null 2>&1; then
+        say "installing busybox-static in place of busybox"
         apt_get install --no-install-recommends busybox-static
     fi
 }
+
+# Packages would start etcd and containerd as services of the machine; the node
+# runs its own.
+without_services() (
+    local policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    "$@"
+)
 
 apt_get() {
     DEBIAN_FRONTEND=noninteractive apt-get -y -q "$@" >>"$LOGS/apt-get" 2>&1 ||
