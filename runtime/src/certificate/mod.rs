@@ -8,6 +8,8 @@
 
 mod client;
 mod renewal;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod tls;
 mod verifier;
 
@@ -33,7 +35,7 @@ pub struct Workload {
     not_after: OffsetDateTime,
     bundle_pem: String,
     roots: Arc<RootCertStore>,
-    certified: Arc<CertifiedKey>,
+    chain: Vec<CertificateDer<'static>>,
     tls: tls::Shared,
 }
 
@@ -93,15 +95,15 @@ impl Workload {
         let chain = certificates("certificate chain", chain_pem)?;
         let roots = Arc::new(roots(bundle_pem)?);
         let leaf = verifier::Leaf::parse(&chain[0])?;
-        let certified = CertifiedKey::from_der(chain, key, &provider())?;
+        let certified = CertifiedKey::from_der(chain.clone(), key, &provider())?;
         Ok(Self {
-            tls: tls::Shared::new(&roots, &leaf.id)?,
+            tls: tls::Shared::new(&roots, &leaf.id, certified)?,
             id: leaf.id,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
             bundle_pem: bundle_pem.to_owned(),
             roots,
-            certified: Arc::new(certified),
+            chain,
         })
     }
 
@@ -122,7 +124,7 @@ impl Workload {
 
     /// The leaf and its intermediates.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.certified.cert
+        &self.chain
     }
 
     /// The trust anchors, PEM.
@@ -136,8 +138,8 @@ impl Workload {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         verifier::verify_chain(
-            &self.certified.cert[0],
-            &self.certified.cert[1..],
+            &self.chain[0],
+            &self.chain[1..],
             &self.roots,
             UnixTime::since_unix_epoch(since),
         )

@@ -13,7 +13,7 @@ use rustls::{
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     server::ProducesTickets,
-    sign::SingleCertAndKey,
+    sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
 
@@ -40,6 +40,9 @@ pub(super) struct Shared {
     server: Arc<verifier::Server>,
     client_optional: ClientAuth,
     client_required: ClientAuth,
+    /// One value for all configurations: rustls resumes a session only with the
+    /// very verifier and credentials it was made with.
+    credentials: Arc<SingleCertAndKey>,
     sessions: Resumption,
 }
 
@@ -58,11 +61,16 @@ impl ClientAuth {
 }
 
 impl Shared {
-    pub(super) fn new(roots: &Arc<RootCertStore>, id: &SpiffeId) -> Result<Self, Error> {
+    pub(super) fn new(
+        roots: &Arc<RootCertStore>,
+        id: &SpiffeId,
+        certified: CertifiedKey,
+    ) -> Result<Self, Error> {
         Ok(Self {
             server: Arc::new(verifier::Server::new(roots, id.trust_domain())),
             client_optional: ClientAuth::new(roots, id.trust_domain(), false)?,
             client_required: ClientAuth::new(roots, id.trust_domain(), true)?,
+            credentials: Arc::new(SingleCertAndKey::from(certified)),
             sessions: Resumption::in_memory_sessions(CLIENT_SESSIONS),
         })
     }
@@ -82,7 +90,7 @@ impl Workload {
             .with_protocol_versions(&[&TLS13])
             .expect("aws-lc-rs has cipher suites for TLS 1.3")
             .with_client_cert_verifier(auth.verifier.clone())
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
+            .with_cert_resolver(self.tls.credentials.clone());
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.ticketer = auth.tickets.clone();
         config.send_tls13_tickets = TICKETS_PER_CONNECTION;
@@ -101,7 +109,7 @@ impl Workload {
             .expect("aws-lc-rs has cipher suites for TLS 1.3")
             .dangerous()
             .with_custom_certificate_verifier(self.tls.server.clone())
-            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
+            .with_client_cert_resolver(self.tls.credentials.clone());
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.resumption = self.tls.sessions.clone();
         config.enable_early_data = false;

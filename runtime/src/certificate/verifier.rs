@@ -4,7 +4,7 @@
 //! is an identity of the trust domain, or the handshake fails (SPIFFE's X.509-SVID
 //! rules).
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use linnet_mesh::{SpiffeId, spiffe};
 use rustls::{
@@ -27,7 +27,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::tls::provider;
 
 /// Why a certificate names no workload of this mesh.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Not a certificate.
     #[error("it cannot be parsed")]
@@ -46,6 +46,13 @@ pub enum IdentityError {
         /// The trust domain of this workload.
         expected: String,
     },
+}
+
+impl fmt::Debug for IdentityError {
+    /// Like `Display`: rustls shows a verifier's own errors this way.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// What a workload's certificate says.
