@@ -19,6 +19,12 @@ pub mod echo {
     tonic::include_proto!("linnet.sample.v1");
 }
 
+/// gRPC's standard health service, generated.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// The answer's header that lists who served it, the first hop first:
 /// `frontend/v1, checkout/v1, payment/v2`.
 pub const CHAIN_HEADER: http::HeaderName = http::HeaderName::from_static("x-sample-chain");

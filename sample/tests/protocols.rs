@@ -186,6 +186,18 @@ async fn bodies_and_headers() {
 }
 
 #[tokio::test]
+async fn the_kubelets_grpc_probe_is_answered() {
+    use linnet_sample::health::{HealthCheckRequest, health_client::HealthClient};
+    let server = server().await;
+    let uri = format!("http://{}", server.addresses().http.unwrap());
+    let endpoint = tonic::transport::Endpoint::from_shared(uri).unwrap();
+    let mut client = HealthClient::new(endpoint.connect().await.unwrap());
+    let request = HealthCheckRequest::default();
+    let status = client.check(request).await.unwrap().into_inner().status();
+    assert_eq!(status.as_str_name(), "SERVING");
+}
+
+#[tokio::test]
 async fn calls_are_paced() {
     let server = server().await;
     let call = call(Protocol::Http1, server.addresses().http.unwrap(), "/");

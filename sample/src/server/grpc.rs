@@ -10,6 +10,9 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::http::Identity;
 use crate::echo::echo_server::Echo;
 use crate::echo::{EchoReply, EchoRequest};
+use crate::health::health_check_response::ServingStatus;
+use crate::health::health_server::Health;
+use crate::health::{HealthCheckRequest, HealthCheckResponse};
 
 /// Replies a single stream may be asked for.
 const MOST_REPLIES: u32 = 100_000;
@@ -73,5 +76,20 @@ impl Echo for EchoService {
             .zip(stream::iter(0u32..))
             .map(move |(request, sequence)| reply(&identity, &request?, sequence));
         Ok(Response::new(Box::pin(replies)))
+    }
+}
+
+/// Answers the kubelet's gRPC probe: serving, for every service it may name.
+#[derive(Clone, Copy)]
+pub(super) struct HealthService;
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    async fn check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let status = ServingStatus::Serving.into();
+        Ok(Response::new(HealthCheckResponse { status }))
     }
 }

@@ -14,10 +14,11 @@ use hyper::body::{Body as _, Incoming};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::grpc::EchoService;
+use super::grpc::{EchoService, HealthService};
 use super::upstream::Caller;
 use super::{Config, websocket};
 use crate::echo::echo_server::EchoServer;
+use crate::health::health_server::HealthServer;
 use crate::{CHAIN_HEADER, VERSION_HEADER};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -122,8 +123,15 @@ impl App {
 
     async fn answer_grpc(&self, request: Request<Incoming>) -> Response<Body> {
         use hyper::service::Service as _;
-        let service = hyper_util::service::TowerToHyperService::new(self.grpc.clone());
-        match service.call(request).await {
+        use hyper_util::service::TowerToHyperService;
+        let result = if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+            let service = TowerToHyperService::new(HealthServer::new(HealthService));
+            service.call(request).await
+        } else {
+            let service = TowerToHyperService::new(self.grpc.clone());
+            service.call(request).await
+        };
+        match result {
             Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
             Err(never) => match never {},
         }
