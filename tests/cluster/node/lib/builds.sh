@@ -27,7 +27,7 @@ go_build() (
     shift 3
     rm -rf "$partial"
     mkdir -p "$partial"
-    cd "$source"
+    cd "$source" || exit
     GOWORK=off CGO_ENABLED=0 go build -mod=readonly -buildvcs=false -trimpath -ldflags "-s -w $ldflags" \
         -o "$partial/" "$@"
     mv "$partial" "$destination"

@@ -13,7 +13,8 @@ ownership_take() {
             fail "another command is bringing the cluster up or down; wait for it"
         export LINNET_CLUSTER_LOCKED=yes
     fi
-    [[ -e $RUN/owner ]] || return 0
+    # What a checkout left behind that no longer runs is anyone's to remove.
+    supervisor_alive || return 0
     owner=$(<"$RUN/owner")
     [[ $owner == "$STATE" ]] ||
         fail "the cluster on this machine belongs to another checkout ($owner); bring it down from there"

@@ -1,6 +1,8 @@
 # shellcheck shell=bash disable=SC2034
 # What the node is made of and where it lives: versions, folders, addresses.
 
+ROOT=$(cd "$NODE/../../.." && pwd)
+
 KUBERNETES_VERSION=1.34.4
 COREDNS_VERSION=1.14.5
 KUBERNETES_COMMANDS=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
