@@ -1,0 +1,82 @@
+# The front door: `just` lists what can be done here. CI runs these recipes and
+# the README's commands, nothing else.
+
+kubeconfig := justfile_directory() / "target/cluster/kubeconfig"
+# Programs that need root, run through sudo unless we are root already.
+as_root := if `id -u` == "0" { "env" } else { "sudo -E" }
+# Where images go besides a local cluster: LINNET_REGISTRY=ghcr.io/you/linnet.
+registry := env("LINNET_REGISTRY", "linnet")
+tag := env("LINNET_TAG", "dev")
+
+[private]
+default:
+    @just --list --unsorted
+
+# Tests that need nothing but a Rust toolchain and a C compiler
+test:
+    cargo test --workspace
+
+# Formatting and lints, both strict
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+# The whole mesh in one process, with load and a live summary; Ctrl-C ends it
+demo *arguments:
+    cargo run --release -- demo {{ arguments }}
+
+# Redirection by the real kernel, in network namespaces of its own (root)
+test-netns: netns-packages
+    cargo test -p linnet-tests --features netns --test netns --config 'target."cfg(all())".runner = "{{ as_root }}"'
+
+# Container images of all services, as archives in target/images
+images:
+    cargo build --release --workspace --bins
+    manifests/images/build --registry {{ registry }} --tag {{ tag }}
+
+# A real single-node Kubernetes on this machine, without a container engine (root)
+cluster-up:
+    {{ as_root }} tests/cluster/node/up
+
+# Stop that node and remove its state; its builds stay cached
+cluster-down:
+    {{ as_root }} tests/cluster/node/down
+
+# The end-to-end tests, on the node of `just cluster-up`
+e2e: node-is-up images
+    KUBECONFIG='{{ kubeconfig }}' manifests/images/load
+    KUBECONFIG='{{ kubeconfig }}' cargo test -p linnet-tests --features cluster --test cluster \
+        --config 'target."cfg(all())".runner = "{{ as_root }}"' -- --test-threads=1 --nocapture
+
+# Build, make the images available to the current cluster, install into it
+deploy *arguments: images
+    manifests/images/load
+    target/release/linnet install -y --set image.registry={{ registry }} --set image.tag={{ tag }} {{ arguments }}
+
+# Licenses, sources and banned crates of everything we depend on
+deny:
+    command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+    cargo deny check licenses bans sources
+
+# Everything, as CI does on a fresh machine (root)
+ci:
+    .ci/run
+
+[private]
+node-is-up:
+    @test -f '{{ kubeconfig }}' || { echo 'error: no test node is up; run: just cluster-up' >&2; exit 1; }
+
+# iptables (both back ends), ip, nsenter and setpriv.
+[private]
+netns-packages:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    PATH=$PATH:/usr/sbin:/sbin
+    missing=()
+    command -v iptables-nft >/dev/null && command -v iptables-legacy >/dev/null || missing+=(iptables)
+    command -v ip >/dev/null || missing+=(iproute2)
+    command -v nsenter >/dev/null && command -v setpriv >/dev/null || missing+=(util-linux)
+    [[ ${#missing[@]} -eq 0 ]] && exit
+    command -v apt-get >/dev/null || { echo "error: install the equivalents of: ${missing[*]}" >&2; exit 1; }
+    {{ as_root }} apt-get update -q
+    {{ as_root }} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
