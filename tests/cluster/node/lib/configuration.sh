@@ -4,6 +4,8 @@
 configuration_make() {
     mkdir -p "$CONFIGURATION/cni"
     kubeconfig_write admin "$KUBECONFIG_FILE"
+    # Under sudo, it is for whoever asked.
+    chown "${SUDO_UID:-0}:${SUDO_GID:-0}" "$KUBECONFIG_FILE" "$ROOT/target"
     kubeconfig_write "system:node:$NODE_NAME" "$CONFIGURATION/kubelet.kubeconfig"
     kubeconfig_write system:kube-controller-manager "$CONFIGURATION/controller-manager.kubeconfig"
     kubeconfig_write system:kube-scheduler "$CONFIGURATION/scheduler.kubeconfig"

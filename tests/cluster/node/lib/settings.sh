@@ -3,6 +3,9 @@
 
 ROOT=$(cd "$NODE/../../.." && pwd)
 
+# What sudo and cron leave out.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin"
+
 KUBERNETES_VERSION=1.34.4
 COREDNS_VERSION=1.14.5
 KUBERNETES_COMMANDS=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
