@@ -68,13 +68,17 @@ fn install() -> PrometheusHandle {
     handle
 }
 
-/// `GET /healthz/ready` (200, or 503 and the gates that are left),
-/// `/healthz/live` and `/metrics`.
+/// [`checks`] and `/metrics`.
 pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
+    checks(readiness).route("/metrics", get(render).with_state(metrics))
+}
+
+/// `GET /healthz/ready` (200, or 503 and the gates that are left) and
+/// `/healthz/live`.
+pub fn checks(readiness: Readiness) -> Router {
     Router::new()
         .route("/healthz/ready", get(ready).with_state(readiness))
         .route("/healthz/live", get(async || "ok\n"))
-        .route("/metrics", get(render).with_state(metrics))
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {
