@@ -1,0 +1,228 @@
+//! The injector's settings, from the environment, read once at start.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use linnet_mesh::{
+    TrustDomain,
+    names::{self, env},
+};
+
+use crate::{
+    injection::{InjectionConfig, PullPolicy},
+    keeper::Names,
+    quantity::{Quantity, QuantityError},
+    settings::log_filter,
+};
+
+/// Environment variables that only the injector reads.
+pub mod variable {
+    /// The sidecar's image.
+    pub const PROXY_IMAGE: &str = "LINNET_PROXY_IMAGE";
+    /// The redirecting init container's image.
+    pub const INIT_IMAGE: &str = "LINNET_INIT_IMAGE";
+    /// `Always`, `IfNotPresent` or `Never`.
+    pub const IMAGE_PULL_POLICY: &str = "LINNET_IMAGE_PULL_POLICY";
+    /// `auto`, `true` or `false`.
+    pub const NATIVE_SIDECAR: &str = "LINNET_NATIVE_SIDECAR";
+    /// The sidecar's default resources; empty for none.
+    pub const PROXY_CPU_REQUEST: &str = "LINNET_PROXY_CPU_REQUEST";
+    /// See [`PROXY_CPU_REQUEST`].
+    pub const PROXY_CPU_LIMIT: &str = "LINNET_PROXY_CPU_LIMIT";
+    /// See [`PROXY_CPU_REQUEST`].
+    pub const PROXY_MEMORY_REQUEST: &str = "LINNET_PROXY_MEMORY_REQUEST";
+    /// See [`PROXY_CPU_REQUEST`].
+    pub const PROXY_MEMORY_LIMIT: &str = "LINNET_PROXY_MEMORY_LIMIT";
+    /// The sidecar's default log filter.
+    pub const PROXY_LOG: &str = "LINNET_PROXY_LOG";
+    /// The namespace of the control plane; absent: the injector's own
+    /// (`LINNET_POD_NAMESPACE`).
+    pub const CONTROL_PLANE_NAMESPACE: &str = "LINNET_CONTROL_PLANE_NAMESPACE";
+    /// Where the webhook listens.
+    pub const WEBHOOK_ADDRESS: &str = "LINNET_WEBHOOK_ADDRESS";
+    /// Where health and metrics listen.
+    pub const METRICS_ADDRESS: &str = "LINNET_METRICS_ADDRESS";
+    /// The Secret with the webhook's certificate.
+    pub const TLS_SECRET: &str = "LINNET_TLS_SECRET";
+    /// The MutatingWebhookConfiguration to keep.
+    pub const WEBHOOK_CONFIGURATION: &str = "LINNET_WEBHOOK_CONFIGURATION";
+    /// The Service that the API server calls.
+    pub const SERVICE_NAME: &str = "LINNET_SERVICE_NAME";
+}
+
+/// The injector's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What is injected. Its `native_sidecar` counts where `native_sidecar` says.
+    pub injection: InjectionConfig,
+    /// Native sidecars or not; absent: what the cluster supports.
+    pub native_sidecar: Option<bool>,
+    /// Where the webhook listens.
+    pub webhook_address: SocketAddr,
+    /// Where health and metrics listen.
+    pub metrics_address: SocketAddr,
+    /// The objects to keep.
+    pub names: Names,
+}
+
+/// All mistakes in the environment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the injector's environment has mistakes: {}", self.0.join("; "))
+    }
+}
+
+impl Config {
+    /// Reads the process's environment.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::parse(|name| std::env::var(name).ok())
+    }
+
+    /// Reads an environment.
+    pub fn parse(variables: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut reader = Reader {
+            variables,
+            mistakes: Vec::new(),
+        };
+        let config = reader.config();
+        match reader.mistakes {
+            mistakes if mistakes.is_empty() => Ok(config),
+            mistakes => Err(ConfigError(mistakes)),
+        }
+    }
+}
+
+struct Reader<F> {
+    variables: F,
+    mistakes: Vec<String>,
+}
+
+impl<F: Fn(&str) -> Option<String>> Reader<F> {
+    fn config(&mut self) -> Config {
+        let own_namespace = self.text(env::POD_NAMESPACE, names::CONTROL_PLANE_NAMESPACE);
+        let namespace = self.text(variable::CONTROL_PLANE_NAMESPACE, &own_namespace);
+        let service = self.text(variable::SERVICE_NAME, "linnet-injector");
+        let injection = self.injection(&namespace);
+        Config {
+            injection,
+            native_sidecar: self.native_sidecar(),
+            webhook_address: self.address(variable::WEBHOOK_ADDRESS, names::port::WEBHOOK),
+            metrics_address: self.address(variable::METRICS_ADDRESS, names::port::METRICS),
+            names: Names {
+                secret: self.text(variable::TLS_SECRET, "linnet-injector-tls"),
+                webhook_configuration: self.text(variable::WEBHOOK_CONFIGURATION, "linnet-injector"),
+                dns_name: format!("{service}.{namespace}.svc"),
+                namespace,
+            },
+        }
+    }
+
+    fn injection(&mut self, namespace: &str) -> InjectionConfig {
+        let mut injection = InjectionConfig::in_namespace(namespace);
+        injection.proxy_image = self.text(variable::PROXY_IMAGE, &injection.proxy_image);
+        injection.init_image = self.text(variable::INIT_IMAGE, &injection.init_image);
+        let policy = self.read(variable::IMAGE_PULL_POLICY, |text| {
+            PullPolicy::parse(text).ok_or("use Always, IfNotPresent or Never")
+        });
+        injection.image_pull_policy = policy.unwrap_or_default();
+        injection.trust_domain = self
+            .read(env::TRUST_DOMAIN, TrustDomain::from_str)
+            .unwrap_or_default();
+        injection.identity_url = self
+            .read(env::IDENTITY_URL, identity_url)
+            .unwrap_or(injection.identity_url);
+        injection.discovery_address = self
+            .read(env::DISCOVERY_ADDRESS, host_and_port)
+            .unwrap_or(injection.discovery_address);
+        injection.proxy_log = self.read(variable::PROXY_LOG, log_filter);
+        let resources = &mut injection.resources;
+        self.amount(variable::PROXY_CPU_REQUEST, Quantity::cpu, &mut resources.cpu_request);
+        self.amount(variable::PROXY_CPU_LIMIT, Quantity::cpu, &mut resources.cpu_limit);
+        self.amount(variable::PROXY_MEMORY_REQUEST, Quantity::memory, &mut resources.memory_request);
+        self.amount(variable::PROXY_MEMORY_LIMIT, Quantity::memory, &mut resources.memory_limit);
+        let pairs = [
+            (&resources.cpu_request, &resources.cpu_limit, variable::PROXY_CPU_REQUEST),
+            (&resources.memory_request, &resources.memory_limit, variable::PROXY_MEMORY_REQUEST),
+        ];
+        for (request, limit, name) in pairs {
+            if let (Some(request), Some(limit)) = (request, limit)
+                && request.exceeds(limit)
+            {
+                self.mistakes.push(format!("{name}: {request} is more than the limit, {limit}"));
+            }
+        }
+        injection
+    }
+
+    /// Set and empty takes the default away.
+    fn amount(
+        &mut self,
+        name: &str,
+        parse: fn(&str) -> Result<Quantity, QuantityError>,
+        amount: &mut Option<Quantity>,
+    ) {
+        if (self.variables)(name).is_some() {
+            *amount = self.read(name, parse);
+        }
+    }
+
+    fn native_sidecar(&mut self) -> Option<bool> {
+        let read = self.read(variable::NATIVE_SIDECAR, |text| match text {
+            "auto" => Ok(None),
+            "true" => Ok(Some(true)),
+            "false" => Ok(Some(false)),
+            _ => Err("use auto, true or false"),
+        });
+        read.flatten()
+    }
+
+    fn address(&mut self, name: &'static str, port: u16) -> SocketAddr {
+        self.read(name, SocketAddr::from_str)
+            .unwrap_or_else(|| (std::net::Ipv6Addr::UNSPECIFIED, port).into())
+    }
+
+    fn text(&mut self, name: &str, default: &str) -> String {
+        let value = (self.variables)(name).map(|value| value.trim().to_owned());
+        value.filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
+    }
+
+    fn read<T, E: fmt::Display>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = (self.variables)(name)?;
+        let value = value.trim();
+        if value.is_empty() {
+            return None;
+        }
+        match parse(value) {
+            Ok(parsed) => Some(parsed),
+            Err(problem) => {
+                self.mistakes.push(format!("{name}: {value:?}: {problem}"));
+                None
+            }
+        }
+    }
+}
+
+fn identity_url(text: &str) -> Result<String, &'static str> {
+    let problem = "must be https://host:port";
+    let host = text.strip_prefix("https://").ok_or(problem)?;
+    host_and_port(host.trim_end_matches('/')).map_err(|_| problem)?;
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let problem = "must be host:port";
+    let authority: http::uri::Authority = text.parse().map_err(|_| problem)?;
+    match authority.port_u16() {
+        Some(_) if !authority.host().is_empty() => Ok(text.to_owned()),
+        _ => Err(problem),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! The webhook's HTTP face: `POST /inject`.
+//!
+//! Answers come from memory, but for a namespace whose cached labels don't
+//! explain why the API server called; see [`crate::namespaces`].
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::{Value, json};
+use tower::ServiceBuilder;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+
+use crate::{
+    decision::{Namespace, SkipReason},
+    inject::{InjectError, Outcome, Verdict, inject},
+    injection::InjectionConfig,
+    namespaces::{Namespaces, Unavailable},
+    review::{self, Answer, Question, ReviewError},
+    view::PodView,
+};
+
+/// The path that the webhook configuration names.
+pub const PATH: &str = "/inject";
+/// Twice the API server's own limit of an object, for the envelope around it.
+const BODY_LIMIT: usize = 3 * 1024 * 1024;
+/// Shorter than the API server's patience, so that the log says what was slow.
+const TIMEOUT: Duration = Duration::from_secs(8);
+
+/// What the webhook answers from.
+#[derive(Clone)]
+pub struct Webhook {
+    config: Arc<InjectionConfig>,
+    namespaces: Arc<dyn Namespaces>,
+}
+
+/// A review without an answer; the webhook's failure policy decides.
+#[derive(Debug, thiserror::Error)]
+enum WebhookError {
+    #[error(transparent)]
+    Body(#[from] BytesRejection),
+    #[error(transparent)]
+    Review(#[from] ReviewError),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl IntoResponse for WebhookError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Body(rejection) => rejection.status(),
+            Self::Review(_) => StatusCode::BAD_REQUEST,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        count("error");
+        tracing::warn!(error = %self, "review not answered");
+        (status, Json(json!({"error": self.to_string()}))).into_response()
+    }
+}
+
+impl Webhook {
+    /// A webhook that injects by `config`.
+    pub fn new(config: InjectionConfig, namespaces: Arc<dyn Namespaces>) -> Self {
+        Self {
+            config: Arc::new(config),
+            namespaces,
+        }
+    }
+
+    /// The HTTP service.
+    pub fn router(self) -> Router {
+        let layers = ServiceBuilder::new()
+            .layer(CatchPanicLayer::new())
+            .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT));
+        Router::new()
+            .route(PATH, post(answer))
+            .route("/healthz/live", get(async || "ok\n"))
+            .layer(DefaultBodyLimit::max(BODY_LIMIT))
+            .layer(layers)
+            .with_state(self)
+    }
+
+    async fn review(&self, body: &[u8]) -> Result<Answer, WebhookError> {
+        let (uid, namespace, pod, dry_run) = match review::parse(body)? {
+            Question::CreatePod {
+                uid,
+                namespace,
+                pod,
+                dry_run,
+            } => (uid, namespace, pod, dry_run),
+            Question::Other { uid, what } => {
+                count("other");
+                return Ok(Answer::allowed(uid, what));
+            }
+        };
+        let result = self.inject(&pod, &namespace).await?;
+        record(&result, &namespace, &pod, dry_run);
+        Ok(match result {
+            Ok(outcome) => Answer::of(uid, outcome),
+            Err(error) => Answer::denied(uid, &pod, &namespace, &error),
+        })
+    }
+
+    async fn inject(
+        &self,
+        pod: &Value,
+        name: &str,
+    ) -> Result<Result<Outcome, InjectError>, Unavailable> {
+        let known = self.namespaces.cached(name);
+        let labels = known.clone().unwrap_or_default();
+        let outcome = inject(pod, &Namespace::new(name, labels.clone()), &self.config);
+        if !depends_on_labels(&outcome, known.is_some()) {
+            return Ok(outcome);
+        }
+        let fresh = self.namespaces.fresh(name).await?;
+        if fresh == labels {
+            return Ok(outcome);
+        }
+        Ok(inject(pod, &Namespace::new(name, fresh), &self.config))
+    }
+}
+
+/// Whether fresher labels could change the outcome: the call is unexplained, or
+/// a namespace never seen might say no.
+fn depends_on_labels(outcome: &Result<Outcome, InjectError>, namespace_known: bool) -> bool {
+    match outcome.as_ref().map(|outcome| &outcome.verdict) {
+        Ok(Verdict::Skipped(reason)) => *reason == SkipReason::NotSelected,
+        Ok(Verdict::Injected { .. }) | Err(_) => !namespace_known,
+    }
+}
+
+async fn answer(
+    State(webhook): State<Webhook>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Answer>, WebhookError> {
+    Ok(Json(webhook.review(&body?).await?))
+}
+
+fn record(result: &Result<Outcome, InjectError>, namespace: &str, pod: &Value, dry_run: bool) {
+    let name = PodView::parse(pod).map_or_else(|_| String::new(), |pod| pod.display_name());
+    match result {
+        Ok(outcome) => match &outcome.verdict {
+            Verdict::Injected { .. } => {
+                count("injected");
+                tracing::info!(namespace, pod = name, dry_run, warnings = ?outcome.warnings, "injected");
+            }
+            Verdict::Skipped(reason) => {
+                count("skipped");
+                tracing::info!(namespace, pod = name, dry_run, %reason, "not injected");
+            }
+        },
+        Err(error) => {
+            count("denied");
+            tracing::warn!(namespace, pod = name, dry_run, %error, "refused");
+        }
+    }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("linnet_injector_reviews_total", "outcome" => outcome).increment(1);
+}
+
+#[cfg(test)]
+mod tests;
