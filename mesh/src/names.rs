@@ -119,4 +119,27 @@ pub mod env {
     /// JSON list of the kubelet's probes that the sidecar answers for; see the
     /// injector's `probe` module.
     pub const PROBES: &str = "LINNET_PROBES";
+    /// Where the sidecar listens for the workload's redirected connections,
+    /// `address:port`; for a sidecar that is run by hand, as the next seven.
+    pub const OUTBOUND_LISTEN: &str = "LINNET_OUTBOUND_LISTEN";
+    /// Where it listens for redirected connections to the workload.
+    pub const INBOUND_LISTEN: &str = "LINNET_INBOUND_LISTEN";
+    /// Where it serves metrics, readiness and liveness.
+    pub const METRICS_LISTEN: &str = "LINNET_METRICS_LISTEN";
+    /// Where it serves its admin endpoints; loopback only.
+    pub const ADMIN_LISTEN: &str = "LINNET_ADMIN_LISTEN";
+    /// Listeners without redirection, each for one service,
+    /// `address:port=host:port`, comma-separated.
+    pub const OUTBOUND_LISTENERS: &str = "LINNET_OUTBOUND_LISTENERS";
+    /// Listeners without redirection, each for one port of the workload,
+    /// `address:port=address:port`, comma-separated.
+    pub const INBOUND_LISTENERS: &str = "LINNET_INBOUND_LISTENERS";
+    /// A directory with `ca.pem`, `leaf.pem` and `leaf.key`, instead of identity.
+    pub const CERTIFICATE_DIR: &str = "LINNET_CERTIFICATE_DIR";
+    /// A file with fixed services and endpoints, instead of a controller.
+    pub const STATIC_CONFIG: &str = "LINNET_STATIC_CONFIG";
+    /// The ServiceAccount token's file; absent: where the injector mounts it.
+    pub const TOKEN_FILE: &str = "LINNET_TOKEN_FILE";
+    /// The trust bundle's file; absent: where the injector mounts it.
+    pub const TRUST_BUNDLE_FILE: &str = "LINNET_TRUST_BUNDLE_FILE";
 }
