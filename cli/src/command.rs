@@ -1,0 +1,78 @@
+//! The commands, one file each.
+
+mod check;
+mod completions;
+mod inject;
+mod install;
+mod uninstall;
+mod version;
+
+use crate::{cluster::ClusterArguments, terminal::Terminal};
+use clap::Subcommand;
+use std::{io, process::ExitCode};
+
+/// What every command is given besides its own arguments.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) cluster: ClusterArguments,
+    pub(crate) terminal: Terminal,
+}
+
+/// How to print what is also meant for programs.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum DataFormat {
+    Json,
+}
+
+/// A value as a JSON document with its line end.
+fn json(value: &impl serde::Serialize) -> io::Result<String> {
+    let mut text = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// A command, with what was typed for it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Install the control plane into the current cluster, or bring it up to date
+    Install(install::Arguments),
+    /// Examine the cluster, the control plane, its certificates and the sidecars
+    Check(check::Arguments),
+    /// Add the sidecar to workloads in a file, as the webhook would
+    Inject(inject::Arguments),
+    /// Remove the control plane from the current cluster
+    Uninstall(uninstall::Arguments),
+    /// Print the version of this program and of the control plane
+    Version(version::Arguments),
+    /// Print a script that completes this program's arguments in a shell
+    Completions(completions::Arguments),
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) async fn run(self, context: &Context) -> Result<ExitCode, Error> {
+        match self {
+            Self::Install(arguments) => Ok(install::run(arguments, context).await?),
+            Self::Check(arguments) => Ok(check::run(&arguments, context).await?),
+            Self::Inject(arguments) => Ok(inject::run(&arguments, context)?),
+            Self::Uninstall(arguments) => Ok(uninstall::run(&arguments, context).await?),
+            Self::Version(arguments) => Ok(version::run(&arguments, context).await?),
+            Self::Completions(arguments) => Ok(completions::run(&arguments, context)?),
+        }
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Install(#[from] install::Error),
+    #[error(transparent)]
+    Inject(#[from] inject::Error),
+    #[error(transparent)]
+    Uninstall(#[from] uninstall::Error),
+    #[error(transparent)]
+    Cluster(#[from] crate::cluster::Error),
+    #[error("writing the output")]
+    Output(#[from] io::Error),
+}
