@@ -133,7 +133,8 @@ impl Entry {
 
     fn is_held(&self) -> bool {
         // Handles are given out under the lock that this is called under.
-        self.http_series().any(|series| Arc::strong_count(series) > 1)
+        self.http_series()
+            .any(|series| Arc::strong_count(series) > 1)
             || self
                 .tcp
                 .as_ref()
@@ -200,11 +201,7 @@ impl Telemetry {
         })
     }
 
-    fn with_entry<T>(
-        &self,
-        parties: &Parties,
-        take: impl FnOnce(&Arc<str>, &mut Entry) -> T,
-    ) -> T {
+    fn with_entry<T>(&self, parties: &Parties, take: impl FnOnce(&Arc<str>, &mut Entry) -> T) -> T {
         let text = labels::parties(parties);
         let mut entries = self.entries();
         let (text, charged) = if entries.contains_key(text.as_str()) || self.inner.room.take() {

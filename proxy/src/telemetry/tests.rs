@@ -250,7 +250,10 @@ fn idle_series_go_and_held_ones_stay() {
 
     telemetry.expire(start + minute);
     telemetry.expire(start + IDLE);
-    assert!(telemetry.render().contains("idle-v1"), "active until a minute in");
+    assert!(
+        telemetry.render().contains("idle-v1"),
+        "active until a minute in"
+    );
     telemetry.expire(start + minute + IDLE);
     let text = telemetry.render();
     assert!(!text.contains("idle-v1"), "{text}");
@@ -265,7 +268,10 @@ fn idle_series_go_and_held_ones_stay() {
     assert!(line.contains("held-v1") && line.ends_with(" 2"), "{line}");
     drop(held);
     telemetry.expire(start + minute + 2 * IDLE);
-    assert!(telemetry.render().contains("held-v1"), "held until just now");
+    assert!(
+        telemetry.render().contains("held-v1"),
+        "held until just now"
+    );
     telemetry.expire(start + minute + 3 * IDLE);
     assert!(!telemetry.render().contains("held-v1"));
     assert_eq!(telemetry.inner.room.used(), 0);

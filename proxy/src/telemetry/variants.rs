@@ -100,16 +100,18 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for round in 0..4_000u16 {
-                        variants
-                            .value(round % 10, |_| true)
-                            .fetch_add(1, Relaxed);
+                        variants.value(round % 10, |_| true).fetch_add(1, Relaxed);
                     }
                 });
             }
         });
         assert_eq!(variants.len(), 10);
         assert_eq!(variants.iter().count(), 10);
-        assert!(variants.iter().all(|(_, count)| count.load(Relaxed) == 1_600));
+        assert!(
+            variants
+                .iter()
+                .all(|(_, count)| count.load(Relaxed) == 1_600)
+        );
     }
 
     #[test]
