@@ -120,7 +120,7 @@ pub mod env {
     /// injector's `probe` module.
     pub const PROBES: &str = "LINNET_PROBES";
     /// Where the sidecar listens for the workload's redirected connections,
-    /// `address:port`; for a sidecar that is run by hand, as the next seven.
+    /// `address:port`; for a sidecar that is run by hand, as all that follow.
     pub const OUTBOUND_LISTEN: &str = "LINNET_OUTBOUND_LISTEN";
     /// Where it listens for redirected connections to the workload.
     pub const INBOUND_LISTEN: &str = "LINNET_INBOUND_LISTEN";
