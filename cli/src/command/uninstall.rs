@@ -58,7 +58,7 @@ pub(crate) async fn run(arguments: &Arguments, context: &Context) -> Result<Exit
     let cluster = Cluster::connect(&context.cluster).await?;
     let terminal = &context.terminal;
     let meshed = cluster.meshed_pods().await?;
-    let plan = Plan::make(&cluster, &meshed, arguments.purge).await?;
+    let plan = Plan::make(&cluster, arguments.purge).await?;
     if plan.is_empty() {
         terminal.line(format_args!(
             "Linnet is not installed in the cluster at {}",
@@ -88,13 +88,13 @@ fn warn_of_sidecars(terminal: &Terminal, meshed: &[Pod]) {
     if meshed.is_empty() {
         return;
     }
+    let count = match meshed.len() {
+        1 => "1 pod still carries a sidecar".to_owned(),
+        count => format!("{count} pods still carry a sidecar"),
+    };
     terminal.warning(format_args!(
-        "{} still carry a sidecar; their certificates will not be renewed, and once these expire \
-         they can't be reached by mutual TLS:",
-        match meshed.len() {
-            1 => "1 pod".to_owned(),
-            count => format!("{count} pods"),
-        }
+        "{count}. No certificate will be renewed, and a new installation has a new root: \
+         in time, no other sidecar will talk to:"
     ));
     let mut namespaces = BTreeSet::new();
     for pod in meshed {

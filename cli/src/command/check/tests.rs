@@ -146,7 +146,7 @@ async fn pods_older_than_the_label_are_named() {
     let findings = sidecars(shop(&pod("old", None, false))).await;
     assert_eq!(
         warnings(&findings),
-        ["1 pod should carry a sidecar and don't: shop/old"]
+        ["1 pod without a sidecar that should carry one: shop/old"]
     );
 }
 
@@ -165,7 +165,7 @@ async fn a_sidecar_of_another_version_is_a_warning() {
     let findings = sidecars(shop(&pod("web", Some("linnet/proxy:1"), true))).await;
     assert_eq!(
         warnings(&findings),
-        ["1 pod carry another sidecar than linnet/proxy:2, which new pods get: shop/web"]
+        ["1 pod with another sidecar than linnet/proxy:2, which new pods get: shop/web"]
     );
     assert!(warnings(&sidecars(shop(&pod("web", Some("linnet/proxy:2"), true))).await).is_empty());
 }

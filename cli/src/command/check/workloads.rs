@@ -61,7 +61,7 @@ pub(super) async fn sidecars(cluster: &Cluster) -> Result<Vec<Finding>, Error> {
     let meshed: Vec<&Pod> = pods.iter().filter(|pod| proxy(pod).is_some()).collect();
     let mut findings = vec![Finding::ok(
         "sidecars",
-        format!("{} carry a sidecar", count(meshed.len())),
+        format!("{} with a sidecar", count(meshed.len())),
     )];
     findings.extend(missing(&namespaces, &pods));
     findings.extend(not_ready(&meshed));
@@ -92,7 +92,7 @@ fn missing(namespaces: &[Namespace], pods: &[Pod]) -> Option<Finding> {
     (!without.is_empty()).then(|| {
         Finding::warning(
             "sidecars",
-            format!("{} should carry a sidecar and don't: {}", count(without.len()), named(&without)),
+            format!("{} without a sidecar that should carry one: {}", count(without.len()), named(&without)),
             "they are older than the label; restart them: kubectl rollout restart deployment --namespace <namespace>",
         )
     })
@@ -136,7 +136,7 @@ fn outdated(meshed: &[&Pod], current: &str) -> Option<Finding> {
         Finding::warning(
             "sidecars",
             format!(
-                "{} carry another sidecar than {current}, which new pods get: {}",
+                "{} with another sidecar than {current}, which new pods get: {}",
                 count(others.len()),
                 named(&others)
             ),

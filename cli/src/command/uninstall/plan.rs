@@ -4,7 +4,6 @@ use crate::{
     cluster::{Cluster, Error},
     object,
 };
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
     api::{ApiResource, DynamicObject},
@@ -14,7 +13,7 @@ use linnet_mesh::{
     ResourceRef,
     names::{self, label},
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often the cluster is asked whether something is gone yet.
@@ -80,11 +79,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Looks at the cluster and chooses.
-    pub(super) async fn make(
-        cluster: &Cluster,
-        meshed: &[Pod],
-        purge: bool,
-    ) -> Result<Self, Error> {
+    pub(super) async fn make(cluster: &Cluster, purge: bool) -> Result<Self, Error> {
         let mut plan = Self {
             removals: Vec::new(),
             kept: Vec::new(),
@@ -93,8 +88,7 @@ impl Plan {
             plan.choose_of_kind(cluster, &resource(group, version, kind), namespaced)
                 .await?;
         }
-        plan.spare_what_sidecars_need(cluster, meshed, purge)
-            .await?;
+        plan.choose_trust(cluster, purge).await?;
         if purge {
             let (group, version, kind) = DEFINITION;
             plan.choose_of_kind(cluster, &resource(group, version, kind), false)
@@ -188,29 +182,14 @@ impl Plan {
         Ok(())
     }
 
-    /// A pod that still carries a sidecar mounts its namespace's bundle, without
-    /// which it would not come back after a reboot of its node; and if Linnet is
-    /// installed again, with the same root its sidecar is trusted as before.
-    async fn spare_what_sidecars_need(
-        &mut self,
-        cluster: &Cluster,
-        meshed: &[Pod],
-        purge: bool,
-    ) -> Result<(), Error> {
-        let used: BTreeSet<_> = meshed
-            .iter()
-            .map(|pod| pod.metadata.namespace.as_ref())
-            .collect();
+    /// The root certificate, unless users brought it, and its copies in the
+    /// namespaces where pods are injected.
+    async fn choose_trust(&mut self, cluster: &Cluster, purge: bool) -> Result<(), Error> {
         let maps = resource("", "v1", "ConfigMap");
         let bundles: Api<DynamicObject> = Api::all_with(cluster.client(), &maps);
         for bundle in cluster.list(bundles, "").await? {
-            if !is_trust(&bundle, &maps.kind) {
-                continue;
-            }
-            if purge || !used.contains(&bundle.metadata.namespace.as_ref()) {
+            if is_trust(&bundle, &maps.kind) {
                 self.remove(&bundle, &maps);
-            } else {
-                self.keep(&bundle, &maps.kind, "pods with a sidecar mount it");
             }
         }
         let secrets = resource("", "v1", "Secret");
@@ -219,23 +198,14 @@ impl Plan {
         let Some(root) = cluster.find(api, names::ROOT_SECRET).await? else {
             return Ok(());
         };
-        if purge || (is_ours(&root) && meshed.is_empty()) {
+        if purge || is_ours(&root) {
             self.remove(&root, &secrets);
-        } else if is_ours(&root) {
-            self.keep(
-                &root,
-                &secrets.kind,
-                "the certificates of pods with a sidecar lead to it",
-            );
         } else {
-            self.keep(&root, &secrets.kind, "Linnet did not make it");
+            let reference = object::reference(&root, &secrets.kind);
+            self.kept
+                .push(format!("{reference}: Linnet did not make it"));
         }
         Ok(())
-    }
-
-    fn keep(&mut self, object: &DynamicObject, kind: &str, reason: &str) {
-        let reference = object::reference(object, kind);
-        self.kept.push(format!("{reference}: {reason}"));
     }
 
     /// The namespaces that install made, if nobody else put something there.

@@ -97,22 +97,15 @@ fn installed() -> ApiServer {
         )
 }
 
-fn meshed_pod() -> Pod {
-    let pod = json!({"metadata": {"name": "web-1", "namespace": "shop", "labels": {"linnet.io/sidecar": "injected"}}});
-    serde_json::from_value(pod).unwrap()
-}
-
-async fn plan(server: &ApiServer, meshed: &[Pod], purge: bool) -> (Vec<String>, Vec<String>) {
-    let plan = Plan::make(&server.cluster().await, meshed, purge)
-        .await
-        .unwrap();
+async fn plan(server: &ApiServer, purge: bool) -> (Vec<String>, Vec<String>) {
+    let plan = Plan::make(&server.cluster().await, purge).await.unwrap();
     let removals = plan.removals().map(ToString::to_string).collect();
     (removals, plan.kept().to_vec())
 }
 
 #[tokio::test]
 async fn what_install_made_goes_and_the_webhook_goes_first() {
-    let (removals, kept) = plan(&installed(), &[], false).await;
+    let (removals, kept) = plan(&installed(), false).await;
     assert_eq!(
         removals,
         [
@@ -136,7 +129,7 @@ async fn configuration_of_users_keeps_its_namespace() {
         "/apis/security.istio.io/v1/namespaces/istio-system/peerauthentications/default",
         object("istio-system", "default", false),
     );
-    let (removals, kept) = plan(&server, &[], false).await;
+    let (removals, kept) = plan(&server, false).await;
     assert!(
         !removals.contains(&"Namespace istio-system".to_owned()),
         "{removals:?}"
@@ -153,7 +146,7 @@ async fn purge_leaves_nothing_of_ours_and_touches_nothing_else() {
         "/apis/security.istio.io/v1/namespaces/istio-system/peerauthentications/default",
         object("istio-system", "default", false),
     );
-    let (removals, kept) = plan(&server, &[meshed_pod()], true).await;
+    let (removals, kept) = plan(&server, true).await;
     for expected in [
         "CustomResourceDefinition peerauthentications.security.istio.io",
         "Namespace istio-system",
@@ -175,24 +168,12 @@ async fn purge_leaves_nothing_of_ours_and_touches_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_running_sidecars_lean_on_stays() {
-    let (removals, kept) = plan(&installed(), &[meshed_pod()], false).await;
-    assert!(removals.iter().all(
-        |removal| !removal.contains("linnet-trust-bundle") && !removal.contains("linnet-root")
-    ));
-    assert_eq!(kept.len(), 3, "{kept:?}");
-    assert!(
-        kept[2].starts_with("Namespace linnet-system: it holds Secret linnet-system/linnet-root")
-    );
-}
-
-#[tokio::test]
 async fn a_root_that_users_brought_stays() {
     let server = installed().with(
         &format!("/api/v1/namespaces/{SYSTEM}/secrets/linnet-root"),
         object(SYSTEM, "linnet-root", false),
     );
-    let (removals, kept) = plan(&server, &[], false).await;
+    let (removals, kept) = plan(&server, false).await;
     assert!(!removals.contains(&"Secret linnet-system/linnet-root".to_owned()));
     assert!(kept[0].contains("Linnet did not make it"), "{kept:?}");
 }
@@ -203,7 +184,7 @@ async fn a_namespace_that_install_did_not_make_stays() {
         "/api/v1/namespaces/istio-system",
         cluster_scoped("istio-system", false),
     );
-    let (removals, _) = plan(&server, &[], true).await;
+    let (removals, _) = plan(&server, true).await;
     assert!(!removals.contains(&"Namespace istio-system".to_owned()));
 }
 
@@ -211,7 +192,7 @@ async fn a_namespace_that_install_did_not_make_stays() {
 async fn the_plan_is_carried_out_in_its_order() {
     let server = installed();
     let cluster = server.cluster().await;
-    let plan = Plan::make(&cluster, &[], false).await.unwrap();
+    let plan = Plan::make(&cluster, false).await.unwrap();
     assert_eq!(plan.carry_out(&cluster).await.unwrap(), 9);
     let changes = server.changes();
     assert!(
@@ -219,11 +200,11 @@ async fn the_plan_is_carried_out_in_its_order() {
         "{changes:?}"
     );
     assert!(changes.iter().all(|change| change.starts_with("DELETE ")));
-    assert!(Plan::make(&cluster, &[], false).await.unwrap().is_empty());
+    assert!(Plan::make(&cluster, false).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn an_empty_cluster_has_nothing_to_remove() {
-    let (removals, _) = plan(&kinds(ApiServer::new()), &[], true).await;
+    let (removals, _) = plan(&kinds(ApiServer::new()), true).await;
     assert!(removals.is_empty());
 }
