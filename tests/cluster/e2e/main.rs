@@ -22,6 +22,11 @@ mod uninstall;
 use support::run;
 
 #[test]
+fn point_0_the_cluster_itself() {
+    run(protocols::every_protocol_works_without_a_mesh);
+}
+
+#[test]
 fn point_1_install_and_inject() {
     run(install::control_plane_is_healthy_and_a_labelled_namespace_gets_sidecars);
 }

@@ -56,6 +56,15 @@ pub(crate) async fn every_protocol_is_carried_and_measured(cluster: Cluster) {
     unmeshed_destinations_answer(&cluster, &client).await;
 }
 
+/// The cluster and the sample alone: what fails later is then the mesh.
+pub(crate) async fn every_protocol_works_without_a_mesh(cluster: Cluster) {
+    cluster.outsiders().await;
+    let outsider = Caller::client_in(&cluster, UNMESHED).await;
+    for (protocol, port) in HTTP.into_iter().chain(TCP) {
+        every_call_succeeds(&outsider, protocol, &format!("plain:{port}")).await;
+    }
+}
+
 async fn every_call_succeeds(client: &Caller, protocol: &str, target: &str) {
     let call = format!("--protocol {protocol} --count {COUNT} --concurrency 4 {target}");
     let report = client.succeeds(&call).await;

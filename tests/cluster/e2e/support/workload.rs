@@ -1,11 +1,14 @@
 //! The standing workloads: the guides' services, a client with a sidecar, and
 //! an outsider without.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
 
-use super::Cluster;
 use super::cluster::guide;
 use super::command::linnet_succeeds;
+use super::load::Caller;
+use super::{Cluster, eventually};
 
 /// The guides' namespace, meshed by its label.
 pub(crate) const MESHED: &str = "default";
@@ -73,6 +76,22 @@ impl Cluster {
             self.rolled_out(MESHED, &format!("{app}-{version}")).await;
         }
         self.rolled_out(MESHED, "client").await;
+        for (name, _) in SERVICES {
+            self.answers(MESHED, &format!("{name}:80")).await;
+        }
+    }
+
+    /// Waits until a service that has just come up is known to who calls it: a
+    /// ready pod is not yet an endpoint everywhere.
+    async fn answers(&self, from: &str, target: &str) {
+        let client = Caller::client_in(self, from).await;
+        let limit = Duration::from_secs(15);
+        eventually(format!("{target} answers {from}"), limit, async || {
+            let report = client.call(&format!("--timeout 2s {target}")).await;
+            let answered = report.failed == 0;
+            answered.then_some(()).ok_or_else(|| format!("{report:?}"))
+        })
+        .await;
     }
 
     /// A client and a server, `plain`, without sidecars.
@@ -82,6 +101,7 @@ impl Cluster {
         self.client(UNMESHED).await;
         self.rolled_out(UNMESHED, "plain-v1").await;
         self.rolled_out(UNMESHED, "client").await;
+        self.answers(UNMESHED, "plain:80").await;
     }
 
     /// A server, `payments`, in the guide's own namespace.
@@ -89,6 +109,7 @@ impl Cluster {
         self.apply("", &namespace(BACKEND, "enabled")).await;
         self.server_in(BACKEND, "payments").await;
         self.rolled_out(BACKEND, "payments-v1").await;
+        self.answers(MESHED, "payments.payments-backend:80").await;
     }
 
     async fn server_in(&self, namespace: &str, name: &str) {
