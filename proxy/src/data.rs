@@ -1,0 +1,175 @@
+//! Data threads: each runs a single-threaded runtime with its own listeners and
+//! pools, and serves a connection from accept to end.
+
+use crate::{
+    inbound::{self, Arrival},
+    listen::{canonical, host_target, original_destination},
+    outbound,
+    thread::{Shared, Thread},
+};
+use linnet_mesh::discovery::Target;
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Pause after a failed accept: the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A draining thread stops listening once it has had no connection for so long.
+const QUIET: Duration = Duration::from_secs(1);
+const QUIET_CHECKS: u32 = 10;
+
+/// What a listener's connections are.
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    /// The workload's connections, as the pod's rules redirect them.
+    OutboundRedirected,
+    /// The workload's connections to one service, by name and port.
+    OutboundExplicit(String),
+    /// Connections to the workload, as the pod's rules redirect them.
+    InboundRedirected,
+    /// Connections to the workload's one port.
+    InboundExplicit(SocketAddr),
+}
+
+/// Starts a data thread on its listeners.
+///
+/// # Errors
+/// The thread or its runtime can't be made.
+pub(crate) fn start(
+    index: usize,
+    listeners: Vec<(Role, StdListener)>,
+    shared: Shared,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name(format!("data-{index}"))
+        .spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, run(listeners, shared));
+        })
+}
+
+async fn run(listeners: Vec<(Role, StdListener)>, shared: Shared) {
+    let thread = Thread::new(shared);
+    let sweep = tokio::task::spawn_local(thread.clone().sweep());
+    let mut accepting = tokio::task::JoinSet::new();
+    for (role, listener) in listeners {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                accepting.spawn_local(accept(thread.clone(), role, listener));
+            }
+            Err(error) => tracing::error!(?role, %error, "cannot serve a listener"),
+        }
+    }
+    while accepting.join_next().await.is_some() {}
+    sweep.abort();
+    // Connections that outlast their listeners: relays, until the process's
+    // deadline ends them.
+    while thread.connections() > 0 {
+        tokio::time::sleep(QUIET / QUIET_CHECKS).await;
+    }
+}
+
+/// Accepts until the drain finds nothing left to do. During a drain connections
+/// are still taken: callers learn of the pod's end only by and by.
+async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener) {
+    let drained = drained(&thread);
+    let mut drained = std::pin::pin!(drained);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = drained.as_mut() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (thread, role) = (thread.clone(), role.clone());
+                tokio::task::spawn_local(async move {
+                    let _counted = thread.count_connection();
+                    connection(thread, role, stream, canonical(peer)).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(?role, %error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn drained(thread: &Thread) {
+    let _guard = thread.shared.drain.signaled().await;
+    let mut quiet = 0;
+    while quiet < QUIET_CHECKS {
+        tokio::time::sleep(QUIET / QUIET_CHECKS).await;
+        quiet = if thread.connections() == 0 {
+            quiet + 1
+        } else {
+            0
+        };
+    }
+}
+
+async fn connection(thread: Rc<Thread>, role: Role, stream: TcpStream, peer: SocketAddr) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "a connection ended as it arrived");
+        return;
+    }
+    match role {
+        Role::OutboundExplicit(host) => {
+            outbound::serve_connection(thread, stream, host_target(&host)).await;
+        }
+        Role::OutboundRedirected => {
+            if let Some(address) = redirected_from(&stream, peer, "outbound") {
+                outbound::serve_connection(thread, stream, Target::Address(address)).await;
+            }
+        }
+        Role::InboundExplicit(app) => {
+            let port = app.port();
+            arrive(thread, stream, peer, port, app).await;
+        }
+        Role::InboundRedirected => {
+            if let Some(app) = redirected_from(&stream, peer, "inbound") {
+                arrive(thread, stream, peer, app.port(), app).await;
+            }
+        }
+    }
+}
+
+async fn arrive(
+    thread: Rc<Thread>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    port: u16,
+    app: SocketAddr,
+) {
+    let arrival = Arrival {
+        thread,
+        peer,
+        port,
+        app,
+    };
+    inbound::serve_connection(arrival, stream).await;
+}
+
+/// A connection straight to a redirect port would lead the sidecar to itself.
+fn redirected_from(stream: &TcpStream, peer: SocketAddr, direction: &str) -> Option<SocketAddr> {
+    match original_destination(stream) {
+        Ok(Some(original)) => Some(original),
+        Ok(None) => {
+            tracing::info!(%peer, direction, "closed a connection that no rule redirected");
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%peer, direction, %error, "a connection ended as it arrived");
+            None
+        }
+    }
+}

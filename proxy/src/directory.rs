@@ -1,0 +1,348 @@
+//! What discovery has answered: the process's one view of services, endpoints
+//! and of the workload's own inbound settings.
+//!
+//! Asked for on demand, once a target, and kept while the controller is away.
+//! A request reads it through cells that it already holds, without a lock; only
+//! a new connection takes one.
+
+pub(crate) mod client;
+pub(crate) mod fixed;
+#[cfg(test)]
+mod tests;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use linnet_mesh::{
+    Endpoint, Inbound, Service, ServicePort, Workload,
+    discovery::{EndpointsUpdate, Resolution, Target, Update},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+
+/// How long a new connection waits for the controller's answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer is kept that nobody uses.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// A service with its endpoints, both as they are now.
+#[derive(Debug)]
+pub(crate) struct ServiceCell {
+    pub(crate) key: ServicePort,
+    service: ArcSwapOption<Service>,
+    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+}
+
+impl ServiceCell {
+    fn new(key: ServicePort) -> Self {
+        Self {
+            key,
+            service: ArcSwapOption::empty(),
+            endpoints: ArcSwap::default(),
+        }
+    }
+
+    /// The service; `None` once it is gone.
+    pub(crate) fn service(&self) -> Option<Arc<Service>> {
+        self.service.load_full()
+    }
+
+    pub(crate) fn endpoints(&self) -> arc_swap::Guard<Arc<Vec<Arc<Endpoint>>>> {
+        self.endpoints.load()
+    }
+
+    fn update_endpoints(&self, update: EndpointsUpdate) {
+        let mut endpoints = if update.replace {
+            Vec::new()
+        } else {
+            self.endpoints.load().as_ref().clone()
+        };
+        let touched: HashSet<SocketAddr> = update
+            .removed
+            .iter()
+            .copied()
+            .chain(update.upserts.iter().map(|e| e.address))
+            .collect();
+        endpoints.retain(|known| !touched.contains(&known.address));
+        endpoints.extend(update.upserts);
+        endpoints.sort_by_key(|endpoint| endpoint.address);
+        self.endpoints.store(Arc::new(endpoints));
+    }
+}
+
+/// What a target is, with what is needed to go there.
+#[derive(Clone, Debug)]
+pub(crate) enum Resolved {
+    Service(Arc<ServiceCell>),
+    Endpoint(Arc<Endpoint>),
+    External,
+    Peer(Option<Arc<Workload>>),
+}
+
+#[derive(Debug)]
+struct TargetCell {
+    value: watch::Sender<Option<Resolved>>,
+    /// Seconds since the directory was made.
+    used: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    targets: HashMap<Target, Arc<TargetCell>>,
+    services: HashMap<ServicePort, Arc<ServiceCell>>,
+}
+
+/// What the discovery client is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Subscribe(Target),
+    Unsubscribe(Target),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    state: Mutex<State>,
+    inbound: ArcSwap<Inbound>,
+    inbound_known: watch::Sender<bool>,
+    commands: mpsc::UnboundedSender<Command>,
+    started: Instant,
+    own_ips: Vec<IpAddr>,
+}
+
+impl Directory {
+    /// An empty directory of a pod with these addresses, and the commands its
+    /// client has to carry out.
+    pub(crate) fn new(own_ips: Vec<IpAddr>) -> (Arc<Self>, mpsc::UnboundedReceiver<Command>) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let directory = Self {
+            state: Mutex::default(),
+            inbound: ArcSwap::default(),
+            inbound_known: watch::Sender::new(false),
+            commands,
+            started: Instant::now(),
+            own_ips,
+        };
+        (Arc::new(directory), receiver)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock; and if it did, the maps would
+        // still be whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    /// How the workload is to be called.
+    pub(crate) fn inbound(&self) -> arc_swap::Guard<Arc<Inbound>> {
+        self.inbound.load()
+    }
+
+    /// Until the controller has said how the workload is to be called.
+    pub(crate) async fn inbound_known(&self) {
+        // The sender lives in `self`, so waiting can't fail.
+        let _ = self
+            .inbound_known
+            .subscribe()
+            .wait_for(|known| *known)
+            .await;
+    }
+
+    /// A service that some resolved target leads to.
+    pub(crate) fn service(&self, key: &ServicePort) -> Option<Arc<ServiceCell>> {
+        self.state().services.get(key).cloned()
+    }
+
+    /// What a target is: what is known, or else what the controller answers;
+    /// `None` when it does not answer in time.
+    pub(crate) async fn resolve(&self, target: Target) -> Option<Resolved> {
+        let cell = self.subscribed(target);
+        let mut value = cell.value.subscribe();
+        if let Some(known) = value.borrow_and_update().clone() {
+            return Some(known);
+        }
+        let answer = value.wait_for(Option::is_some);
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(known)) => known.clone(),
+            _ => None,
+        }
+    }
+
+    /// The workload behind a peer's address.
+    pub(crate) async fn peer(&self, ip: IpAddr) -> Option<Arc<Workload>> {
+        match self.resolve(Target::Peer(ip)).await {
+            Some(Resolved::Peer(workload)) => workload,
+            _ => None,
+        }
+    }
+
+    fn subscribed(&self, target: Target) -> Arc<TargetCell> {
+        let mut state = self.state();
+        if let Some(cell) = state.targets.get(&target) {
+            cell.used.store(self.now(), Ordering::Relaxed);
+            return cell.clone();
+        }
+        let cell = Arc::new(TargetCell {
+            value: watch::Sender::new(None),
+            used: AtomicU64::new(self.now()),
+        });
+        state.targets.insert(target.clone(), cell.clone());
+        // A client that is gone leaves the directory as it is: no answer.
+        let _ = self.commands.send(Command::Subscribe(target));
+        cell
+    }
+
+    /// All that is subscribed to: what a new stream has to ask for.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        self.state().targets.keys().cloned().collect()
+    }
+
+    /// Puts the updates of one message in force, all before anybody who waits
+    /// is woken.
+    pub(crate) fn apply(&self, updates: Vec<Update>) {
+        let mut resolutions = Vec::new();
+        let mut state = self.state();
+        for update in updates {
+            match update {
+                Update::Resolution(target, resolution) => resolutions.push((target, resolution)),
+                Update::Service(service) => {
+                    let cell = state.service_cell(&service.key);
+                    cell.service.store(Some(service));
+                }
+                Update::Endpoints(mut update) => {
+                    for endpoint in &mut update.upserts {
+                        self.localize(endpoint);
+                    }
+                    state.service_cell(&update.service).update_endpoints(update);
+                }
+                Update::ServiceRemoved(key) => {
+                    // The cell stays: connections hold it, and the service may return.
+                    if let Some(cell) = state.services.get(&key) {
+                        cell.service.store(None);
+                        cell.endpoints.store(Arc::default());
+                    }
+                }
+                Update::Inbound(inbound) => {
+                    self.inbound.store(inbound);
+                    self.inbound_known.send_replace(true);
+                }
+                Update::Peer(ip, workload) => {
+                    if let Some(cell) = state.targets.get(&Target::Peer(ip)) {
+                        cell.value.send_replace(Some(Resolved::Peer(workload)));
+                    }
+                }
+            }
+        }
+        for (target, resolution) in resolutions {
+            let resolved = match resolution {
+                Resolution::Service(key) => Resolved::Service(state.service_cell(&key)),
+                Resolution::Endpoint(mut endpoint) => {
+                    self.localize(&mut endpoint);
+                    Resolved::Endpoint(endpoint)
+                }
+                Resolution::External => Resolved::External,
+            };
+            if let Some(cell) = state.targets.get(&target) {
+                cell.value.send_replace(Some(resolved));
+            }
+        }
+    }
+
+    /// A connection to the pod itself never leaves it nor meets a redirect: it
+    /// leads straight to the application, which speaks no mesh TLS.
+    fn localize(&self, endpoint: &mut Arc<Endpoint>) {
+        if self.own_ips.contains(&endpoint.address.ip()) {
+            Arc::make_mut(endpoint).identity = None;
+        }
+    }
+
+    /// Lets go of targets that nobody has used for a while and of services that
+    /// none of the others leads to.
+    pub(crate) fn expire(&self) {
+        let now = self.now();
+        let mut state = self.state();
+        let idle: Vec<Target> = state
+            .targets
+            .iter()
+            .filter(|(_, cell)| {
+                Arc::strong_count(cell) == 1
+                    && now.saturating_sub(cell.used.load(Ordering::Relaxed)) > IDLE.as_secs()
+            })
+            .map(|(target, _)| target.clone())
+            .collect();
+        for target in idle {
+            state.targets.remove(&target);
+            let _ = self.commands.send(Command::Unsubscribe(target));
+        }
+        let needed = state.needed_services();
+        // A connection that still holds a cell keeps it, and keeps it current.
+        state
+            .services
+            .retain(|key, cell| needed.contains(key) || Arc::strong_count(cell) > 1);
+    }
+
+    /// For the admin endpoint.
+    pub(crate) fn dump(&self) -> serde_json::Value {
+        let state = self.state();
+        let services: Vec<_> = state
+            .services
+            .values()
+            .map(|cell| {
+                let endpoints: Vec<_> = cell
+                    .endpoints()
+                    .iter()
+                    .map(|e| {
+                        serde_json::json!({
+                            "address": e.address,
+                            "identity": e.identity.as_ref().map(ToString::to_string),
+                            "workload": e.workload.name,
+                            "subsets": e.subsets,
+                            "terminating": e.terminating,
+                        })
+                    })
+                    .collect();
+                let routes = cell.service().and_then(|service| service.http.clone());
+                serde_json::json!({
+                    "service": cell.key.to_string(),
+                    "routes_from": routes.map(|routes| routes.source.to_string()),
+                    "endpoints": endpoints,
+                })
+            })
+            .collect();
+        let targets: Vec<_> = state.targets.keys().map(ToString::to_string).collect();
+        serde_json::json!({ "targets": targets, "services": services })
+    }
+}
+
+impl State {
+    fn service_cell(&mut self, key: &ServicePort) -> Arc<ServiceCell> {
+        self.services
+            .entry(key.clone())
+            .or_insert_with(|| Arc::new(ServiceCell::new(key.clone())))
+            .clone()
+    }
+
+    fn needed_services(&self) -> HashSet<ServicePort> {
+        let mut needed = HashSet::new();
+        for cell in self.targets.values() {
+            let Some(Resolved::Service(cell)) = cell.value.borrow().clone() else {
+                continue;
+            };
+            needed.insert(cell.key.clone());
+            if let Some(routes) = cell.service().and_then(|service| service.http.clone()) {
+                let backends = routes.rules.iter().flat_map(|rule| &rule.backends);
+                needed.extend(backends.map(|backend| backend.service.clone()));
+            }
+        }
+        needed
+    }
+}

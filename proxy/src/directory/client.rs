@@ -1,0 +1,233 @@
+//! The stream to the controller: subscribes, applies, acknowledges, and comes
+//! back when it breaks.
+//!
+//! A message that can't be decoded is refused as a whole, with its reason; the
+//! state before it stays in force.
+
+use super::{Command, Directory};
+use hyper_util::rt::TokioIo;
+use linnet_mesh::{
+    SpiffeId,
+    discovery::{DecodeError, Update, proto},
+};
+use linnet_runtime::certificate;
+use std::{io, sync::Arc, time::Duration};
+use tokio::{net::TcpStream, sync::mpsc};
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+/// Wait after the first failure, and the longest, before the next attempt.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP/2 pings find a controller that vanished without a word.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the controller is and who is asking.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// `host:port`.
+    pub(crate) address: String,
+    /// Who the controller must be.
+    pub(crate) controller: SpiffeId,
+    pub(crate) pod: String,
+}
+
+/// Follows the controller until the process ends.
+pub(crate) async fn run(
+    settings: Settings,
+    certificates: certificate::Handle,
+    directory: Arc<Directory>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    certificates.wait().await;
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let mut answered = false;
+        let stream = Stream {
+            settings: &settings,
+            directory: &directory,
+        };
+        let error = match stream
+            .follow(&certificates, &mut commands, &mut answered)
+            .await
+        {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        if answered {
+            backoff = FIRST_BACKOFF;
+        }
+        tracing::warn!(
+            controller = settings.address, %error, retry_in = ?backoff,
+            "the discovery stream broke; what was learnt stays in force"
+        );
+        // Half fixed, half drawn: proxies that lost one controller don't return
+        // as one.
+        tokio::time::sleep(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("connecting: {0}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("{}: {}", .0.code(), .0.message())]
+    Status(#[from] tonic::Status),
+    #[error("the controller ended the stream")]
+    Ended,
+    #[error("{0} is not host:port")]
+    Address(String),
+}
+
+struct Stream<'a> {
+    settings: &'a Settings,
+    directory: &'a Directory,
+}
+
+impl Stream<'_> {
+    async fn follow(
+        &self,
+        certificates: &certificate::Handle,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+        answered: &mut bool,
+    ) -> Result<std::convert::Infallible, StreamError> {
+        let channel = connect(self.settings, certificates).await?;
+        let (messages, receiver) = mpsc::channel(64);
+        // What piled up while there was no stream is part of `targets`.
+        while commands.try_recv().is_ok() {}
+        self.greet(&messages).await?;
+        let mut client = proto::discovery_client::DiscoveryClient::new(channel)
+            .max_decoding_message_size(64 << 20);
+        let mut updates = client
+            .stream(ReceiverStream::new(receiver))
+            .await?
+            .into_inner();
+        loop {
+            tokio::select! {
+                message = updates.message() => {
+                    let message = message?.ok_or(StreamError::Ended)?;
+                    *answered = true;
+                    let acknowledgement = self.receive(message);
+                    send(&messages, proto::proxy_message::Kind::Acknowledgement(acknowledgement)).await?;
+                }
+                Some(command) = commands.recv() => {
+                    let mut batch = vec![command];
+                    while let Ok(command) = commands.try_recv() {
+                        batch.push(command);
+                    }
+                    for kind in requests(batch) {
+                        send(&messages, kind).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn greet(&self, messages: &mpsc::Sender<proto::ProxyMessage>) -> Result<(), StreamError> {
+        use proto::proxy_message::Kind;
+        let hello = proto::Hello {
+            pod: self.settings.pod.clone(),
+            proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        send(messages, Kind::Hello(hello)).await?;
+        let targets = self.directory.targets().iter().map(Into::into).collect();
+        send(messages, Kind::Subscribe(proto::Targets { targets })).await
+    }
+
+    fn receive(&self, message: proto::ControllerMessage) -> proto::Acknowledgement {
+        let version = message.version;
+        let updates: Result<Vec<Update>, DecodeError> =
+            message.updates.into_iter().map(TryInto::try_into).collect();
+        let error = match updates {
+            Ok(updates) => {
+                self.directory.apply(updates);
+                String::new()
+            }
+            Err(error) => {
+                tracing::error!(version, %error, "refused a configuration; the last good one stays");
+                error.to_string()
+            }
+        };
+        proto::Acknowledgement { version, error }
+    }
+}
+
+async fn send(
+    messages: &mpsc::Sender<proto::ProxyMessage>,
+    kind: proto::proxy_message::Kind,
+) -> Result<(), StreamError> {
+    let message = proto::ProxyMessage { kind: Some(kind) };
+    messages.send(message).await.map_err(|_| StreamError::Ended)
+}
+
+/// One message for a run of commands of the same kind, in their order.
+fn requests(commands: Vec<Command>) -> Vec<proto::proxy_message::Kind> {
+    use proto::proxy_message::Kind;
+    let mut kinds: Vec<Kind> = Vec::new();
+    for command in commands {
+        match (command, kinds.last_mut()) {
+            (Command::Subscribe(target), Some(Kind::Subscribe(last))) => {
+                last.targets.push((&target).into());
+            }
+            (Command::Unsubscribe(target), Some(Kind::Unsubscribe(last))) => {
+                last.targets.push((&target).into());
+            }
+            (Command::Subscribe(target), _) => kinds.push(Kind::Subscribe(proto::Targets {
+                targets: vec![(&target).into()],
+            })),
+            (Command::Unsubscribe(target), _) => kinds.push(Kind::Unsubscribe(proto::Targets {
+                targets: vec![(&target).into()],
+            })),
+        }
+    }
+    kinds
+}
+
+async fn connect(
+    settings: &Settings,
+    certificates: &certificate::Handle,
+) -> Result<Channel, StreamError> {
+    let origin = format!("http://{}", settings.address);
+    let endpoint = Endpoint::from_shared(origin)
+        .map_err(|_| StreamError::Address(settings.address.clone()))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let settings = settings.clone();
+    let certificates = certificates.clone();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let (settings, certificates) = (settings.clone(), certificates.clone());
+        async move { open(&settings, &certificates).await.map(TokioIo::new) }
+    });
+    Ok(endpoint.connect_with_connector(connector).await?)
+}
+
+async fn open(
+    settings: &Settings,
+    certificates: &certificate::Handle,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let workload = certificates
+        .current()
+        .ok_or_else(|| io::Error::other("no certificate yet"))?;
+    let stream = TcpStream::connect(&settings.address).await?;
+    stream.set_nodelay(true)?;
+    let name = rustls::pki_types::ServerName::IpAddress(stream.peer_addr()?.ip().into());
+    let connector = TlsConnector::from(workload.client_config(&[b"h2"]));
+    let stream = connector.connect(name, stream).await?;
+    let peer = certificate::peer_identity(stream.get_ref().1);
+    if peer.as_ref() == Some(&settings.controller) {
+        Ok(stream)
+    } else {
+        Err(io::Error::other(format!(
+            "{} is {}, not the controller {}",
+            settings.address,
+            peer.map_or_else(|| "nobody".to_owned(), |id| id.to_string()),
+            settings.controller
+        )))
+    }
+}

@@ -1,0 +1,66 @@
+//! A directory that is told once, from a file, and never asks: a sidecar run by
+//! hand without a controller.
+
+use super::Directory;
+use crate::config::StaticConfig;
+use linnet_mesh::{
+    AppProtocol, Endpoint, Inbound, Service, ServicePort, Workload,
+    discovery::{EndpointsUpdate, Resolution, Target, Update},
+};
+use std::sync::Arc;
+
+/// Fills the directory from a file's content.
+pub(crate) fn fill(directory: &Directory, config: &StaticConfig) {
+    let inbound = Inbound {
+        mtls: config.inbound_mtls,
+        ..Inbound::default()
+    };
+    directory.apply(vec![Update::Inbound(Arc::new(inbound))]);
+    for service in &config.services {
+        let target = Target::Host(service.host.as_str().into());
+        // Registers the target, so that the answer has somewhere to go.
+        directory.subscribed(target.clone());
+        let key = key(&service.host);
+        let upserts = service.endpoints.iter().map(|endpoint| {
+            let workload = endpoint
+                .identity
+                .as_ref()
+                .map(Workload::from_identity)
+                .unwrap_or_default();
+            Arc::new(Endpoint {
+                address: endpoint.address,
+                identity: endpoint.identity.clone(),
+                workload: Arc::new(workload),
+                subsets: vec![],
+                terminating: false,
+            })
+        });
+        directory.apply(vec![
+            Update::Service(Arc::new(Service {
+                key: key.clone(),
+                hostname: service.host.clone(),
+                protocol: AppProtocol::Detect,
+                http: None,
+                subsets: vec![],
+            })),
+            Update::Endpoints(EndpointsUpdate {
+                service: key.clone(),
+                replace: true,
+                upserts: upserts.collect(),
+                removed: vec![],
+            }),
+            Update::Resolution(target, Resolution::Service(key)),
+        ]);
+    }
+}
+
+/// The service port that `name.namespace…:port` names.
+fn key(host: &str) -> ServicePort {
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
+    let mut labels = name.split('.');
+    ServicePort {
+        name: labels.next().unwrap_or(name).into(),
+        namespace: labels.next().unwrap_or("default").into(),
+        port: port.parse().unwrap_or(80),
+    }
+}

@@ -1,0 +1,136 @@
+use super::*;
+use linnet_mesh::AppProtocol;
+
+fn key(name: &str) -> ServicePort {
+    ServicePort {
+        namespace: "default".into(),
+        name: name.into(),
+        port: 80,
+    }
+}
+
+fn endpoint(address: &str) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        address: address.parse().unwrap(),
+        identity: None,
+        workload: Arc::default(),
+        subsets: vec![],
+        terminating: false,
+    })
+}
+
+fn service(name: &str) -> Update {
+    Update::Service(Arc::new(Service {
+        key: key(name),
+        hostname: format!("{name}.default.svc.cluster.local"),
+        protocol: AppProtocol::Detect,
+        http: None,
+        subsets: vec![],
+    }))
+}
+
+fn endpoints(replace: bool, upserts: &[&str], removed: &[&str]) -> Update {
+    Update::Endpoints(EndpointsUpdate {
+        service: key("a"),
+        replace,
+        upserts: upserts.iter().map(|address| endpoint(address)).collect(),
+        removed: removed
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect(),
+    })
+}
+
+fn addresses(cell: &ServiceCell) -> Vec<String> {
+    cell.endpoints()
+        .iter()
+        .map(|e| e.address.to_string())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_target_is_asked_for_once_and_answered_whole() {
+    let (directory, mut commands) = Directory::new(vec![]);
+    let target = Target::Address("10.0.0.1:80".parse().unwrap());
+    let asking = tokio::join!(
+        directory.resolve(target.clone()),
+        directory.resolve(target.clone()),
+        async {
+            assert_eq!(
+                commands.recv().await,
+                Some(Command::Subscribe(target.clone()))
+            );
+            assert!(commands.try_recv().is_err());
+            directory.apply(vec![
+                Update::Resolution(target.clone(), Resolution::Service(key("a"))),
+                service("a"),
+                endpoints(true, &["10.1.0.1:8080"], &[]),
+            ]);
+        }
+    );
+    let Some(Resolved::Service(cell)) = asking.0 else {
+        panic!("a service, not {:?}", asking.0);
+    };
+    assert!(asking.1.is_some());
+    assert_eq!(addresses(&cell), ["10.1.0.1:8080"]);
+    directory.apply(vec![endpoints(
+        false,
+        &["10.1.0.2:8080"],
+        &["10.1.0.1:8080"],
+    )]);
+    assert_eq!(addresses(&cell), ["10.1.0.2:8080"]);
+    directory.apply(vec![Update::ServiceRemoved(key("a"))]);
+    assert!(cell.service().is_none());
+    assert!(addresses(&cell).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_controller_is_not_waited_for_for_ever() {
+    let (directory, _commands) = Directory::new(vec![]);
+    let target = Target::Host("a.default.svc.cluster.local:80".into());
+    assert!(directory.resolve(target).await.is_none());
+}
+
+#[tokio::test]
+async fn a_new_stream_asks_for_all_that_is_known() {
+    let (directory, _commands) = Directory::new(vec![]);
+    let target = Target::Peer("10.0.0.9".parse().unwrap());
+    directory.subscribed(target.clone());
+    assert_eq!(directory.targets(), [target.clone()]);
+    directory.apply(vec![Update::Peer("10.0.0.9".parse().unwrap(), None)]);
+    assert!(matches!(
+        directory.resolve(target).await,
+        Some(Resolved::Peer(None))
+    ));
+}
+
+#[tokio::test]
+async fn the_pod_itself_is_called_in_plaintext() {
+    let (directory, _commands) = Directory::new(vec!["10.1.0.1".parse().unwrap()]);
+    let meshed = |address: &str| {
+        let mut endpoint = endpoint(address);
+        Arc::make_mut(&mut endpoint).identity =
+            Some("spiffe://cluster.local/ns/default/sa/a".parse().unwrap());
+        endpoint
+    };
+    let target = Target::Address("10.0.0.1:80".parse().unwrap());
+    directory.subscribed(target.clone());
+    directory.apply(vec![
+        Update::Resolution(target.clone(), Resolution::Service(key("a"))),
+        Update::Endpoints(EndpointsUpdate {
+            service: key("a"),
+            replace: true,
+            upserts: vec![meshed("10.1.0.1:8080"), meshed("10.1.0.2:8080")],
+            removed: vec![],
+        }),
+    ]);
+    let Some(Resolved::Service(cell)) = directory.resolve(target).await else {
+        panic!("a service");
+    };
+    let meshed: Vec<_> = cell
+        .endpoints()
+        .iter()
+        .map(|e| e.identity.is_some())
+        .collect();
+    assert_eq!(meshed, [false, true]);
+}

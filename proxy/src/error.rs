@@ -1,0 +1,83 @@
+//! Why a request or connection could not be served, and the one place that maps
+//! that to a response.
+
+use crate::telemetry::Flags;
+use http::StatusCode;
+use linnet_mesh::{ResourceRef, ServicePort, SpiffeId, discovery::Target};
+use std::{net::SocketAddr, sync::Arc};
+
+/// What went wrong on the way of a request or a connection.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("no rule of {source_resource} matches this request to {service}")]
+    NoRule {
+        service: ServicePort,
+        source_resource: ResourceRef,
+    },
+    #[error("{source_resource}: {reason}")]
+    UnresolvedBackend {
+        source_resource: ResourceRef,
+        reason: String,
+    },
+    #[error("{service}{} has no endpoint", subset_text(.subset.as_deref()))]
+    NoEndpoint {
+        service: ServicePort,
+        subset: Option<String>,
+    },
+    #[error("connecting to {address}: {source}")]
+    Connect {
+        address: SocketAddr,
+        source: Arc<std::io::Error>,
+    },
+    #[error("mutual TLS with {address}, expected to be {expected}: {reason}")]
+    MutualTls {
+        address: SocketAddr,
+        expected: SpiffeId,
+        reason: String,
+    },
+    #[error(
+        "this workload has no certificate yet; see the sidecar's log for the identity service's answer"
+    )]
+    NoCertificate,
+    #[error("the controller did not answer what {0} is; see the sidecar's log")]
+    Discovery(Target),
+    #[error("{address} ended the connection: {reason}")]
+    Upstream { address: SocketAddr, reason: String },
+    #[error("the request can't be forwarded: {0}")]
+    BadRequest(String),
+}
+
+fn subset_text(subset: Option<&str>) -> String {
+    subset
+        .map(|name| format!(" subset {name}"))
+        .unwrap_or_default()
+}
+
+impl Error {
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::NoRule { .. } => StatusCode::NOT_FOUND,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Envoy's flags for it.
+    pub(crate) fn flags(&self) -> Flags {
+        match self {
+            Self::NoRule { .. } => Flags::NR,
+            Self::UnresolvedBackend { .. } | Self::Discovery(_) => Flags::NC,
+            Self::NoEndpoint { .. } => Flags::UH,
+            Self::Connect { .. } | Self::MutualTls { .. } | Self::NoCertificate => Flags::UF,
+            Self::Upstream { .. } => Flags::UC,
+            Self::BadRequest(_) => Flags::DPE,
+        }
+    }
+
+    /// Whether nothing of the request has left this proxy, so that another
+    /// endpoint may be tried.
+    pub(crate) fn before_sending(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::MutualTls { .. })
+    }
+}

@@ -1,0 +1,42 @@
+//! What both directions' HTTP stacks are made of: small tower middlewares
+//! around one exchange.
+
+pub(crate) mod connection;
+pub(crate) mod exchange;
+pub(crate) mod forwarded;
+pub(crate) mod measure;
+pub(crate) mod rescue;
+pub(crate) mod serve;
+pub(crate) mod upgrade;
+
+use exchange::{Body, Exchange};
+use http::Request;
+use std::rc::Rc;
+
+/// A request on its way through the stack, with what is kept of it.
+pub(crate) struct Call {
+    pub(crate) request: Request<Body>,
+    pub(crate) exchange: Rc<Exchange>,
+}
+
+/// Largest head of a request or a response, bytes, for HTTP/1 and HTTP/2 alike.
+/// hyper's own limit for HTTP/2, 16 KiB, is less than real applications send.
+pub(crate) const LARGEST_HEAD: usize = 64 * 1024;
+/// Most headers of a message.
+pub(crate) const MOST_HEADERS: usize = 256;
+/// HTTP/2 flow control windows, bytes: what a slow reader can make a sender
+/// leave in memory, by stream and by connection.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Streams that one connection may have open.
+pub(crate) const MOST_STREAMS: u32 = 1024;
+
+/// Runs hyper's tasks on the data thread that started them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

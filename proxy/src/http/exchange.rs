@@ -1,0 +1,301 @@
+//! One request and its response: what is counted of it, and what must be given
+//! back when it ends.
+//!
+//! The exchange is shared by both bodies and by the middlewares; it is recorded
+//! when the last of them lets go, however that comes about.
+
+use crate::{
+    balance::InFlight,
+    http::connection::Lease,
+    telemetry::{Flags, HttpSeries, Outcome, RequestProtocol},
+};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+/// See the module.
+pub(crate) struct Exchange {
+    pub(crate) protocol: RequestProtocol,
+    started: Instant,
+    status: Cell<u16>,
+    grpc_status: Cell<Option<u16>>,
+    flags: Cell<Flags>,
+    request_bytes: Cell<u64>,
+    response_bytes: Cell<u64>,
+    series: RefCell<Option<Sink>>,
+    lease: RefCell<Option<Lease>>,
+    in_flight: RefCell<Option<InFlight>>,
+}
+
+/// Where an exchange is recorded.
+#[derive(Clone)]
+pub(crate) enum Sink {
+    Series(Arc<HttpSeries>),
+    Slot(Rc<Slot>),
+}
+
+/// A series that is not known yet, because the peer's workload is still being
+/// looked up: outcomes wait, up to a bound.
+#[derive(Default)]
+pub(crate) struct Slot {
+    series: OnceCell<Arc<HttpSeries>>,
+    waiting: RefCell<Vec<Outcome>>,
+}
+
+/// Outcomes that may wait for one look-up.
+const MOST_WAITING: usize = 1024;
+
+impl Slot {
+    pub(crate) fn fill(&self, series: Arc<HttpSeries>) {
+        for outcome in self.waiting.take() {
+            series.record(&outcome);
+        }
+        // Filled once, by the look-up's end; a second fill would change nothing.
+        let _ = self.series.set(series);
+    }
+
+    fn record(&self, outcome: Outcome) {
+        match self.series.get() {
+            Some(series) => series.record(&outcome),
+            None => {
+                let mut waiting = self.waiting.borrow_mut();
+                if waiting.len() < MOST_WAITING {
+                    waiting.push(outcome);
+                }
+            }
+        }
+    }
+}
+
+impl Exchange {
+    pub(crate) fn new(headers: &HeaderMap) -> Self {
+        let grpc = headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        Self {
+            protocol: if grpc {
+                RequestProtocol::Grpc
+            } else {
+                RequestProtocol::Http
+            },
+            started: Instant::now(),
+            status: Cell::new(0),
+            grpc_status: Cell::default(),
+            flags: Cell::default(),
+            request_bytes: Cell::default(),
+            response_bytes: Cell::default(),
+            series: RefCell::default(),
+            lease: RefCell::default(),
+            in_flight: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn is_grpc(&self) -> bool {
+        matches!(self.protocol, RequestProtocol::Grpc)
+    }
+
+    pub(crate) fn record_in(&self, sink: Sink) {
+        *self.series.borrow_mut() = Some(sink);
+    }
+
+    pub(crate) fn has_sink(&self) -> bool {
+        self.series.borrow().is_some()
+    }
+
+    pub(crate) fn flag(&self, flags: Flags) {
+        self.flags.set(flags);
+    }
+
+    pub(crate) fn hold(&self, in_flight: InFlight) {
+        *self.in_flight.borrow_mut() = Some(in_flight);
+    }
+
+    pub(crate) fn lend(&self, lease: Lease) {
+        *self.lease.borrow_mut() = Some(lease);
+    }
+
+    /// The connection has become the client's own, by an upgrade.
+    pub(crate) fn forget_lease(&self) {
+        self.lease.take();
+    }
+
+    /// The response's head has arrived.
+    pub(crate) fn answered(&self, status: StatusCode, headers: &HeaderMap) {
+        self.status.set(status.as_u16());
+        self.note_grpc_status(headers);
+    }
+
+    pub(crate) fn count_request(&self, bytes: u64) {
+        self.request_bytes.set(self.request_bytes.get() + bytes);
+    }
+
+    pub(crate) fn count_response(&self, bytes: u64) {
+        self.response_bytes.set(self.response_bytes.get() + bytes);
+    }
+
+    fn note_grpc_status(&self, headers: &HeaderMap) {
+        if let Some(code) = headers.get("grpc-status") {
+            let code = code.to_str().ok().and_then(|text| text.parse().ok());
+            self.grpc_status.set(code);
+        }
+    }
+
+    /// The response's body has been read to its end: the connection can serve
+    /// another request.
+    fn body_ended(&self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let Some(sink) = self.series.take() else {
+            return;
+        };
+        let mut flags = self.flags.get();
+        if self.status.get() == 0 {
+            // Nobody is left to answer: the client went away.
+            flags = Flags::DC;
+        }
+        let outcome = Outcome {
+            status: self.status.get(),
+            grpc_status: self.grpc_status.get(),
+            flags,
+            duration: self.started.elapsed(),
+            request_bytes: self.request_bytes.get(),
+            response_bytes: self.response_bytes.get(),
+        };
+        match sink {
+            Sink::Series(series) => series.record(&outcome),
+            Sink::Slot(slot) => slot.record(outcome),
+        }
+    }
+}
+
+/// A body of either direction; streams, and is counted on its way.
+pub(crate) struct Body {
+    kind: Kind,
+    meter: Option<Meter>,
+}
+
+enum Kind {
+    Incoming(Incoming),
+    /// Made here.
+    Text(Option<Bytes>),
+}
+
+enum Meter {
+    Request(Rc<Exchange>),
+    Response(Rc<Exchange>),
+}
+
+impl Body {
+    pub(crate) fn incoming(incoming: Incoming) -> Self {
+        Self {
+            kind: Kind::Incoming(incoming),
+            meter: None,
+        }
+    }
+
+    pub(crate) fn text(text: impl Into<Bytes>) -> Self {
+        Self {
+            kind: Kind::Text(Some(text.into())),
+            meter: None,
+        }
+    }
+
+    pub(crate) fn empty() -> Self {
+        Self {
+            kind: Kind::Text(None),
+            meter: None,
+        }
+    }
+
+    pub(crate) fn count_request(mut self, exchange: Rc<Exchange>) -> Self {
+        self.meter = Some(Meter::Request(exchange));
+        self
+    }
+
+    pub(crate) fn count_response(mut self, exchange: Rc<Exchange>) -> Self {
+        self.meter = Some(Meter::Response(exchange));
+        self
+    }
+
+    fn note(&self, frame: Option<&Frame<Bytes>>) {
+        let data = frame.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+        match &self.meter {
+            Some(Meter::Request(exchange)) => {
+                exchange.count_request(data);
+            }
+            Some(Meter::Response(exchange)) => {
+                exchange.count_response(data);
+                match frame {
+                    Some(frame) => {
+                        if let Some(trailers) = frame.trailers_ref() {
+                            exchange.note_grpc_status(trailers);
+                        }
+                    }
+                    None => exchange.body_ended(),
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = match &mut self.kind {
+            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
+            Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => self.note(Some(frame)),
+            Poll::Ready(None) => self.note(None),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Text(text) => text.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        // A server that knows a body's length does not poll for its end.
+        if self.is_end_stream()
+            && let Some(Meter::Response(exchange)) = &self.meter
+        {
+            exchange.body_ended();
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The outermost middleware: makes the exchange, counts both bodies and notes
+//! the answer.
+
+use super::{
+    Call,
+    exchange::{Body, Exchange},
+};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+use tower::{Layer, Service};
+
+/// Layer of [`Measure`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MeasureLayer;
+
+impl<S> Layer<S> for MeasureLayer {
+    type Service = Measure<S>;
+
+    fn layer(&self, inner: S) -> Measure<S> {
+        Measure { inner }
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Measure<S> {
+    inner: S,
+}
+
+impl<S> Service<Request<Incoming>> for Measure<S>
+where
+    S: Service<Call, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = MeasureFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let exchange = Rc::new(Exchange::new(request.headers()));
+        let request = request.map(|body| Body::incoming(body).count_request(exchange.clone()));
+        let call = Call {
+            request,
+            exchange: exchange.clone(),
+        };
+        MeasureFuture {
+            inner: self.inner.call(call),
+            exchange: Some(exchange),
+        }
+    }
+}
+
+pin_project! {
+    /// Future of [`Measure`].
+    pub(crate) struct MeasureFuture<F> {
+        #[pin]
+        inner: F,
+        exchange: Option<Rc<Exchange>>,
+    }
+}
+
+impl<F> Future for MeasureFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(response) = ready!(this.inner.poll(context));
+        Poll::Ready(Ok(match this.exchange.take() {
+            Some(exchange) => {
+                exchange.answered(response.status(), response.headers());
+                response.map(|body| body.count_response(exchange))
+            }
+            None => response,
+        }))
+    }
+}

@@ -1,0 +1,162 @@
+//! Turns an error into the response that a caller understands: a status and a
+//! sentence, or for gRPC a trailers-only answer.
+
+use super::{
+    Call,
+    exchange::{Body, Exchange},
+};
+use crate::error::Error;
+use http::{HeaderValue, Response, StatusCode, header};
+use pin_project_lite::pin_project;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+use tower::{Layer, Service};
+
+/// gRPC status UNAVAILABLE.
+const GRPC_UNAVAILABLE: u16 = 14;
+/// gRPC status UNIMPLEMENTED, what a missing route means to a gRPC caller.
+const GRPC_UNIMPLEMENTED: u16 = 12;
+
+/// Layer of [`Rescue`]; `unplaced` gives an exchange that failed before it had
+/// an endpoint somewhere to be recorded.
+#[derive(Clone)]
+pub(crate) struct RescueLayer<U> {
+    pub(crate) unplaced: U,
+}
+
+impl<S, U: Clone> Layer<S> for RescueLayer<U> {
+    type Service = Rescue<S, U>;
+
+    fn layer(&self, inner: S) -> Rescue<S, U> {
+        Rescue {
+            inner,
+            unplaced: self.unplaced.clone(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Rescue<S, U> {
+    inner: S,
+    unplaced: U,
+}
+
+impl<S, U> Service<Call> for Rescue<S, U>
+where
+    S: Service<Call, Response = Response<Body>, Error = Error>,
+    U: Fn(&Exchange) + Clone,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = RescueFuture<S::Future, U>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The stack below is always ready: it waits in `call`, where it knows
+        // for which endpoint.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        RescueFuture {
+            exchange: call.exchange.clone(),
+            unplaced: self.unplaced.clone(),
+            inner: self.inner.call(call),
+        }
+    }
+}
+
+pin_project! {
+    /// Future of [`Rescue`].
+    pub(crate) struct RescueFuture<F, U> {
+        #[pin]
+        inner: F,
+        exchange: Rc<Exchange>,
+        unplaced: U,
+    }
+}
+
+impl<F, U> Future for RescueFuture<F, U>
+where
+    F: Future<Output = Result<Response<Body>, Error>>,
+    U: Fn(&Exchange),
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.inner.poll(context));
+        Poll::Ready(Ok(result.unwrap_or_else(|error| {
+            this.exchange.flag(error.flags());
+            if !this.exchange.has_sink() {
+                (this.unplaced)(this.exchange);
+            }
+            tracing::debug!(%error, "answered for the upstream");
+            respond(&error, this.exchange.is_grpc())
+        })))
+    }
+}
+
+/// The response to an error.
+fn respond(error: &Error, grpc: bool) -> Response<Body> {
+    let text = format!("linnet: {error}");
+    if !grpc {
+        let mut response = Response::new(Body::text(text));
+        *response.status_mut() = error.status();
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        return response;
+    }
+    let code = match error.status() {
+        StatusCode::NOT_FOUND => GRPC_UNIMPLEMENTED,
+        _ => GRPC_UNAVAILABLE,
+    };
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert("grpc-status", HeaderValue::from(code));
+    if let Ok(message) = HeaderValue::from_str(&percent_encode(&text)) {
+        headers.insert("grpc-message", message);
+    }
+    response
+}
+
+/// gRPC's encoding of `grpc-message`: printable ASCII but `%` as it is.
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            encoded.push(byte.into());
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_callers_get_a_trailers_only_answer() {
+        let error = Error::NoCertificate;
+        let response = respond(&error, true);
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["grpc-status"], "14");
+        let response = respond(&error, false);
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn messages_are_encoded() {
+        assert_eq!(percent_encode("a 100% ü"), "a 100%25 %C3%BC");
+    }
+}

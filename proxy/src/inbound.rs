@@ -1,0 +1,293 @@
+//! Connections that arrive at the workload: who calls, whether that is allowed,
+//! and on to the application.
+//!
+//! Nothing of a connection reaches the application before its mTLS mode has
+//! been satisfied.
+
+mod http;
+
+use crate::{
+    connect,
+    detect::{Finding, Hello},
+    http::serve::{HttpVersion, serve},
+    io::{Rewind, relay},
+    outbound::ConnectionError,
+    sniff::{self, Sniffed, sniff},
+    stream::Stream,
+    telemetry::{DestinationService, Flags, Parties, Reporter},
+    thread::{FirstSpeaker, Thread},
+    tls::VerifiedPeer,
+};
+use bytes::Bytes;
+use linnet_mesh::{
+    AppProtocol, Endpoint, MtlsMode, ServicePort, Workload, discovery::Target,
+    protocol::MeshProtocol,
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+/// How long a STRICT port waits for a client's hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One connection that arrived.
+pub(crate) struct Arrival {
+    pub(crate) thread: Rc<Thread>,
+    /// The caller's address.
+    pub(crate) peer: SocketAddr,
+    /// The port that was called; what policies and telemetry go by.
+    pub(crate) port: u16,
+    /// Where the application listens.
+    pub(crate) app: SocketAddr,
+}
+
+/// Who is calling.
+#[derive(Clone, Debug)]
+enum Caller {
+    Verified(VerifiedPeer),
+    /// In plaintext: an address is no identity.
+    Unknown,
+}
+
+/// Serves one connection.
+pub(crate) async fn serve_connection(arrival: Arrival, client: TcpStream) {
+    let arrival = Rc::new(arrival);
+    if let Err(error) = arrival.serve(client).await {
+        let (peer, port) = (arrival.peer, arrival.port);
+        tracing::debug!(%peer, port, %error, "an inbound connection ended early");
+    }
+}
+
+impl Arrival {
+    async fn serve(self: &Rc<Self>, mut client: TcpStream) -> Result<(), ConnectionError> {
+        let (mode, protocol) = {
+            let inbound = self.thread.directory().inbound();
+            let declared = inbound.port(self.port).map(|port| port.protocol);
+            (inbound.mode(self.port), declared.unwrap_or_default())
+        };
+        match mode {
+            MtlsMode::Strict => {
+                let reading = sniff::read_finding(&mut client);
+                match tokio::time::timeout(HELLO_TIMEOUT, reading).await {
+                    Ok(found) => match found? {
+                        Some((Finding::Tls(hello), bytes)) if hello.mesh.is_some() => {
+                            self.serve_mesh(Rewind::new(bytes, client)).await
+                        }
+                        Some(_) => self.refuse(&client),
+                        None => Ok(()),
+                    },
+                    Err(_) => self.refuse(&client),
+                }
+            }
+            MtlsMode::Permissive | MtlsMode::Disable => {
+                self.serve_any(client, mode, protocol).await
+            }
+        }
+    }
+
+    /// A port that takes plaintext, and mesh connections unless disabled.
+    async fn serve_any(
+        self: &Rc<Self>,
+        mut client: TcpStream,
+        mode: MtlsMode,
+        declared: AppProtocol,
+    ) -> Result<(), ConnectionError> {
+        let opaque =
+            declared == AppProtocol::Opaque || self.thread.shared.opaque_ports.contains(&self.port);
+        let target = Target::Address(self.app);
+        let patience = match self.thread.first_speaker(&target) {
+            Some(FirstSpeaker::Server) => Duration::ZERO,
+            Some(FirstSpeaker::Client) => sniff::CLIENT_SPEAKS,
+            None => sniff::UNKNOWN,
+        };
+        let open = async {
+            let stream = connect::tcp(self.app).await?;
+            Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
+        };
+        match sniff(&mut client, patience, open).await? {
+            Sniffed::Client(Finding::Tls(Hello { mesh: Some(_), .. }), bytes, _)
+                if mode == MtlsMode::Permissive =>
+            {
+                self.serve_mesh(Rewind::new(bytes, client)).await
+            }
+            Sniffed::Client(finding, bytes, upstream) => {
+                self.thread.remember(&target, FirstSpeaker::Client);
+                let client = Stream::Plain(Rewind::new(bytes, client));
+                match finding {
+                    Finding::Http1 if !opaque => {
+                        self.serve_http(client, HttpVersion::Http1, Caller::Unknown)
+                            .await;
+                        Ok(())
+                    }
+                    Finding::Http2 if !opaque => {
+                        self.serve_http(client, HttpVersion::Http2, Caller::Unknown)
+                            .await;
+                        Ok(())
+                    }
+                    _ => {
+                        self.relay(client, Bytes::new(), upstream, Caller::Unknown)
+                            .await
+                    }
+                }
+            }
+            Sniffed::Server(greeting, upstream) => {
+                self.thread.remember(&target, FirstSpeaker::Server);
+                let client = Stream::Plain(Rewind::new(Bytes::new(), client));
+                self.relay(client, greeting, Some(upstream), Caller::Unknown)
+                    .await
+            }
+            Sniffed::Unreachable(error) => Err(error.into()),
+            Sniffed::Closed => Ok(()),
+        }
+    }
+
+    async fn serve_mesh(self: &Rc<Self>, client: Rewind<TcpStream>) -> Result<(), ConnectionError> {
+        let accepted = self.thread.tls.accept(client).await;
+        let (stream, peer, protocol) = accepted.inspect_err(|error| {
+            let (peer, port) = (self.peer, self.port);
+            tracing::warn!(%peer, port, %error, "refused a mutual TLS handshake");
+            metrics::counter!("linnet_inbound_refused_total", "reason" => "handshake").increment(1);
+        })?;
+        let caller = Caller::Verified(peer);
+        let stream = Stream::Server(Box::new(stream));
+        match protocol {
+            MeshProtocol::Http1 => self.serve_http(stream, HttpVersion::Http1, caller).await,
+            MeshProtocol::Http2 => self.serve_http(stream, HttpVersion::Http2, caller).await,
+            MeshProtocol::Opaque => {
+                return self.relay(stream, Bytes::new(), None, caller).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a plaintext connection to a STRICT port with a reset.
+    fn refuse(&self, client: &TcpStream) -> Result<(), ConnectionError> {
+        let source = self.thread.directory().inbound().mtls_source.clone();
+        let decided_by = source.map_or_else(|| "the default".to_owned(), |s| s.to_string());
+        let (peer, port) = (self.peer, self.port);
+        tracing::info!(%peer, port, decided_by, "refused plaintext: the mTLS mode is STRICT");
+        metrics::counter!("linnet_inbound_refused_total", "reason" => "plaintext").increment(1);
+        socket2::SockRef::from(client).set_linger(Some(Duration::ZERO))?;
+        Ok(())
+    }
+
+    async fn serve_http(self: &Rc<Self>, client: Stream, version: HttpVersion, caller: Caller) {
+        let stack = http::stack(self.clone(), caller);
+        serve(client, version, stack, self.thread.shared.drain.clone()).await;
+    }
+
+    async fn relay(
+        self: &Rc<Self>,
+        mut client: Stream,
+        greeting: Bytes,
+        upstream: Option<Stream>,
+        caller: Caller,
+    ) -> Result<(), ConnectionError> {
+        let mut upstream = match upstream {
+            Some(upstream) => upstream,
+            None => {
+                let stream = connect::tcp(self.app).await?;
+                Stream::Plain(Rewind::new(Bytes::new(), stream))
+            }
+        };
+        let source = self.source(&caller).await;
+        let series = self
+            .thread
+            .shared
+            .telemetry
+            .tcp(&self.parties(&caller, source));
+        series.opened();
+        let result = async {
+            if !greeting.is_empty() {
+                client.write_all(&greeting).await?;
+                series.sent(greeting.len() as u64);
+            }
+            let received = |bytes| series.received(bytes);
+            let sent = |bytes| series.sent(bytes);
+            relay(&mut client, &mut upstream, received, sent).await
+        }
+        .await;
+        series.closed(if result.is_ok() {
+            Flags::default()
+        } else {
+            Flags::UC
+        });
+        Ok(result?)
+    }
+
+    /// The caller's workload: by its address, which the mesh knows, or failing
+    /// that by its identity.
+    async fn source(&self, caller: &Caller) -> Arc<Workload> {
+        let by_address = if is_pod_address(self.peer.ip()) {
+            self.thread.directory().peer(self.peer.ip()).await
+        } else {
+            None
+        };
+        match (caller, by_address) {
+            (Caller::Verified(peer), Some(workload)) if belongs(&workload, peer) => workload,
+            (Caller::Verified(peer), _) => Arc::new(Workload::from_identity(&peer.0)),
+            (Caller::Unknown, Some(workload)) => workload,
+            (Caller::Unknown, None) => Arc::default(),
+        }
+    }
+
+    fn parties(&self, caller: &Caller, source: Arc<Workload>) -> Parties {
+        let inbound = self.thread.directory().inbound();
+        let service = inbound
+            .port(self.port)
+            .and_then(|port| port.services.first())
+            .map(destination_service);
+        let source_principal = match caller {
+            Caller::Verified(peer) => Some(peer.0.clone()),
+            Caller::Unknown => None,
+        };
+        let secured = source_principal.is_some();
+        Parties {
+            reporter: Reporter::Destination,
+            source,
+            source_principal,
+            destination: self.thread.own_workload(),
+            destination_principal: if secured {
+                self.thread.tls.identity()
+            } else {
+                None
+            },
+            service,
+            secured,
+        }
+    }
+
+    /// The application, as an endpoint without a sidecar.
+    fn app_endpoint(&self) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            address: self.app,
+            identity: None,
+            workload: self.thread.own_workload(),
+            subsets: vec![],
+            terminating: false,
+        })
+    }
+}
+
+/// Whether an address can be a pod's: on loopback all workloads share one.
+fn is_pod_address(ip: IpAddr) -> bool {
+    !ip.is_loopback()
+}
+
+/// Whether a workload known by address is the verified peer's.
+fn belongs(workload: &Workload, peer: &VerifiedPeer) -> bool {
+    workload.namespace == peer.0.namespace() && workload.service_account == peer.0.service_account()
+}
+
+fn destination_service(key: &ServicePort) -> DestinationService {
+    let hostname = format!("{}.{}.svc.cluster.local", key.name, key.namespace);
+    DestinationService {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        hostname: hostname.into(),
+    }
+}

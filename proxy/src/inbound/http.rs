@@ -1,0 +1,158 @@
+//! The inbound HTTP stack: measure, rescue, upgrade, and the forward to the
+//! application with the caller's verified identity in a header.
+
+use super::{Arrival, Caller};
+use crate::{
+    balance::{Candidate, InFlight},
+    error::Error,
+    http::{
+        Call, connection,
+        exchange::{Body, Exchange, Sink, Slot},
+        forwarded,
+        measure::{Measure, MeasureLayer},
+        rescue::{Rescue, RescueLayer},
+        upgrade::{Upgrade, UpgradeLayer},
+    },
+    telemetry::RequestProtocol,
+};
+use ::http::{HeaderName, HeaderValue, Response, StatusCode};
+use std::{
+    cell::OnceCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Instant,
+};
+use tower::{Service, ServiceBuilder};
+
+/// Envoy's header that carries identities; from the outside it is worth nothing.
+static FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// The stack for one connection.
+pub(super) fn stack(
+    arrival: Rc<Arrival>,
+    caller: Caller,
+) -> Measure<Rescue<Upgrade<Forward>, impl Fn(&Exchange) + Clone>> {
+    let app = arrival.thread.direct(&arrival.app_endpoint());
+    let forward = Forward {
+        state: Rc::new(State {
+            client_cert: client_cert(&arrival, &caller),
+            app,
+            slots: Slots {
+                arrival,
+                caller,
+                http: OnceCell::new(),
+                grpc: OnceCell::new(),
+            },
+        }),
+    };
+    let unplaced = {
+        let state = forward.state.clone();
+        move |exchange: &Exchange| exchange.record_in(state.slots.sink(exchange.protocol))
+    };
+    ServiceBuilder::new()
+        .layer(MeasureLayer)
+        .layer(RescueLayer { unplaced })
+        .layer(UpgradeLayer)
+        .service(forward)
+}
+
+/// `x-forwarded-client-cert` as Envoy writes it.
+fn client_cert(arrival: &Arrival, caller: &Caller) -> Option<HeaderValue> {
+    let Caller::Verified(peer) = caller else {
+        return None;
+    };
+    let own = arrival.thread.tls.identity()?;
+    HeaderValue::from_str(&format!("By={own};URI={}", peer.0)).ok()
+}
+
+/// Forwards requests to the application.
+#[derive(Clone)]
+pub(super) struct Forward {
+    state: Rc<State>,
+}
+
+struct State {
+    client_cert: Option<HeaderValue>,
+    app: Rc<Candidate>,
+    slots: Slots,
+}
+
+/// Where the connection's exchanges are recorded, once the caller's workload is
+/// known.
+struct Slots {
+    arrival: Rc<Arrival>,
+    caller: Caller,
+    http: OnceCell<Rc<Slot>>,
+    grpc: OnceCell<Rc<Slot>>,
+}
+
+impl Slots {
+    fn sink(&self, protocol: RequestProtocol) -> Sink {
+        let cell = match protocol {
+            RequestProtocol::Http => &self.http,
+            RequestProtocol::Grpc => &self.grpc,
+        };
+        let slot = cell.get_or_init(|| {
+            let slot = Rc::new(Slot::default());
+            let (arrival, caller) = (self.arrival.clone(), self.caller.clone());
+            let filled = slot.clone();
+            tokio::task::spawn_local(async move {
+                let source = arrival.source(&caller).await;
+                let parties = arrival.parties(&caller, source);
+                filled.fill(arrival.thread.shared.telemetry.http(&parties, protocol));
+            });
+            slot
+        });
+        Sink::Slot(slot.clone())
+    }
+}
+
+impl Service<Call> for Forward {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let state = self.state.clone();
+        Box::pin(async move { state.send(call).await })
+    }
+}
+
+impl State {
+    async fn send(&self, call: Call) -> Result<Response<Body>, Error> {
+        let Call {
+            mut request,
+            exchange,
+        } = call;
+        exchange.record_in(self.slots.sink(exchange.protocol));
+        match &self.client_cert {
+            Some(value) => {
+                let headers = request.headers_mut();
+                headers.insert(&FORWARDED_CLIENT_CERT, value.clone());
+            }
+            None => {
+                request.headers_mut().remove(&FORWARDED_CLIENT_CERT);
+            }
+        }
+        let in_flight = InFlight::new(self.app.clone(), Instant::now());
+        let tls = &self.slots.arrival.thread.tls;
+        let answer = match connection::send(tls, &self.app, request).await {
+            Ok(answer) => answer,
+            Err(failure) => return Err(failure.error),
+        };
+        exchange.hold(in_flight);
+        if let Some(lease) = answer.lease {
+            exchange.lend(lease);
+        }
+        let mut response = answer.response.map(Body::incoming);
+        let upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let version = response.version();
+        forwarded::response_head(response.headers_mut(), version, upgrade);
+        Ok(response)
+    }
+}

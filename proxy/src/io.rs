@@ -1,0 +1,277 @@
+//! Byte streams: one that starts with bytes already read, and the relay of
+//! opaque connections.
+//!
+//! No idle connection holds a buffer: bytes are read when the socket has some.
+
+use bytes::{Buf, Bytes, BytesMut};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream whose first bytes have been read already.
+#[derive(Debug)]
+pub(crate) struct Rewind<S> {
+    prefix: Bytes,
+    inner: S,
+}
+
+impl<S> Rewind<S> {
+    pub(crate) fn new(prefix: Bytes, inner: S) -> Self {
+        Self { prefix, inner }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(context, buffer);
+        }
+        let length = self.prefix.len().min(buffer.remaining());
+        buffer.put_slice(&self.prefix[..length]);
+        self.prefix.advance(length);
+        if self.prefix.is_empty() {
+            self.prefix = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewind<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+/// Smallest and largest copy buffer of one direction, bytes. It starts small
+/// and doubles while reads fill it.
+const SMALL: usize = 8 * 1024;
+const LARGE: usize = 128 * 1024;
+
+/// One direction of a relay.
+struct Direction {
+    /// Empty and without capacity whenever nothing is in flight.
+    buffer: BytesMut,
+    capacity: usize,
+    unflushed: bool,
+    state: State,
+}
+
+#[derive(PartialEq)]
+enum State {
+    Open,
+    Closing,
+    Closed,
+}
+
+impl Direction {
+    fn new() -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            capacity: SMALL,
+            unflushed: false,
+            state: State::Open,
+        }
+    }
+
+    /// Copies until both sides would block; ready when the reader has ended and
+    /// the writer has been told.
+    fn poll_copy<R, W>(
+        &mut self,
+        context: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        mut count: impl FnMut(u64),
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        // A fast pair could otherwise keep its thread for ever.
+        for _ in 0..32 {
+            while !self.buffer.is_empty() {
+                let written = ready!(Pin::new(&mut *writer).poll_write(context, &self.buffer))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.buffer.advance(written);
+                self.unflushed = true;
+                count(written as u64);
+            }
+            match self.state {
+                State::Closed => return Poll::Ready(Ok(())),
+                State::Closing => {
+                    ready!(Pin::new(&mut *writer).poll_shutdown(context))?;
+                    self.state = State::Closed;
+                    return Poll::Ready(Ok(()));
+                }
+                State::Open => {}
+            }
+            match self.poll_fill(context, reader) {
+                Poll::Ready(result) => {
+                    if result? == 0 {
+                        self.state = State::Closing;
+                    }
+                }
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(Pin::new(&mut *writer).poll_flush(context))?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_fill<R: AsyncRead + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        reader: &mut R,
+    ) -> Poll<io::Result<usize>> {
+        // The empty buffer may still own its memory from the last round.
+        self.buffer.clear();
+        if self.buffer.capacity() < self.capacity {
+            self.buffer.reserve(self.capacity);
+        }
+        match poll_read(reader, context, &mut self.buffer)? {
+            Poll::Ready(length) => {
+                if length == self.capacity && self.capacity < LARGE {
+                    self.capacity *= 2;
+                }
+                Poll::Ready(Ok(length))
+            }
+            Poll::Pending => {
+                self.buffer = BytesMut::new();
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Reads once into the spare capacity of `buffer`.
+fn poll_read<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    context: &mut Context<'_>,
+    buffer: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    use std::future::Future;
+    use tokio::io::AsyncReadExt;
+    // `read_buf` holds no state between polls: a fresh future continues.
+    std::pin::pin!(reader.read_buf(buffer)).poll(context)
+}
+
+/// Copies both ways until both directions have ended. `sent` counts bytes from
+/// `client` to `upstream`, `received` those of the other direction.
+///
+/// # Errors
+/// The first error of either side; the connection is of no use after it.
+pub(crate) async fn relay<C, U>(
+    client: &mut C,
+    upstream: &mut U,
+    mut sent: impl FnMut(u64),
+    mut received: impl FnMut(u64),
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut forth = Direction::new();
+    let mut back = Direction::new();
+    poll_fn(|context| {
+        let forth = forth.poll_copy(context, client, upstream, &mut sent)?;
+        let back = back.poll_copy(context, upstream, client, &mut received)?;
+        if forth.is_ready() && back.is_ready() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    #[tokio::test]
+    async fn rewound_bytes_come_first() {
+        let (mut far, near) = duplex(64);
+        far.write_all(b" world").await.unwrap();
+        drop(far);
+        let mut stream = Rewind::new(Bytes::from_static(b"hello"), near);
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello world");
+    }
+
+    #[tokio::test]
+    async fn relay_copies_both_ways_and_half_closes() {
+        let (mut client, mut near_client) = duplex(1024);
+        let (mut near_upstream, mut upstream) = duplex(1024);
+        let big = vec![7u8; 300_000];
+        let (mut sent, mut received) = (0, 0);
+        let app = async {
+            let mut request = Vec::new();
+            upstream.read_to_end(&mut request).await.unwrap();
+            upstream.write_all(&request).await.unwrap();
+            upstream.shutdown().await.unwrap();
+        };
+        let caller = async {
+            let (mut read, mut write) = tokio::io::split(&mut client);
+            let writing = async {
+                write.write_all(&big).await.unwrap();
+                write.shutdown().await.unwrap();
+            };
+            let mut answer = Vec::new();
+            tokio::join!(writing, async {
+                read.read_to_end(&mut answer).await.unwrap()
+            });
+            answer
+        };
+        let relaying = relay(
+            &mut near_client,
+            &mut near_upstream,
+            |n| sent += n,
+            |n| received += n,
+        );
+        let (relayed, (), answer) = tokio::join!(relaying, app, caller);
+        relayed.unwrap();
+        assert_eq!(answer.len(), 300_000);
+        assert_eq!((sent, received), (300_000, 300_000));
+    }
+}

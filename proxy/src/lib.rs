@@ -1,0 +1,28 @@
+//! The data plane: a sidecar that encrypts, routes, balances and measures what
+//! its workload sends and receives.
+//!
+//! Data threads run one single-threaded runtime each and share nothing a
+//! request has to lock; one control thread keeps discovery, certificates and
+//! the admin endpoints.
+
+pub mod admin;
+mod balance;
+pub mod config;
+mod connect;
+mod data;
+mod detect;
+mod directory;
+mod error;
+mod http;
+mod inbound;
+mod io;
+mod listen;
+mod outbound;
+pub mod probe;
+pub mod server;
+mod sniff;
+mod stream;
+pub mod telemetry;
+mod thread;
+mod tls;
+pub mod wait;

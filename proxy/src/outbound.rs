@@ -1,0 +1,215 @@
+//! Connections that the workload opens: to whom, what they speak, and on.
+
+mod http;
+mod tcp;
+
+use crate::{
+    balance::{Balancer, Candidate},
+    connect,
+    detect::Finding,
+    directory::Resolved,
+    error::Error,
+    http::serve::{HttpVersion, serve},
+    io::Rewind,
+    sniff::{self, Sniffed, sniff},
+    stream::Stream,
+    telemetry::{DestinationService, Parties, Reporter},
+    thread::{FirstSpeaker, Thread},
+};
+use bytes::Bytes;
+use linnet_mesh::{AppProtocol, Endpoint, Workload, discovery::Target, protocol::MeshProtocol};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use tokio::net::TcpStream;
+
+/// Where a connection leads.
+pub(crate) enum Destination {
+    Service(Rc<Balancer>),
+    Endpoint(Rc<Candidate>),
+    /// Not the mesh's business: forwarded as it is.
+    External(SocketAddr),
+    /// The controller has not said.
+    Unknown(Target),
+}
+
+/// Serves one connection of the workload.
+pub(crate) async fn serve_connection(thread: Rc<Thread>, client: TcpStream, target: Target) {
+    let destination = match thread.directory().resolve(target.clone()).await {
+        Some(Resolved::Service(cell)) => Destination::Service(thread.balancer(&cell)),
+        Some(Resolved::Endpoint(endpoint)) => Destination::Endpoint(thread.direct(&endpoint)),
+        Some(Resolved::External) => match target {
+            Target::Address(address) => Destination::External(address),
+            Target::Host(_) | Target::Peer(_) => Destination::Unknown(target.clone()),
+        },
+        Some(Resolved::Peer(_)) | None => Destination::Unknown(target.clone()),
+    };
+    let connection = Connection {
+        thread,
+        target,
+        destination: Rc::new(destination),
+    };
+    if let Err(error) = connection.serve(client).await {
+        tracing::debug!(target = %connection.target, %error, "an outbound connection ended early");
+    }
+}
+
+struct Connection {
+    thread: Rc<Thread>,
+    target: Target,
+    destination: Rc<Destination>,
+}
+
+impl Connection {
+    async fn serve(&self, mut client: TcpStream) -> Result<(), ConnectionError> {
+        if self.is_opaque() {
+            let client = Stream::Plain(Rewind::new(Bytes::new(), client));
+            return self.relay(client, None).await;
+        }
+        let known = self.thread.first_speaker(&self.target);
+        if known == Some(FirstSpeaker::Server) {
+            let client = Stream::Plain(Rewind::new(Bytes::new(), client));
+            return self.relay(client, None).await;
+        }
+        let patience = match known {
+            Some(_) => sniff::CLIENT_SPEAKS,
+            None => sniff::UNKNOWN,
+        };
+        let mut opened = None;
+        let open = async {
+            let upstream = tcp::open(&self.thread, &self.destination).await?;
+            opened = Some(upstream.in_flight);
+            Ok(upstream.stream)
+        };
+        let sniffed = sniff(&mut client, patience, open).await?;
+        match sniffed {
+            Sniffed::Client(finding, bytes, upstream) => {
+                self.thread.remember(&self.target, FirstSpeaker::Client);
+                let client = Stream::Plain(Rewind::new(bytes, client));
+                let version = match finding {
+                    Finding::Http1 => HttpVersion::Http1,
+                    Finding::Http2 => HttpVersion::Http2,
+                    Finding::Tls(_) | Finding::Opaque => {
+                        let upstream = upstream.zip(opened.flatten().map(Some));
+                        let upstream =
+                            upstream.map(|(stream, in_flight)| tcp::Upstream { stream, in_flight });
+                        return self.relay(client, upstream).await;
+                    }
+                };
+                let stack = http::stack(self.thread.clone(), self.destination.clone());
+                serve(client, version, stack, self.thread.shared.drain.clone()).await;
+                Ok(())
+            }
+            Sniffed::Server(greeting, stream) => {
+                self.thread.remember(&self.target, FirstSpeaker::Server);
+                let client = Stream::Plain(Rewind::new(Bytes::new(), client));
+                let in_flight = opened.flatten();
+                let upstream = tcp::Upstream { stream, in_flight };
+                tcp::relay_greeted(&self.thread, &self.destination, client, greeting, upstream)
+                    .await?;
+                Ok(())
+            }
+            Sniffed::Unreachable(error) => Err(error.into()),
+            Sniffed::Closed => Ok(()),
+        }
+    }
+
+    async fn relay(
+        &self,
+        client: Stream,
+        upstream: Option<tcp::Upstream>,
+    ) -> Result<(), ConnectionError> {
+        tcp::relay(&self.thread, &self.destination, client, upstream).await
+    }
+
+    fn is_opaque(&self) -> bool {
+        let port = match &self.target {
+            Target::Address(address) => Some(address.port()),
+            Target::Host(host) => host
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse().ok()),
+            Target::Peer(_) => None,
+        };
+        if port.is_some_and(|port| self.thread.shared.opaque_ports.contains(&port)) {
+            return true;
+        }
+        match self.destination.as_ref() {
+            Destination::External(_) => true,
+            Destination::Service(balancer) => balancer
+                .cell
+                .service()
+                .is_some_and(|service| service.protocol == AppProtocol::Opaque),
+            Destination::Endpoint(_) | Destination::Unknown(_) => false,
+        }
+    }
+}
+
+/// Why a connection ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Mesh(#[from] Error),
+}
+
+/// Who is on both ends of what this workload sends to an endpoint.
+fn parties(thread: &Thread, service: Option<DestinationService>, endpoint: &Endpoint) -> Parties {
+    Parties {
+        reporter: Reporter::Source,
+        source: thread.own_workload(),
+        source_principal: endpoint
+            .identity
+            .as_ref()
+            .and_then(|_| thread.tls.identity()),
+        destination: endpoint.workload.clone(),
+        destination_principal: endpoint.identity.clone(),
+        service,
+        secured: endpoint.identity.is_some(),
+    }
+}
+
+/// The same for what never reached an endpoint.
+fn unplaced(thread: &Thread, service: Option<DestinationService>) -> Parties {
+    Parties {
+        reporter: Reporter::Source,
+        source: thread.own_workload(),
+        source_principal: None,
+        destination: Arc::new(Workload::default()),
+        destination_principal: None,
+        service,
+        secured: false,
+    }
+}
+
+fn destination_service(balancer: &Balancer) -> DestinationService {
+    let key = &balancer.cell.key;
+    let hostname = balancer.cell.service().map_or_else(
+        || format!("{}.{}", key.name, key.namespace),
+        |s| s.hostname.clone(),
+    );
+    DestinationService {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        hostname: hostname.into(),
+    }
+}
+
+impl Destination {
+    /// The service that telemetry names.
+    fn service(&self) -> Option<DestinationService> {
+        match self {
+            Self::Service(balancer) => Some(destination_service(balancer)),
+            Self::Endpoint(_) | Self::External(_) | Self::Unknown(_) => None,
+        }
+    }
+}
+
+async fn open_endpoint(thread: &Thread, endpoint: &Endpoint) -> Result<Stream, Error> {
+    let identity = endpoint.identity.as_ref();
+    connect::endpoint(
+        &thread.tls,
+        endpoint.address,
+        identity,
+        MeshProtocol::Opaque,
+    )
+    .await
+}

@@ -1,0 +1,123 @@
+//! Mutual TLS between sidecars: configurations made once a certificate, and the
+//! check that a peer is who discovery promised.
+
+use crate::{error::Error, io::Rewind};
+use linnet_mesh::{SpiffeId, protocol::MeshProtocol};
+use linnet_runtime::certificate;
+use rustls::pki_types::ServerName;
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+/// Longest wait for a peer's part of a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A peer whose certificate chain has been verified and whose identity is known;
+/// only [`Tls::accept`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VerifiedPeer(pub(crate) SpiffeId);
+
+/// A data thread's TLS.
+pub(crate) struct Tls {
+    certificates: certificate::Handle,
+    cached: RefCell<Option<(u64, Rc<Configs>)>>,
+}
+
+struct Configs {
+    server: Arc<rustls::ServerConfig>,
+    http1: Arc<rustls::ClientConfig>,
+    http2: Arc<rustls::ClientConfig>,
+    opaque: Arc<rustls::ClientConfig>,
+}
+
+impl Tls {
+    pub(crate) fn new(certificates: certificate::Handle) -> Self {
+        Self {
+            certificates,
+            cached: RefCell::default(),
+        }
+    }
+
+    /// The identity of this workload, once it has one.
+    pub(crate) fn identity(&self) -> Option<SpiffeId> {
+        self.certificates.current().map(|own| own.id().clone())
+    }
+
+    fn configs(&self) -> Option<Rc<Configs>> {
+        let generation = self.certificates.generation();
+        if let Some((cached, configs)) = &*self.cached.borrow()
+            && *cached == generation
+        {
+            return Some(configs.clone());
+        }
+        let own = self.certificates.current()?;
+        let client = |protocol: MeshProtocol| own.client_config(&[protocol.alpn()]);
+        let configs = Rc::new(Configs {
+            server: own.server_config(&MeshProtocol::ALL.map(MeshProtocol::alpn), true),
+            http1: client(MeshProtocol::Http1),
+            http2: client(MeshProtocol::Http2),
+            opaque: client(MeshProtocol::Opaque),
+        });
+        *self.cached.borrow_mut() = Some((generation, configs.clone()));
+        Some(configs)
+    }
+
+    /// Accepts a mesh peer.
+    pub(crate) async fn accept(
+        &self,
+        stream: Rewind<TcpStream>,
+    ) -> io::Result<(
+        server::TlsStream<Rewind<TcpStream>>,
+        VerifiedPeer,
+        MeshProtocol,
+    )> {
+        let configs = self
+            .configs()
+            .ok_or_else(|| io::Error::other(Error::NoCertificate))?;
+        let accept = TlsAcceptor::from(configs.server.clone()).accept(stream);
+        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await??;
+        let session = stream.get_ref().1;
+        let peer = certificate::peer_identity(session)
+            .ok_or_else(|| io::Error::other("the peer's certificate names no mesh identity"))?;
+        let protocol = session
+            .alpn_protocol()
+            .and_then(MeshProtocol::from_alpn)
+            .ok_or_else(|| io::Error::other("the peer agreed on no protocol of the mesh"))?;
+        Ok((stream, VerifiedPeer(peer), protocol))
+    }
+
+    /// Makes a connection mutual TLS, to exactly the expected peer.
+    pub(crate) async fn connect(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        expected: &SpiffeId,
+        protocol: MeshProtocol,
+    ) -> Result<client::TlsStream<TcpStream>, Error> {
+        let configs = self.configs().ok_or(Error::NoCertificate)?;
+        let config = match protocol {
+            MeshProtocol::Http1 => &configs.http1,
+            MeshProtocol::Http2 => &configs.http2,
+            MeshProtocol::Opaque => &configs.opaque,
+        };
+        let refused = |reason: String| Error::MutualTls {
+            address,
+            expected: expected.clone(),
+            reason,
+        };
+        // By address: no name goes over the wire, and a session is only ever
+        // resumed with the pod that gave it.
+        let name = ServerName::IpAddress(address.ip().into());
+        let connect = TlsConnector::from(config.clone()).connect(name, stream);
+        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connect).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(refused(error.to_string())),
+            Err(_) => return Err(refused("no answer to the handshake".to_owned())),
+        };
+        match certificate::peer_identity(stream.get_ref().1) {
+            Some(peer) if peer == *expected => Ok(stream),
+            Some(peer) => Err(refused(format!("it is {peer}"))),
+            None => Err(refused("it has no mesh identity".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! `linnet-proxy wait`: holds an application's start until its sidecar is ready,
+//! where the cluster has no native sidecars.
+
+use linnet_mesh::names::port;
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// Longest wait; the kubelet then restarts the sidecar's container.
+const LIMIT: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Polls the sidecar on this host until it is ready; fails after a minute.
+pub fn until_ready() -> ExitCode {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port::METRICS));
+    if wait(address, LIMIT) {
+        return ExitCode::SUCCESS;
+    }
+    tracing::error!("the sidecar was not ready within {LIMIT:?}; its log says what it waits for");
+    ExitCode::FAILURE
+}
+
+fn wait(address: SocketAddr, limit: Duration) -> bool {
+    let started = Instant::now();
+    loop {
+        if is_ready(address).unwrap_or(false) {
+            return true;
+        }
+        if started.elapsed() >= limit {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn is_ready(address: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(
+        b"GET /healthz/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    )?;
+    let mut status = [0; 12];
+    stream.read_exact(&mut status)?;
+    Ok(&status[9..] == b"200")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn waits_for_a_200() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            for status in ["503 Service Unavailable", "200 OK"] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut head = [0; 64];
+                let _ = stream.read(&mut head).unwrap();
+                write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+        });
+        assert!(wait(address, Duration::from_secs(30)));
+        server.join().unwrap();
+        assert!(!wait(address, Duration::ZERO), "nobody listens any more");
+    }
+}
