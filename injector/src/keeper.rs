@@ -267,6 +267,3 @@ fn noticed(event: Result<(), watcher::Error>) -> Option<()> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

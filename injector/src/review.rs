@@ -25,7 +25,7 @@ pub enum ReviewError {
     #[error("the body is not an AdmissionReview: {0}")]
     Malformed(#[from] serde_json::Error),
     /// Another API version or kind.
-    #[error("the body is a {kind} of {api_version}; this webhook takes {KIND} of {API_VERSION}: set admissionReviewVersions: [\"v1\"] in its configuration")]
+    #[error("the body is {api_version} {kind}; this webhook takes {API_VERSION} {KIND}: set admissionReviewVersions: [\"v1\"] in its configuration")]
     WrongVersion {
         /// The version found.
         api_version: String,
@@ -117,8 +117,8 @@ pub fn parse(body: &[u8]) -> Result<Question, ReviewError> {
     if envelope.api_version != API_VERSION || envelope.kind != KIND {
         let or_none = |text: String, none: &str| if text.is_empty() { none.to_owned() } else { text };
         return Err(ReviewError::WrongVersion {
-            api_version: or_none(envelope.api_version, "no apiVersion"),
-            kind: or_none(envelope.kind, "document without kind"),
+            api_version: or_none(envelope.api_version, "(no apiVersion)"),
+            kind: or_none(envelope.kind, "(no kind)"),
         });
     }
     let request = envelope.request.ok_or(ReviewError::NoRequest)?;

@@ -108,13 +108,17 @@ pub fn plan(material: Option<&Material>, dns_name: &str, now: OffsetDateTime) ->
         return Step::Create;
     };
     let (authority, serving) = (&material.newest_authority, &material.serving);
+    let fits = serving.dns_names.iter().any(|name| name == dns_name);
+    // First what the present authority can still sign: a new one is not yet
+    // trusted by whoever calls.
+    if (serving.is_due(now) || !fits) && now < authority.not_after {
+        return Step::RenewServing;
+    }
     if authority.is_due(now) {
         return Step::RenewAuthority;
     }
     let published = now >= authority.not_before + BACKDATED + PUBLISHED;
-    let signed_by_newest = serving.issuer == authority.subject;
-    let fits = serving.dns_names.iter().any(|name| name == dns_name);
-    if serving.is_due(now) || !fits || (published && !signed_by_newest) {
+    if published && serving.issuer != authority.subject {
         return Step::RenewServing;
     }
     Step::Keep
