@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: &Arguments, context: &Context) -> Result<Exit
     }
     terminal.line(format_args!("From the cluster at {}:", cluster.url()));
     warn_of_sidecars(terminal, &meshed);
-    describe(terminal, &plan, arguments.purge);
+    describe(terminal, &plan);
     if !arguments.yes && !terminal.confirm("Uninstall?")? {
         return Err(Error::Declined);
     }
@@ -111,13 +111,17 @@ fn warn_of_sidecars(terminal: &Terminal, meshed: &[Pod]) {
     }
 }
 
-fn describe(terminal: &Terminal, plan: &Plan, purge: bool) {
+fn describe(terminal: &Terminal, plan: &Plan) {
     terminal.line("To be removed, in this order:");
     for reference in plan.removals() {
         terminal.line(format_args!("    {reference}"));
     }
-    if purge {
-        terminal.warning("with the configuration kinds go all resources of these kinds");
+    let casualties = plan.casualties();
+    if !casualties.is_empty() {
+        terminal.warning("With the configuration kinds go your own resources:");
+        for reference in casualties {
+            terminal.line(format_args!("    {reference}"));
+        }
     }
 }
 

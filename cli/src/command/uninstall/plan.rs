@@ -7,7 +7,7 @@ use crate::{
 use kube::{
     Api,
     api::{ApiResource, DynamicObject},
-    discovery::{Scope, verbs},
+    discovery::{ApiCapabilities, Scope, verbs},
 };
 use linnet_mesh::{
     ResourceRef,
@@ -55,6 +55,9 @@ const FURNITURE: [(&str, &str); 3] = [
     ("ConfigMap", names::TRUST_BUNDLE_CONFIG_MAP),
 ];
 
+/// A kind that the cluster serves.
+type Kind = (ApiResource, ApiCapabilities);
+
 /// One object to remove.
 struct Removal {
     reference: ResourceRef,
@@ -74,6 +77,8 @@ impl Removal {
 /// All of them, in order, and what stays for a reason worth telling.
 pub(super) struct Plan {
     removals: Vec<Removal>,
+    /// Resources of users that go with their kind.
+    casualties: Vec<ResourceRef>,
     kept: Vec<String>,
 }
 
@@ -82,6 +87,7 @@ impl Plan {
     pub(super) async fn make(cluster: &Cluster, purge: bool) -> Result<Self, Error> {
         let mut plan = Self {
             removals: Vec::new(),
+            casualties: Vec::new(),
             kept: Vec::new(),
         };
         for (group, version, kind, namespaced) in KINDS {
@@ -94,8 +100,15 @@ impl Plan {
             plan.choose_of_kind(cluster, &resource(group, version, kind), false)
                 .await?;
         }
-        plan.choose_namespaces(cluster, purge).await?;
+        let kinds = cluster.kinds().await?;
+        plan.count_casualties(cluster, &kinds).await?;
+        plan.choose_namespaces(cluster, &kinds, purge).await?;
         Ok(plan)
+    }
+
+    /// Resources of users that go with their kind.
+    pub(super) fn casualties(&self) -> &[ResourceRef] {
+        &self.casualties
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -208,8 +221,28 @@ impl Plan {
         Ok(())
     }
 
+    async fn count_casualties(&mut self, cluster: &Cluster, kinds: &[Kind]) -> Result<(), Error> {
+        for (resource, _) in kinds {
+            if !self.removes_definition_of(resource) {
+                continue;
+            }
+            let api: Api<DynamicObject> = Api::all_with(cluster.client(), resource);
+            let objects = cluster.list(api, "").await?;
+            let references = objects
+                .iter()
+                .map(|object| object::reference(object, &resource.kind));
+            self.casualties.extend(references);
+        }
+        Ok(())
+    }
+
     /// The namespaces that install made, if nobody else put something there.
-    async fn choose_namespaces(&mut self, cluster: &Cluster, purge: bool) -> Result<(), Error> {
+    async fn choose_namespaces(
+        &mut self,
+        cluster: &Cluster,
+        kinds: &[Kind],
+        purge: bool,
+    ) -> Result<(), Error> {
         let namespaces = resource("", "v1", "Namespace");
         let api: Api<DynamicObject> = Api::all_with(cluster.client(), &namespaces);
         for name in [names::ISTIO_NAMESPACE, names::CONTROL_PLANE_NAMESPACE] {
@@ -223,7 +256,7 @@ impl Plan {
             let others = if entirely_ours {
                 Vec::new()
             } else {
-                self.others_in(cluster, name, purge).await?
+                self.others_in(cluster, kinds, name).await?
             };
             if others.is_empty() {
                 self.remove(&namespace, &namespaces);
@@ -240,19 +273,19 @@ impl Plan {
     async fn others_in(
         &self,
         cluster: &Cluster,
+        kinds: &[Kind],
         namespace: &str,
-        purge: bool,
     ) -> Result<Vec<ResourceRef>, Error> {
         let mut others = Vec::new();
-        for (resource, capabilities) in cluster.kinds().await? {
+        for (resource, capabilities) in kinds {
             let listable = capabilities.supports_operation(verbs::LIST)
                 && capabilities.supports_operation(verbs::DELETE);
-            let gone_by_then = purge && self.removes_definition_of(&resource);
+            let gone_by_then = self.removes_definition_of(resource);
             if capabilities.scope != Scope::Namespaced || !listable || gone_by_then {
                 continue;
             }
             let api: Api<DynamicObject> =
-                Api::namespaced_with(cluster.client(), namespace, &resource);
+                Api::namespaced_with(cluster.client(), namespace, resource);
             let objects = cluster.list(api, "").await?;
             let left = objects
                 .iter()

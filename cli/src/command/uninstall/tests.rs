@@ -208,3 +208,17 @@ async fn an_empty_cluster_has_nothing_to_remove() {
     let (removals, _) = plan(&kinds(ApiServer::new()), true).await;
     assert!(removals.is_empty());
 }
+
+#[tokio::test]
+async fn purge_names_the_resources_that_go_with_their_kind() {
+    let server = installed().with(
+        "/apis/security.istio.io/v1/namespaces/shop/peerauthentications/strict",
+        object("shop", "strict", false),
+    );
+    let cluster = server.cluster().await;
+    let purge = Plan::make(&cluster, true).await.unwrap();
+    let casualties: Vec<_> = purge.casualties().iter().map(ToString::to_string).collect();
+    assert_eq!(casualties, ["PeerAuthentication shop/strict"]);
+    let gentle = Plan::make(&cluster, false).await.unwrap();
+    assert!(gentle.casualties().is_empty());
+}
