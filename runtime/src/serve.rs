@@ -4,7 +4,12 @@
 //! Every request carries a [`Peer`] in its extensions. Handshakes and request
 //! heads have a time limit, so that a silent peer does not hold a socket.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -51,6 +56,21 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Its identity, when it presented a certificate of the mesh.
     pub identity: Option<SpiffeId>,
+}
+
+/// Listens on an address. Where there is no IPv6, the unspecified address of
+/// IPv4 takes the place of IPv6's.
+///
+/// # Errors
+/// An address that is taken or not of this machine; the text names it.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let mut bound = TcpListener::bind(address).await;
+    if bound.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
+        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+    }
+    bound.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
 }
 
 /// Serves until the drain, then closes idle connections, lets running requests

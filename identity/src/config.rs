@@ -1,0 +1,326 @@
+//! The configuration: parsed once, from the environment, all mistakes reported
+//! together.
+
+use std::{env, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use linnet_mesh::{
+    SpiffeId, TrustDomain,
+    names::{self, CONTROL_PLANE_NAMESPACE, port},
+};
+
+use crate::limit::Limits;
+
+/// The lifetime of certificates: 24 h by default, `1m` at the least.
+pub const CERTIFICATE_LIFETIME: &str = "LINNET_CERTIFICATE_LIFETIME";
+/// Where certificates are asked for, `[::]:15443` by default.
+pub const ADDRESS: &str = "LINNET_IDENTITY_ADDRESS";
+/// Where health and metrics are, `[::]:15020` by default.
+pub const HEALTH_ADDRESS: &str = "LINNET_HEALTH_ADDRESS";
+/// The names that clients know the service by, comma-separated.
+pub const SERVER_NAMES: &str = "LINNET_IDENTITY_NAMES";
+/// A directory with the root and the token key: standalone, without Kubernetes.
+pub const STANDALONE: &str = "LINNET_IDENTITY_STANDALONE";
+
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
+const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
+const DEFAULT_SERVICE_ACCOUNT: &str = "linnet-identity";
+
+/// What the service needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The mesh's trust domain.
+    pub trust_domain: TrustDomain,
+    /// How long certificates live unless their callers ask for less.
+    pub lifetime: Duration,
+    /// Where certificates are asked for.
+    pub address: SocketAddr,
+    /// Where health and metrics are.
+    pub health_address: SocketAddr,
+    /// DNS names and addresses in the service's own certificate.
+    pub server_names: Vec<String>,
+    /// The service's own identity.
+    pub identity: SpiffeId,
+    /// How much callers may ask.
+    pub limits: Limits,
+}
+
+/// What `main` needs besides: where the service runs.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The service.
+    pub config: Config,
+    /// Where it finds its root and whom it asks about tokens.
+    pub platform: Platform,
+    /// How long running requests may take after SIGTERM.
+    pub drain: Duration,
+}
+
+/// Where the service runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// In a cluster: the root in a Secret, tokens by TokenReview.
+    Kubernetes {
+        /// The service's namespace.
+        namespace: String,
+    },
+    /// Alone: the root and the key of tokens in a directory.
+    Standalone {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+/// Settings that cannot be used, all of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError(Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bad settings: {}", self.0.join("; "))
+    }
+}
+
+impl Config {
+    /// For this process alone: loopback, free ports, and the names of both.
+    pub fn loopback() -> Self {
+        let trust_domain = TrustDomain::default();
+        let identity = SpiffeId::new(
+            &trust_domain,
+            CONTROL_PLANE_NAMESPACE,
+            DEFAULT_SERVICE_ACCOUNT,
+        )
+        .expect("the default names are Kubernetes names");
+        Self {
+            trust_domain,
+            lifetime: DEFAULT_LIFETIME,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            health_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            server_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            identity,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Environment {
+    /// From the process's environment.
+    ///
+    /// # Errors
+    /// All settings that cannot be used.
+    pub fn from_process() -> Result<Self, ConfigError> {
+        Self::parse(|name| env::var(name).ok())
+    }
+
+    fn parse(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut settings = Settings {
+            variable,
+            mistakes: Vec::new(),
+        };
+        let namespace = settings
+            .text(names::env::POD_NAMESPACE)
+            .unwrap_or_else(|| CONTROL_PLANE_NAMESPACE.to_owned());
+        let service_account = settings
+            .text(names::env::SERVICE_ACCOUNT)
+            .unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned());
+        let trust_domain: TrustDomain = settings
+            .parsed(names::env::TRUST_DOMAIN)
+            .unwrap_or_default();
+        let identity = SpiffeId::new(&trust_domain, &namespace, &service_account)
+            .map_err(|error| settings.mistakes.push(error.to_string()))
+            .ok();
+        let standalone = settings.text(STANDALONE);
+        let any = |port| SocketAddr::from(([0_u16; 8], port));
+        let lifetime = settings.lifetime();
+        let address = settings
+            .parsed(ADDRESS)
+            .unwrap_or_else(|| any(port::IDENTITY));
+        let health_address = settings
+            .parsed(HEALTH_ADDRESS)
+            .unwrap_or_else(|| any(port::METRICS));
+        let server_names = settings.server_names(&namespace);
+        let drain = settings
+            .parsed(names::env::DRAIN_SECONDS)
+            .map_or(DEFAULT_DRAIN, Duration::from_secs);
+        let (Some(identity), true) = (identity, settings.mistakes.is_empty()) else {
+            return Err(ConfigError(settings.mistakes));
+        };
+        let config = Config {
+            trust_domain,
+            lifetime,
+            address,
+            health_address,
+            server_names,
+            identity,
+            limits: Limits::default(),
+        };
+        let platform = match standalone {
+            Some(directory) => Platform::Standalone {
+                directory: directory.into(),
+            },
+            None => Platform::Kubernetes { namespace },
+        };
+        Ok(Self {
+            config,
+            platform,
+            drain,
+        })
+    }
+}
+
+/// Variables, and what is wrong with them.
+struct Settings<F> {
+    variable: F,
+    mistakes: Vec<String>,
+}
+
+impl<F: Fn(&str) -> Option<String>> Settings<F> {
+    fn text(&self, name: &str) -> Option<String> {
+        (self.variable)(name).filter(|text| !text.is_empty())
+    }
+
+    fn parsed<T: std::str::FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Option<T> {
+        let text = self.text(name)?;
+        text.parse()
+            .map_err(|error| self.mistakes.push(format!("{name}={text}: {error}")))
+            .ok()
+    }
+
+    fn lifetime(&mut self) -> Duration {
+        let Some(text) = self.text(CERTIFICATE_LIFETIME) else {
+            return DEFAULT_LIFETIME;
+        };
+        match duration(&text) {
+            Some(lifetime) if (SHORTEST_LIFETIME..=LONGEST_LIFETIME).contains(&lifetime) => {
+                lifetime
+            }
+            _ => {
+                self.mistakes.push(format!(
+                    "{CERTIFICATE_LIFETIME}={text}: not a duration between 1m and 365d (examples: 24h, 1h30m, 7d)"
+                ));
+                DEFAULT_LIFETIME
+            }
+        }
+    }
+
+    fn server_names(&self, namespace: &str) -> Vec<String> {
+        if let Some(text) = self.text(SERVER_NAMES) {
+            return text.split(',').map(|name| name.trim().to_owned()).collect();
+        }
+        let service = "linnet-identity";
+        vec![
+            service.to_owned(),
+            format!("{service}.{namespace}"),
+            format!("{service}.{namespace}.svc"),
+            format!("{service}.{namespace}.svc.cluster.local"),
+        ]
+    }
+}
+
+/// `24h`, `1h30m`, `7d`, `90s`.
+fn duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, tail) = rest.split_at(unit_at);
+        let seconds = match tail.chars().next()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 24 * 3600,
+            _ => return None,
+        };
+        let number: u64 = number.parse().ok()?;
+        total = total.checked_add(Duration::from_secs(number.checked_mul(seconds)?))?;
+        rest = &tail[1..];
+    }
+    Some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(variables: &[(&str, &str)]) -> Result<Environment, ConfigError> {
+        Environment::parse(|name| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn nothing_set_is_a_cluster() {
+        let environment = parse(&[]).unwrap();
+        let config = environment.config;
+        assert_eq!(
+            environment.platform,
+            Platform::Kubernetes {
+                namespace: "linnet-system".to_owned()
+            }
+        );
+        assert_eq!(config.address.to_string(), "[::]:15443");
+        assert_eq!(config.health_address.to_string(), "[::]:15020");
+        assert_eq!(config.lifetime, DEFAULT_LIFETIME);
+        assert_eq!(
+            config.identity.as_str(),
+            "spiffe://cluster.local/ns/linnet-system/sa/linnet-identity"
+        );
+        assert_eq!(config.server_names[2], "linnet-identity.linnet-system.svc");
+    }
+
+    #[test]
+    fn settings_are_taken() {
+        let environment = parse(&[
+            (CERTIFICATE_LIFETIME, "1m"),
+            (ADDRESS, "127.0.0.1:0"),
+            (SERVER_NAMES, "localhost, 127.0.0.1"),
+            (STANDALONE, "/tmp/ca"),
+            ("LINNET_TRUST_DOMAIN", "example.org"),
+            ("LINNET_DRAIN_SECONDS", "3"),
+        ])
+        .unwrap();
+        assert_eq!(environment.config.lifetime, Duration::from_secs(60));
+        assert_eq!(environment.config.server_names, ["localhost", "127.0.0.1"]);
+        assert_eq!(
+            environment.platform,
+            Platform::Standalone {
+                directory: "/tmp/ca".into()
+            }
+        );
+        assert_eq!(environment.config.identity.trust_domain(), "example.org");
+        assert_eq!(environment.drain, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_together() {
+        let error = parse(&[
+            (CERTIFICATE_LIFETIME, "30s"),
+            (ADDRESS, "everywhere"),
+            ("LINNET_TRUST_DOMAIN", "Example"),
+            ("LINNET_POD_NAMESPACE", "No_Namespace"),
+        ])
+        .unwrap_err();
+        assert_eq!(error.0.len(), 4, "{error}");
+        let text = error.to_string();
+        for name in [
+            CERTIFICATE_LIFETIME,
+            ADDRESS,
+            "LINNET_TRUST_DOMAIN",
+            "No_Namespace",
+        ] {
+            assert!(text.contains(name), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("24h"), Some(Duration::from_secs(86_400)));
+        assert_eq!(duration("1h30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(duration("7d"), Some(Duration::from_secs(604_800)));
+        for bad in ["24", "h", "1x", "-1h", "1.5h", "99999999999999999999h", "é"] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+}
