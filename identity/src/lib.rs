@@ -6,6 +6,7 @@
 
 pub mod attest;
 pub mod authority;
+pub mod bundle;
 pub mod config;
 pub mod csr;
 pub mod limit;

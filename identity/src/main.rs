@@ -6,6 +6,7 @@ use linnet_identity::{
     Dependencies,
     attest::{Attest, SignedTokens, TokenReviews},
     authority::RootStore,
+    bundle,
     config::{Environment, Platform},
 };
 use linnet_runtime::{certificate, drain, logging, readiness::Readiness, signal};
@@ -45,10 +46,19 @@ async fn serve(environment: Environment) -> Result<(), Error> {
     let (attest, root) = connect(platform).await?;
     let (drain_signal, drain) = drain::channel();
     let readiness = Readiness::new();
-    let _running = tokio::select! {
+    let kept_in = match &root {
+        RootStore::Secret { client, namespace } => Some((client.clone(), namespace.clone())),
+        RootStore::Memory | RootStore::Directory(_) => None,
+    };
+    let bundle_drain = drain.clone();
+    let running = tokio::select! {
         running = config.build(Dependencies { attest, root, readiness, drain }) => running?,
         _ = signal::shutdown() => return Ok(()),
     };
+    if let Some((client, namespace)) = kept_in {
+        let bundle = running.bundle_pem().to_owned();
+        tokio::spawn(bundle::keep(client, namespace, bundle, bundle_drain));
+    }
     let received = signal::shutdown().await;
     tracing::info!(signal = received, "draining");
     if !drain_signal.drain_within(limit).await {
