@@ -25,7 +25,7 @@ struct Key {
 const KEYS: [Key; 14] = [
     Key {
         name: "identity.certificateLifetime",
-        value: "duration from 1m to 8760h: 90s, 15m, 24h",
+        value: "duration from 1m to 365d: 90s, 1h30m, 24h",
         meaning: "how long a workload's certificate is valid",
         parse: |text| lifetime(text).map(|text| Setting::Env(LIFETIME, text)),
     },
@@ -244,15 +244,24 @@ fn quantity(
     valid.then(|| Setting::Env(variable, text.to_owned()))
 }
 
+/// As identity reads it: `24h`, `1h30m`, `7d`.
 fn lifetime(text: &str) -> Option<String> {
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let seconds = number.parse::<u64>().ok()?.checked_mul(match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return None,
-    })?;
-    (60..=8760 * 3600)
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let unit = match tail.bytes().next()? {
+            b's' => 1,
+            b'm' => 60,
+            b'h' => 3600,
+            b'd' => 24 * 3600,
+            _ => return None,
+        };
+        let part = number.parse::<u64>().ok()?.checked_mul(unit)?;
+        seconds = seconds.checked_add(part)?;
+        rest = &tail[1..];
+    }
+    (60..=365 * 24 * 3600)
         .contains(&seconds)
         .then(|| text.to_owned())
 }
