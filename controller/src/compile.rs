@@ -1,0 +1,69 @@
+//! From users' resources to the mesh's own types: one file per kind, pure.
+//!
+//! Compiling looks at one resource alone. What depends on others (does the
+//! subset exist, who is older) is the index's business, so that an edit of one
+//! resource recompiles that one only.
+
+mod destination_rule;
+mod host;
+mod mesh_policy;
+mod peer_authentication;
+mod spec;
+mod string_match;
+mod verdict;
+mod virtual_service;
+
+pub use destination_rule::{DestinationRule, Subset};
+pub use host::{Host, Visibility};
+pub use peer_authentication::PeerAuthentication;
+pub use verdict::{Note, Status, Verdict};
+pub use virtual_service::{Surroundings, VirtualService};
+
+use crate::object::{Configuration, Kind};
+
+/// What holds for all resources of an installation.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The DNS domain of services, `cluster.local`.
+    pub cluster_domain: String,
+}
+
+/// A resource that can take force.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Compiled {
+    /// Routes.
+    VirtualService(VirtualService),
+    /// Subsets.
+    DestinationRule(DestinationRule),
+    /// Modes of mutual TLS; what a MeshPolicy says is one too.
+    PeerAuthentication(PeerAuthentication),
+}
+
+/// Compiles a resource. The notes say what of it does not count.
+///
+/// # Errors
+/// Everything that keeps the resource from taking force, by field.
+pub fn compile(
+    configuration: &Configuration,
+    context: &Context,
+) -> Result<(Compiled, Vec<Note>), Vec<Note>> {
+    let mut notes = Vec::new();
+    let compiled = match configuration.kind {
+        Kind::VirtualService => virtual_service::compile(configuration, context, &mut notes)
+            .map(Compiled::VirtualService),
+        Kind::DestinationRule => destination_rule::compile(configuration, context, &mut notes)
+            .map(Compiled::DestinationRule),
+        Kind::MeshPolicy => {
+            mesh_policy::compile(configuration, &mut notes).map(Compiled::PeerAuthentication)
+        }
+        _ => peer_authentication::compile(configuration, &mut notes)
+            .map(Compiled::PeerAuthentication),
+    };
+    match compiled {
+        Ok(compiled) => Ok((compiled, notes)),
+        Err(errors) => Err(errors),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! The conditions of a match entry.
+
+use super::{Compiler, MESH, Match};
+use crate::{
+    compile::{Note, string_match},
+    resource::{HttpMatchRequest, StringMatch},
+};
+use linnet_mesh::route::{self, HeaderMatch, RequestMatch};
+use std::collections::BTreeMap;
+
+/// A field of a match entry that is no condition: leaving it unhonoured does
+/// not widen the match.
+const NOT_A_CONDITION: &str = "statPrefix";
+
+impl Compiler<'_> {
+    pub(super) fn match_entry(&mut self, path: &str, entry: &HttpMatchRequest) -> Option<Match> {
+        let unknown: Vec<_> = self
+            .unknown
+            .iter()
+            .filter(|field| {
+                field
+                    .strip_prefix(path)
+                    .and_then(|rest| rest.strip_prefix('.'))
+                    .is_some_and(|rest| rest != NOT_A_CONDITION)
+            })
+            .collect();
+        for field in &unknown {
+            self.notes.push(Note::new(
+                field.as_str(),
+                "is not honoured yet, so this match entry is left out: requests pass it by",
+            ));
+        }
+        let port = match entry.port {
+            None => None,
+            Some(number) => Some(self.port(&format!("{path}.port"), number)?),
+        };
+        let request = RequestMatch {
+            path: self.condition(&format!("{path}.uri"), entry.uri.as_ref()),
+            ignore_path_case: entry.ignore_uri_case,
+            method: self.condition(&format!("{path}.method"), entry.method.as_ref()),
+            authority: self.condition(&format!("{path}.authority"), entry.authority.as_ref()),
+            scheme: self.condition(&format!("{path}.scheme"), entry.scheme.as_ref()),
+            headers: {
+                let mut headers = self.headers(&format!("{path}.headers"), &entry.headers, false);
+                let without = format!("{path}.withoutHeaders");
+                headers.extend(self.headers(&without, &entry.without_headers, true));
+                headers
+            },
+        };
+        let in_mesh = entry.gateways.is_empty() || entry.gateways.iter().any(|g| g == MESH);
+        (unknown.is_empty() && in_mesh).then_some(Match { port, request })
+    }
+
+    fn condition(
+        &mut self,
+        path: &str,
+        condition: Option<&StringMatch>,
+    ) -> Option<route::StringMatch> {
+        match string_match::read(condition?, path) {
+            Ok(Some(condition)) => return Some(condition),
+            Ok(None) => self
+                .errors
+                .push(Note::new(path, "sets none of exact, prefix and regex")),
+            Err(error) => self.errors.push(error),
+        }
+        None
+    }
+
+    fn headers(
+        &mut self,
+        path: &str,
+        conditions: &BTreeMap<String, StringMatch>,
+        negate: bool,
+    ) -> Vec<HeaderMatch> {
+        let mut headers = Vec::new();
+        for (name, condition) in conditions {
+            let field = format!("{path}.{name}");
+            let name = name.parse::<http::HeaderName>().map_err(|_| {
+                Note::new(
+                    field.as_str(),
+                    "is not a header name; use lower-case letters, digits and '-'",
+                )
+            });
+            match (name, string_match::read(condition, &field)) {
+                (Ok(name), Ok(value)) => headers.push(HeaderMatch {
+                    name,
+                    value,
+                    negate,
+                }),
+                (name, value) => {
+                    self.errors.extend(name.err());
+                    self.errors.extend(value.err());
+                }
+            }
+        }
+        headers
+    }
+}

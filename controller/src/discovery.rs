@@ -1,0 +1,19 @@
+//! Tells proxies what they asked for, and what has changed of it since.
+//!
+//! One task, the hub, owns the index and what each proxy has; a stream is a
+//! queue of one message. While that message waits for a slow proxy, changes
+//! only mark what the proxy has to hear; the next message carries the newest
+//! state of it. So a slow proxy holds up nobody and costs no memory, and a
+//! burst coalesces without a timer.
+
+mod convergence;
+mod hub;
+mod server;
+mod stream;
+mod views;
+
+pub use hub::{Handle, ProxyStatus, Stopped, spawn};
+pub use server::{Admission, Server};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,462 @@
+//! The task that owns the index and every stream's state. Sources and streams
+//! talk to it by messages; it never waits for either.
+
+use super::{
+    convergence::{Convergence, WaveId},
+    stream::{Message, Stream, StreamId},
+    views::Views,
+};
+use crate::{
+    compile::Verdict,
+    index::{Affected, Index, Interest},
+    object::Name,
+    source::Event,
+};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use linnet_mesh::{SpiffeId, discovery::Target};
+use serde::Serialize;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+/// What the hub is asked.
+pub(super) enum Command {
+    Open(Open),
+    Subscribe(StreamId, Vec<Target>),
+    Unsubscribe(StreamId, Vec<Target>),
+    Acknowledge(StreamId, u64, Option<String>),
+    Close(StreamId),
+    Verdicts(oneshot::Sender<Vec<Verdict>>),
+    Proxies(oneshot::Sender<Vec<ProxyStatus>>),
+}
+
+/// A proxy that says who it is.
+pub(super) struct Open {
+    pub(super) id: StreamId,
+    pub(super) identity: SpiffeId,
+    pub(super) pod: String,
+    pub(super) proxy_version: String,
+    /// The pod must be known, and run as that identity.
+    pub(super) pod_must_exist: bool,
+    pub(super) queue: mpsc::Sender<Message>,
+    pub(super) reply: oneshot::Sender<Result<(), Status>>,
+}
+
+/// A connected proxy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyStatus {
+    /// The pod.
+    pub pod: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Who it is.
+    pub identity: String,
+    /// The proxy's version.
+    pub proxy_version: String,
+    /// The version of the last message sent to it.
+    pub sent: u64,
+    /// The version of the last message that it acknowledged.
+    pub acknowledged: u64,
+    /// Why it did not put the last message in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// From the last change that concerned it to its acknowledgement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub convergence_ms: Option<f64>,
+    /// What it asked for.
+    pub targets: usize,
+    /// What it is told of.
+    pub services: usize,
+    /// For how long it has been connected.
+    pub connected_seconds: u64,
+}
+
+/// The hub has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the controller is shutting down")]
+pub struct Stopped;
+
+/// Reaches the hub.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+}
+
+/// Commands on their way at most; streams wait beyond.
+const COMMANDS: usize = 1024;
+/// Changes and commands taken at most before proxies hear of them.
+const BATCH: usize = 512;
+/// Targets of one proxy at most.
+const TARGETS: usize = 16_384;
+
+/// Starts the hub. It ends when all handles are gone.
+/// `synced` is dropped when the source has told all.
+pub fn spawn<G: Send + 'static>(
+    index: Index,
+    events: mpsc::Receiver<Event>,
+    synced: G,
+) -> (Handle, tokio::task::JoinHandle<()>) {
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let hub = Hub {
+        index,
+        views: Views::default(),
+        streams: HashMap::new(),
+        interests: HashMap::new(),
+        pending: Vec::new(),
+        convergence: Convergence::default(),
+        dirty: HashSet::new(),
+        blocked: FuturesUnordered::new(),
+    };
+    let task = tokio::spawn(hub.run(events, receiver, synced));
+    (Handle { commands }, task)
+}
+
+impl Handle {
+    pub(super) async fn send(&self, command: Command) -> Result<(), Stopped> {
+        self.commands.send(command).await.map_err(|_| Stopped)
+    }
+
+    /// For who can't wait: a stream that ends in a destructor.
+    pub(super) fn close(&self, id: StreamId) {
+        let commands = self.commands.clone();
+        match commands.try_send(Command::Close(id)) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(mpsc::error::TrySendError::Full(command)) => {
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move { commands.send(command).await });
+                }
+            }
+        }
+    }
+
+    /// What became of each resource.
+    ///
+    /// # Errors
+    /// The controller is shutting down.
+    pub async fn verdicts(&self) -> Result<Vec<Verdict>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Verdicts(reply)).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// The connected proxies.
+    ///
+    /// # Errors
+    /// The controller is shutting down.
+    pub async fn proxies(&self) -> Result<Vec<ProxyStatus>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Proxies(reply)).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+}
+
+/// A stream whose queue has room again; `None`: the proxy is gone.
+type Unblocked = (StreamId, Option<mpsc::OwnedPermit<Message>>);
+
+struct Hub {
+    index: Index,
+    views: Views,
+    streams: HashMap<StreamId, Stream>,
+    interests: HashMap<Interest, HashSet<(StreamId, Target)>>,
+    /// Proxies whose pod is not known yet.
+    pending: Vec<Open>,
+    convergence: Convergence,
+    /// Streams to look at.
+    dirty: HashSet<StreamId>,
+    blocked: FuturesUnordered<BoxFuture<'static, Unblocked>>,
+}
+
+impl Hub {
+    async fn run<G>(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut commands: mpsc::Receiver<Command>,
+        synced: G,
+    ) {
+        let mut synced = Some(synced);
+        let mut events_open = true;
+        loop {
+            tokio::select! {
+                event = events.recv(), if events_open => match event {
+                    Some(event) => self.changes(event, &mut events),
+                    None => events_open = false,
+                },
+                command = commands.recv() => match command {
+                    Some(command) => {
+                        self.command(command);
+                        for _ in 1..BATCH {
+                            match commands.try_recv() {
+                                Ok(command) => self.command(command),
+                                Err(_) => break,
+                            }
+                        }
+                    }
+                    None => return,
+                },
+                Some((id, permit)) = self.blocked.next() => self.unblocked(id, permit),
+            }
+            if self.index.is_synced() {
+                synced.take();
+                self.send();
+            }
+        }
+    }
+
+    /// Takes what has arrived of changes, as one wave.
+    fn changes(&mut self, first: Event, events: &mut mpsc::Receiver<Event>) {
+        let was_synced = self.index.is_synced();
+        let wave = self.convergence.begin(first.seen, first.seen_at);
+        self.index.apply(first.change);
+        for _ in 1..BATCH {
+            match events.try_recv() {
+                Ok(event) => self.index.apply(event.change),
+                Err(_) => break,
+            }
+        }
+        if self.index.is_synced() {
+            let affected = self.index.take_affected();
+            if was_synced {
+                self.spread(&affected, wave);
+            } else {
+                // Proxies that came early have asked, but not been answered.
+                self.dirty.extend(self.streams.keys());
+            }
+            self.admit_pending();
+        }
+        self.convergence.seal(wave);
+    }
+
+    /// Notes who has to hear of what was touched.
+    fn spread(&mut self, affected: &Affected, wave: WaveId) {
+        if affected.is_empty() {
+            return;
+        }
+        let Self {
+            index,
+            views,
+            streams,
+            interests,
+            convergence,
+            dirty,
+            ..
+        } = self;
+        let mut touch = |stream: &mut Stream| {
+            stream.join(wave, convergence);
+            dirty.insert(stream.id);
+        };
+        for service in &affected.services {
+            views.refresh(index, service, |id, of| {
+                if let Some(stream) = streams.get_mut(&id) {
+                    stream.touch_service(of);
+                    touch(stream);
+                }
+            });
+        }
+        let by_service = affected.services.iter().cloned().map(Interest::Service);
+        let by_ip = affected.ips.iter().copied().map(Interest::Ip);
+        for (id, target) in by_service
+            .chain(by_ip)
+            .filter_map(|i| interests.get(&i))
+            .flatten()
+        {
+            if let Some(stream) = streams.get_mut(id) {
+                stream.touch_target(target);
+                touch(stream);
+            }
+        }
+        for stream in streams.values_mut() {
+            if affected.pod(&stream.pod) {
+                stream.touch_inbound();
+                touch(stream);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Open(open) => {
+                self.pending.push(open);
+                self.admit_pending();
+            }
+            Command::Subscribe(id, targets) => self.subscribe(id, targets),
+            Command::Unsubscribe(id, targets) => self.unsubscribe(id, &targets),
+            Command::Acknowledge(id, version, error) => self.acknowledge(id, version, error),
+            Command::Close(id) => self.close(id),
+            Command::Verdicts(reply) => drop(reply.send(self.index.verdicts())),
+            Command::Proxies(reply) => drop(reply.send(self.proxies())),
+        }
+    }
+
+    /// Lets in the proxies of which enough is known; the others go on waiting.
+    fn admit_pending(&mut self) {
+        for open in std::mem::take(&mut self.pending) {
+            if open.reply.is_closed() {
+                continue;
+            }
+            let pod = Name::new(open.identity.namespace(), open.pod.as_str());
+            let account = self.index.service_account(&pod);
+            let own = open.identity.service_account();
+            match account {
+                Some(account) if account != own => {
+                    let reason = format!("pod {pod} runs as service account {account}, not {own}");
+                    drop(open.reply.send(Err(Status::permission_denied(reason))));
+                }
+                None if open.pod_must_exist => self.pending.push(open),
+                _ => self.admit(open, pod),
+            }
+        }
+    }
+
+    fn admit(&mut self, open: Open, pod: Name) {
+        let stream = Stream::new(open.id, open.identity, pod, open.proxy_version, open.queue);
+        tracing::debug!(pod = %stream.pod, "proxy connected");
+        self.streams.insert(open.id, stream);
+        self.dirty.insert(open.id);
+        self.count_proxies();
+        if open.reply.send(Ok(())).is_err() {
+            self.close(open.id);
+        }
+    }
+
+    fn subscribe(&mut self, id: StreamId, targets: Vec<Target>) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.targets().count() + targets.len() > TARGETS {
+            tracing::warn!(pod = %stream.pod, "proxy asks for more than {TARGETS} targets: disconnected");
+            self.close(id);
+            return;
+        }
+        for target in targets {
+            if let Some(interest) = self.index.interest(&target, stream.client()) {
+                let interested = self.interests.entry(interest).or_default();
+                interested.insert((id, target.clone()));
+            }
+            stream.add_target(target);
+        }
+        self.dirty.insert(id);
+    }
+
+    fn unsubscribe(&mut self, id: StreamId, targets: &[Target]) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.remove_targets(targets, &self.index, &mut self.views);
+        let client = stream.client().clone();
+        self.forget(id, &client, targets);
+        self.dirty.insert(id);
+    }
+
+    fn forget(&mut self, id: StreamId, client: &str, targets: &[Target]) {
+        for target in targets {
+            let Some(interest) = self.index.interest(target, client) else {
+                continue;
+            };
+            if let Some(interested) = self.interests.get_mut(&interest) {
+                interested.remove(&(id, target.clone()));
+                if interested.is_empty() {
+                    self.interests.remove(&interest);
+                }
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, id: StreamId, version: u64, error: Option<String>) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if let Some(error) = &error {
+            tracing::warn!(pod = %stream.pod, version, "proxy keeps its last good state: {error}");
+            metrics::counter!("linnet_rejected_configurations_total").increment(1);
+        }
+        stream.acknowledge(version, error, &mut self.convergence);
+    }
+
+    fn close(&mut self, id: StreamId) {
+        self.pending.retain(|open| open.id != id);
+        let Some(mut stream) = self.streams.remove(&id) else {
+            return;
+        };
+        tracing::debug!(pod = %stream.pod, "proxy disconnected");
+        stream.abandon(&mut self.convergence);
+        for service in stream.services() {
+            self.views.unsubscribe(service, id);
+        }
+        let targets: Vec<_> = stream.targets().cloned().collect();
+        self.forget(id, &stream.client().clone(), &targets);
+        self.dirty.remove(&id);
+        self.count_proxies();
+    }
+
+    fn count_proxies(&self) {
+        metrics::gauge!("linnet_proxies_connected").set(self.streams.len() as f64);
+    }
+
+    /// Hands every proxy that can take it what it has yet to hear.
+    fn send(&mut self) {
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(stream) = self
+                .streams
+                .get_mut(&id)
+                .filter(|s| !s.waiting && s.is_dirty())
+            else {
+                continue;
+            };
+            match stream.queue.clone().try_reserve_owned() {
+                Ok(permit) => self.write(id, permit),
+                Err(mpsc::error::TrySendError::Full(queue)) => {
+                    stream.waiting = true;
+                    let room = queue.reserve_owned().map(move |permit| (id, permit.ok()));
+                    self.blocked.push(room.boxed());
+                }
+                // Its Close is on the way.
+                Err(mpsc::error::TrySendError::Closed(_)) => {}
+            }
+        }
+    }
+
+    fn unblocked(&mut self, id: StreamId, permit: Option<mpsc::OwnedPermit<Message>>) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.waiting = false;
+        }
+        if let Some(permit) = permit {
+            self.write(id, permit);
+        }
+    }
+
+    fn write(&mut self, id: StreamId, permit: mpsc::OwnedPermit<Message>) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if let Some(message) = stream.message(&self.index, &mut self.views, &mut self.convergence) {
+            permit.send(Ok(message));
+        }
+    }
+
+    fn proxies(&self) -> Vec<ProxyStatus> {
+        let mut proxies: Vec<_> = self.streams.values().map(status).collect();
+        proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
+        proxies
+    }
+}
+
+fn status(stream: &Stream) -> ProxyStatus {
+    let (sent, acknowledged) = stream.versions();
+    ProxyStatus {
+        pod: stream.pod.name.to_string(),
+        namespace: Arc::clone(stream.client()).to_string(),
+        identity: stream.identity.to_string(),
+        proxy_version: stream.proxy_version.clone(),
+        sent,
+        acknowledged,
+        error: stream.error.clone(),
+        convergence_ms: stream.convergence_ms,
+        targets: stream.targets().count(),
+        services: stream.services().count(),
+        connected_seconds: stream.connected.elapsed().as_secs(),
+    }
+}

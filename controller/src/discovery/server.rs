@@ -1,0 +1,197 @@
+//! The gRPC service: one stream a proxy, over mutual TLS.
+//!
+//! Who the proxy is comes from its certificate; the pod it names must belong
+//! to that identity.
+
+use super::{
+    hub::{Command, Handle, Open},
+    stream::{Message, StreamId},
+};
+use linnet_mesh::{
+    SpiffeId,
+    discovery::{
+        Target,
+        proto::{self, discovery_server, proxy_message::Kind},
+    },
+};
+use linnet_runtime::{drain, serve::Peer};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Which proxies are let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Those whose pod is known to run as the identity they prove.
+    KnownPods,
+    /// All that prove an identity; a pod that is known must still run as it.
+    /// For directories, which need not describe pods.
+    AnyIdentity,
+}
+
+/// A proxy has this long to say who it is.
+const HELLO: Duration = Duration::from_secs(10);
+/// A proxy can be faster than the watch of its pod by this much.
+const POD_KNOWN: Duration = Duration::from_secs(10);
+
+/// The gRPC service.
+pub struct Server {
+    hub: Handle,
+    admission: Admission,
+    drain: drain::Watch,
+    streams: Arc<AtomicU64>,
+}
+
+impl Server {
+    /// A service on a hub.
+    pub fn new(hub: Handle, admission: Admission, drain: drain::Watch) -> Self {
+        Self {
+            hub,
+            admission,
+            drain,
+            streams: Arc::default(),
+        }
+    }
+
+    /// The service as a router. Requests must carry their [`Peer`].
+    pub fn router(self) -> axum::Router {
+        let service = discovery_server::DiscoveryServer::new(self);
+        tonic::service::Routes::new(service).into_axum_router()
+    }
+}
+
+#[tonic::async_trait]
+impl discovery_server::Discovery for Server {
+    type StreamStream = ReceiverStream<Message>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<proto::ProxyMessage>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let identity = request
+            .extensions()
+            .get::<Peer>()
+            .and_then(|peer| peer.identity.clone())
+            .ok_or_else(|| Status::unauthenticated("present a certificate of the mesh"))?;
+        let (queue, messages) = mpsc::channel(1);
+        let session = Session {
+            id: self.streams.fetch_add(1, Ordering::Relaxed),
+            identity,
+            hub: self.hub.clone(),
+            admission: self.admission,
+            queue,
+        };
+        tokio::spawn(session.run(request.into_inner(), self.drain.clone()));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+struct Session {
+    id: StreamId,
+    identity: SpiffeId,
+    hub: Handle,
+    admission: Admission,
+    queue: mpsc::Sender<Message>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.hub.close(self.id);
+    }
+}
+
+impl Session {
+    async fn run(self, messages: Streaming<proto::ProxyMessage>, drain: drain::Watch) {
+        let ended = tokio::select! {
+            ended = self.talk(messages) => ended,
+            () = self.queue.closed() => Ok(()),
+            // The proxy keeps what it has and asks another replica.
+            _guard = drain.signaled() => Err(Status::unavailable("the controller is shutting down")),
+        };
+        if let Err(status) = ended {
+            tracing::info!(identity = %self.identity, "discovery stream ended: {}", status.message());
+            // The queue may hold a message for a proxy that reads nothing more.
+            let _ = timeout(HELLO, self.queue.send(Err(status))).await;
+        }
+    }
+
+    async fn talk(&self, mut messages: Streaming<proto::ProxyMessage>) -> Result<(), Status> {
+        let first = timeout(HELLO, messages.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("the first message did not come"))??;
+        let Some(Kind::Hello(hello)) = first.and_then(|message| message.kind) else {
+            return Err(Status::invalid_argument(
+                "the first message must be a Hello",
+            ));
+        };
+        self.open(hello).await?;
+        while let Some(message) = messages.message().await? {
+            let command = match message.kind {
+                Some(Kind::Subscribe(asked)) => Command::Subscribe(self.id, targets(asked)?),
+                Some(Kind::Unsubscribe(asked)) => Command::Unsubscribe(self.id, targets(asked)?),
+                Some(Kind::Acknowledgement(ack)) => {
+                    let error = (!ack.error.is_empty()).then_some(ack.error);
+                    Command::Acknowledge(self.id, ack.version, error)
+                }
+                Some(Kind::Hello(_)) => {
+                    return Err(Status::invalid_argument("a second Hello"));
+                }
+                // Of a newer proxy: what it asks is not ours to answer.
+                None => continue,
+            };
+            self.hub.send(command).await.map_err(stopped)?;
+        }
+        Ok(())
+    }
+
+    async fn open(&self, hello: proto::Hello) -> Result<(), Status> {
+        if hello.pod.is_empty() || hello.pod.len() > 253 {
+            return Err(Status::invalid_argument(
+                "Hello.pod: must be the pod's name",
+            ));
+        }
+        let (reply, answer) = oneshot::channel();
+        let pod = hello.pod.clone();
+        let open = Open {
+            id: self.id,
+            identity: self.identity.clone(),
+            pod: hello.pod,
+            proxy_version: hello.proxy_version.chars().take(128).collect(),
+            pod_must_exist: self.admission == Admission::KnownPods,
+            queue: self.queue.clone(),
+            reply,
+        };
+        self.hub.send(Command::Open(open)).await.map_err(stopped)?;
+        match timeout(POD_KNOWN, answer).await {
+            Ok(Ok(admitted)) => admitted,
+            Ok(Err(_)) => Err(stopped(super::Stopped)),
+            Err(_) => Err(Status::permission_denied(format!(
+                "there is no pod {pod} in namespace {}",
+                self.identity.namespace()
+            ))),
+        }
+    }
+}
+
+fn stopped(error: super::Stopped) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn targets(asked: proto::Targets) -> Result<Vec<Target>, Status> {
+    asked
+        .targets
+        .into_iter()
+        .map(Target::try_from)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Status::invalid_argument(error.to_string()))
+}

@@ -1,0 +1,380 @@
+//! What one proxy asked for, what it has been told, and what it has yet to hear.
+
+use super::{
+    convergence::{Convergence, WaveId},
+    views::{View, Views},
+};
+use crate::{index::Index, object::Name};
+use linnet_mesh::{
+    Endpoint, Inbound, ServicePort, SpiffeId, Workload,
+    discovery::{EndpointsUpdate, Resolution, Target, Update, proto},
+};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+/// Names a stream for the life of the process.
+pub(super) type StreamId = u64;
+/// What a stream's queue carries.
+pub(super) type Message = Result<proto::ControllerMessage, Status>;
+
+/// What a proxy was told a target is.
+#[derive(Clone, Debug, PartialEq)]
+enum Answer {
+    Resolution(Resolution),
+    Peer(Option<Arc<Workload>>),
+}
+
+/// What a proxy has yet to hear.
+#[derive(Debug, Default)]
+struct Dirty {
+    targets: HashSet<Target>,
+    services: HashSet<ServicePort>,
+    /// Services it need not have any more.
+    removed: HashSet<ServicePort>,
+    inbound: bool,
+    waves: Vec<WaveId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: StreamId,
+    pub(super) identity: SpiffeId,
+    pub(super) pod: Name,
+    pub(super) proxy_version: String,
+    pub(super) connected: Instant,
+    pub(super) queue: mpsc::Sender<Message>,
+    /// A permit of the queue is being waited for.
+    pub(super) waiting: bool,
+    targets: HashMap<Target, Option<Answer>>,
+    services: HashMap<ServicePort, Option<View>>,
+    inbound: Option<Inbound>,
+    dirty: Dirty,
+    version: u64,
+    acknowledged: u64,
+    in_flight: VecDeque<(u64, Vec<WaveId>)>,
+    pub(super) error: Option<String>,
+    pub(super) convergence_ms: Option<f64>,
+}
+
+impl Stream {
+    pub(super) fn new(
+        id: StreamId,
+        identity: SpiffeId,
+        pod: Name,
+        proxy_version: String,
+        queue: mpsc::Sender<Message>,
+    ) -> Self {
+        Self {
+            id,
+            identity,
+            pod,
+            proxy_version,
+            connected: Instant::now(),
+            queue,
+            waiting: false,
+            targets: HashMap::new(),
+            services: HashMap::new(),
+            inbound: None,
+            dirty: Dirty {
+                inbound: true,
+                ..Dirty::default()
+            },
+            version: 0,
+            acknowledged: 0,
+            in_flight: VecDeque::new(),
+            error: None,
+            convergence_ms: None,
+        }
+    }
+
+    /// The namespace whose view it has.
+    pub(super) fn client(&self) -> &Arc<str> {
+        &self.pod.namespace
+    }
+
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.targets.keys()
+    }
+
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServicePort> {
+        self.services.keys()
+    }
+
+    pub(super) fn versions(&self) -> (u64, u64) {
+        (self.version, self.acknowledged)
+    }
+
+    /// Asks for a target; asked again, it is answered again.
+    pub(super) fn add_target(&mut self, target: Target) {
+        self.targets.insert(target.clone(), None);
+        self.dirty.targets.insert(target);
+    }
+
+    /// Targets that the proxy doesn't need any more. Services that only they
+    /// led to are forgotten at once: asked for again, they are told whole.
+    pub(super) fn remove_targets(&mut self, targets: &[Target], index: &Index, views: &mut Views) {
+        for target in targets {
+            self.targets.remove(target);
+            self.dirty.targets.remove(target);
+        }
+        let mut services = std::mem::take(&mut self.dirty.services);
+        let removed = self.follow(index, views, &mut services);
+        self.dirty.services = services;
+        self.dirty.removed.extend(removed);
+    }
+
+    pub(super) fn touch_target(&mut self, target: &Target) -> bool {
+        self.targets.contains_key(target) && self.dirty.targets.insert(target.clone())
+    }
+
+    pub(super) fn touch_service(&mut self, service: &ServicePort) {
+        self.dirty.services.insert(service.clone());
+    }
+
+    pub(super) fn touch_inbound(&mut self) {
+        self.dirty.inbound = true;
+    }
+
+    /// The proxy may have to hear of a wave.
+    pub(super) fn join(&mut self, wave: WaveId, convergence: &mut Convergence) {
+        if self.dirty.waves.last() != Some(&wave) {
+            self.dirty.waves.push(wave);
+            convergence.join(wave);
+        }
+    }
+
+    /// Whether there is something to look at for a message.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty.inbound
+            || !self.dirty.targets.is_empty()
+            || !self.dirty.services.is_empty()
+            || !self.dirty.removed.is_empty()
+    }
+
+    /// The newest state of all that the proxy has yet to hear; `None`: it
+    /// makes no difference to what the proxy has.
+    pub(super) fn message(
+        &mut self,
+        index: &Index,
+        views: &mut Views,
+        convergence: &mut Convergence,
+    ) -> Option<proto::ControllerMessage> {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let mut resolutions = Vec::new();
+        for target in dirty.targets {
+            resolutions.extend(self.answer(index, target));
+        }
+        let mut updates = Vec::new();
+        // A target may lead to a service, and a service's routes to others.
+        loop {
+            dirty
+                .removed
+                .extend(self.follow(index, views, &mut dirty.services));
+            if dirty.services.is_empty() {
+                break;
+            }
+            for service in std::mem::take(&mut dirty.services) {
+                let view = views.view(&service, self.client());
+                let told = self.services.get_mut(&service);
+                updates.extend(told.into_iter().flat_map(|told| tell(&service, told, view)));
+            }
+        }
+        let gone = dirty
+            .removed
+            .into_iter()
+            .filter(|s| !self.services.contains_key(s));
+        updates.extend(gone.map(Update::ServiceRemoved));
+        updates.extend(resolutions);
+        if dirty.inbound {
+            let inbound = index.inbound(&self.pod, &self.identity);
+            if self.inbound.as_ref() != Some(&inbound) {
+                updates.push(Update::Inbound(Arc::new(inbound.clone())));
+                self.inbound = Some(inbound);
+            }
+        }
+        if updates.is_empty() {
+            for wave in dirty.waves {
+                convergence.leave(wave, false);
+            }
+            return None;
+        }
+        self.version += 1;
+        let oldest = dirty
+            .waves
+            .iter()
+            .filter_map(|&wave| convergence.seen_at(wave))
+            .min();
+        self.in_flight.push_back((self.version, dirty.waves));
+        Some(proto::ControllerMessage {
+            version: self.version,
+            changed_at_micros: oldest.map_or(0, micros),
+            updates: updates.iter().map(Into::into).collect(),
+        })
+    }
+
+    fn answer(&mut self, index: &Index, target: Target) -> Option<Update> {
+        let client = self.pod.namespace.clone();
+        let told = self.targets.get_mut(&target)?;
+        let answer = match &target {
+            Target::Peer(ip) => Answer::Peer(index.peer(*ip)),
+            _ => Answer::Resolution(index.resolve(&target, &client)),
+        };
+        if told.as_ref() == Some(&answer) {
+            return None;
+        }
+        *told = Some(answer.clone());
+        match (target, answer) {
+            (Target::Peer(ip), Answer::Peer(workload)) => Some(Update::Peer(ip, workload)),
+            (target, Answer::Resolution(resolution)) => {
+                Some(Update::Resolution(target, resolution))
+            }
+            (_, Answer::Peer(_)) => None,
+        }
+    }
+
+    /// Brings the services told in line with what targets, and routes of the
+    /// services they are, lead to. New ones are noted in `dirty`; returns the
+    /// told ones that nothing leads to any more.
+    fn follow(
+        &mut self,
+        index: &Index,
+        views: &mut Views,
+        dirty: &mut HashSet<ServicePort>,
+    ) -> Vec<ServicePort> {
+        let client = self.pod.namespace.clone();
+        let mut wanted: HashSet<ServicePort> = HashSet::new();
+        for answer in self.targets.values().flatten() {
+            if let Answer::Resolution(Resolution::Service(root)) = answer {
+                wanted.insert(root.clone());
+            }
+        }
+        let roots: Vec<_> = wanted.iter().cloned().collect();
+        for root in roots {
+            views.subscribe(index, &root, &client, self.id);
+            let routes = views
+                .view(&root, &client)
+                .and_then(|view| view.service.http.as_ref());
+            let backends = routes
+                .into_iter()
+                .flat_map(|http| &http.rules)
+                .flat_map(|r| &r.backends);
+            wanted.extend(backends.map(|backend| backend.service.clone()));
+        }
+        let gone: Vec<_> = self
+            .services
+            .keys()
+            .filter(|s| !wanted.contains(s))
+            .cloned()
+            .collect();
+        let mut removed = Vec::new();
+        for service in gone {
+            views.unsubscribe(&service, self.id);
+            dirty.remove(&service);
+            if let Some(Some(_)) = self.services.remove(&service) {
+                removed.push(service);
+            }
+        }
+        for service in wanted {
+            if !self.services.contains_key(&service) {
+                views.subscribe(index, &service, &client, self.id);
+                self.services.insert(service.clone(), None);
+                dirty.insert(service);
+            }
+        }
+        removed
+    }
+
+    /// The proxy has put a version in force, or says why not.
+    pub(super) fn acknowledge(
+        &mut self,
+        version: u64,
+        error: Option<String>,
+        convergence: &mut Convergence,
+    ) {
+        self.acknowledged = self.acknowledged.max(version.min(self.version));
+        self.error = error;
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|(sent, _)| *sent <= version)
+        {
+            let Some((_, waves)) = self.in_flight.pop_front() else {
+                break;
+            };
+            for wave in waves {
+                if let Some(took) = convergence.leave(wave, true) {
+                    self.convergence_ms = Some(took.as_secs_f64() * 1e3);
+                }
+            }
+        }
+    }
+
+    /// The proxy is gone: nobody waits for it.
+    pub(super) fn abandon(&mut self, convergence: &mut Convergence) {
+        let sent = self.in_flight.drain(..).flat_map(|(_, waves)| waves);
+        for wave in sent.chain(self.dirty.waves.drain(..)) {
+            convergence.leave(wave, false);
+        }
+    }
+}
+
+/// The difference between what a proxy was told of a service and what it is.
+fn tell(service: &ServicePort, told: &mut Option<View>, view: Option<&View>) -> Vec<Update> {
+    let mut updates = Vec::new();
+    match (told.as_ref(), view) {
+        (None, None) => {}
+        (Some(_), None) => updates.push(Update::ServiceRemoved(service.clone())),
+        (None, Some(new)) => {
+            updates.push(Update::Service(new.service.clone()));
+            updates.push(Update::Endpoints(EndpointsUpdate {
+                service: service.clone(),
+                replace: true,
+                upserts: new.endpoints.values().cloned().collect(),
+                removed: Vec::new(),
+            }));
+        }
+        (Some(old), Some(new)) => {
+            if old.service != new.service {
+                updates.push(Update::Service(new.service.clone()));
+            }
+            if !Arc::ptr_eq(&old.endpoints, &new.endpoints) {
+                updates.extend(difference(service, old, new).map(Update::Endpoints));
+            }
+        }
+    }
+    *told = view.cloned();
+    updates
+}
+
+fn difference(service: &ServicePort, old: &View, new: &View) -> Option<EndpointsUpdate> {
+    let upserts: Vec<Arc<Endpoint>> = new
+        .endpoints
+        .iter()
+        .filter(|(address, endpoint)| old.endpoints.get(*address) != Some(*endpoint))
+        .map(|(_, endpoint)| endpoint.clone())
+        .collect();
+    let removed: Vec<SocketAddr> = old
+        .endpoints
+        .keys()
+        .filter(|address| !new.endpoints.contains_key(*address))
+        .copied()
+        .collect();
+    (!upserts.is_empty() || !removed.is_empty()).then(|| EndpointsUpdate {
+        service: service.clone(),
+        replace: false,
+        upserts,
+        removed,
+    })
+}
+
+fn micros(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| {
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
+}

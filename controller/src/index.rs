@@ -1,0 +1,179 @@
+//! The controller's state, and the questions that proxies ask of it.
+//!
+//! Plain data without locks: one task owns it. A change only notes what it may
+//! have touched ([`Affected`]); answers are worked out for what somebody
+//! subscribed to, and compared with what that proxy has, so a change that makes
+//! no difference sends nothing.
+
+mod cluster;
+mod configuration;
+mod inbound;
+mod mutual_tls;
+mod resolve;
+mod verdicts;
+mod view;
+
+pub use resolve::Interest;
+pub use view::Endpoints;
+
+use crate::{
+    compile::Context,
+    object::{Name, Object},
+    source::Change,
+};
+use cluster::Cluster;
+use configuration::Configurations;
+use linnet_mesh::TrustDomain;
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// The controller's state.
+#[derive(Debug)]
+pub struct Index {
+    context: Context,
+    trust_domain: TrustDomain,
+    cluster: Cluster,
+    configurations: Configurations,
+    problems: BTreeMap<String, String>,
+    synced: bool,
+    affected: Affected,
+}
+
+/// What changes may have touched.
+#[derive(Debug, Default)]
+pub struct Affected {
+    /// Services whose ports, routes or endpoints may differ.
+    pub services: HashSet<Name>,
+    /// Addresses that may be somebody else's.
+    pub ips: HashSet<IpAddr>,
+    /// Pods that may have to be called differently.
+    pub pods: HashSet<Name>,
+    /// Namespaces of which all pods may have to be called differently.
+    pub pods_of: HashSet<Arc<str>>,
+    /// All pods may have to be called differently.
+    pub all_pods: bool,
+}
+
+impl Affected {
+    /// Whether nothing was touched.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+            && self.ips.is_empty()
+            && self.pods.is_empty()
+            && self.pods_of.is_empty()
+            && !self.all_pods
+    }
+
+    /// Whether a pod may have to be called differently.
+    pub fn pod(&self, name: &Name) -> bool {
+        self.all_pods || self.pods_of.contains(&name.namespace) || self.pods.contains(name)
+    }
+}
+
+impl Index {
+    /// An empty index.
+    pub fn new(context: Context, trust_domain: TrustDomain) -> Self {
+        Self {
+            context,
+            trust_domain,
+            cluster: Cluster::default(),
+            configurations: Configurations::default(),
+            problems: BTreeMap::new(),
+            synced: false,
+            affected: Affected::default(),
+        }
+    }
+
+    /// Whether the source has told all that was there at its start. Before
+    /// that, an answer could take a service for something outside the mesh.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Takes a change.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Apply(Object::Service(service)) => {
+                self.touch_dependents(&service.name.clone());
+                self.cluster.set_service(service, &mut self.affected);
+            }
+            Change::Apply(Object::EndpointSlice(slice)) => {
+                self.cluster.set_slice(slice, &mut self.affected);
+            }
+            Change::Apply(Object::Pod(pod)) => self.cluster.set_pod(pod, &mut self.affected),
+            Change::Apply(Object::Configuration(configuration)) => {
+                self.configurations
+                    .set(&configuration, &self.context, &mut self.affected);
+            }
+            Change::Delete(reference) => {
+                use crate::object::Kind;
+                let name = &reference.name;
+                match reference.kind {
+                    Kind::Service => {
+                        self.touch_dependents(name);
+                        self.cluster.remove_service(name, &mut self.affected);
+                    }
+                    Kind::EndpointSlice => self.cluster.remove_slice(name, &mut self.affected),
+                    Kind::Pod => self.cluster.remove_pod(name, &mut self.affected),
+                    _ => self.configurations.remove(&reference, &mut self.affected),
+                }
+            }
+            Change::Problem { origin, reason } => match reason {
+                Some(reason) => {
+                    self.problems.insert(origin, reason);
+                }
+                None => {
+                    self.problems.remove(&origin);
+                }
+            },
+            Change::Synced => self.synced = true,
+        }
+    }
+
+    /// Services whose routes lead to a service depend on its being there.
+    fn touch_dependents(&mut self, service: &Name) {
+        self.configurations
+            .touch_dependents(service, &mut self.affected);
+    }
+
+    /// What has been touched since this was asked last, spread to what hangs on it.
+    pub fn take_affected(&mut self) -> Affected {
+        let mut affected = std::mem::take(&mut self.affected);
+        if affected.all_pods || !affected.pods_of.is_empty() {
+            let pods: Vec<_> = self
+                .cluster
+                .pods()
+                .filter(|pod| affected.all_pods || affected.pods_of.contains(&pod.name.namespace))
+                .map(|pod| pod.name.clone())
+                .collect();
+            affected.pods.extend(pods);
+        }
+        for pod in &affected.pods {
+            affected
+                .services
+                .extend(self.cluster.services_of(pod).cloned());
+            if let Some(pod) = self.cluster.pod(pod) {
+                affected.ips.extend(&pod.ips);
+            }
+        }
+        for ip in &affected.ips {
+            affected
+                .services
+                .extend(self.cluster.services_by_ip(*ip).cloned());
+        }
+        affected
+    }
+
+    /// A pod's service account, once the pod is known.
+    pub fn service_account(&self, pod: &Name) -> Option<&str> {
+        self.cluster
+            .pod(pod)
+            .map(|pod| pod.service_account.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! Configuration resources: the version of each that is in force, and who comes
+//! first where several speak of one thing.
+
+use super::Affected;
+use crate::{
+    compile::{
+        Compiled, Context, DestinationRule, Note, PeerAuthentication, Subset, VirtualService,
+        compile,
+    },
+    object::{Configuration, Kind, Name, ObjectRef},
+};
+use linnet_mesh::names;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// Namespaces whose configuration is for the whole mesh, in the order asked.
+pub(super) const ROOTS: [&str; 2] = [names::CONTROL_PLANE_NAMESPACE, names::ISTIO_NAMESPACE];
+
+/// A resource and what became of it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) created: i64,
+    pub(super) generation: i64,
+    pub(super) origin: Option<String>,
+    /// The last good version, which is in force.
+    pub(super) compiled: Option<Compiled>,
+    /// Remarks on the newest version.
+    pub(super) notes: Vec<Note>,
+    /// The newest version is not in force.
+    pub(super) rejected: bool,
+}
+
+/// Oldest first; the name decides between resources of one second.
+type Age = (i64, Name);
+
+#[derive(Debug, Default)]
+pub(super) struct Configurations {
+    entries: BTreeMap<ObjectRef, Entry>,
+    routes_by_host: HashMap<Name, BTreeSet<Age>>,
+    rules_by_host: HashMap<Name, BTreeSet<Age>>,
+    /// From a service to the VirtualServices that lead to it.
+    routes_by_destination: HashMap<Name, BTreeSet<Name>>,
+    /// By namespace; a MeshPolicy's is empty.
+    policies: HashMap<Arc<str>, BTreeSet<(i64, ObjectRef)>>,
+}
+
+fn drop_from<K: Eq + std::hash::Hash, V: Ord>(
+    map: &mut HashMap<K, BTreeSet<V>>,
+    key: &K,
+    value: &V,
+) {
+    if let Some(set) = map.get_mut(key) {
+        set.remove(value);
+        if set.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+impl Configurations {
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&ObjectRef, &Entry)> {
+        self.entries.iter()
+    }
+
+    pub(super) fn set(
+        &mut self,
+        configuration: &Configuration,
+        context: &Context,
+        affected: &mut Affected,
+    ) {
+        let reference = configuration.reference();
+        let result = compile(configuration, context);
+        let log = configuration.origin.as_deref().unwrap_or("kubernetes");
+        let old = self.entries.remove(&reference);
+        let mut entry = Entry {
+            created: configuration.created,
+            generation: configuration.generation,
+            origin: configuration.origin.clone(),
+            compiled: None,
+            notes: Vec::new(),
+            rejected: false,
+        };
+        match result {
+            Err(errors) => {
+                for error in &errors {
+                    tracing::warn!(
+                        origin = log,
+                        "{reference}: {error}; the last good version stays in force"
+                    );
+                }
+                metrics::counter!("linnet_rejected_resources_total", "kind" => reference.kind.as_str())
+                    .increment(1);
+                entry.notes = errors;
+                entry.rejected = true;
+                if let Some(old) = old {
+                    entry.created = old.created;
+                    entry.compiled = old.compiled;
+                }
+                self.entries.insert(reference, entry);
+            }
+            Ok((compiled, notes)) => {
+                for note in &notes {
+                    tracing::info!(origin = log, "{reference}: {note}");
+                }
+                entry.notes = notes;
+                entry.compiled = Some(compiled);
+                let same = old.as_ref().is_some_and(|old| {
+                    old.compiled == entry.compiled && old.created == entry.created
+                });
+                if !same {
+                    if let Some(old) = old {
+                        self.unlink(&reference, &old, affected);
+                    }
+                    self.link(&reference, &entry, affected);
+                }
+                self.entries.insert(reference, entry);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, reference: &ObjectRef, affected: &mut Affected) {
+        if let Some(entry) = self.entries.remove(reference) {
+            self.unlink(reference, &entry, affected);
+        }
+    }
+
+    fn link(&mut self, reference: &ObjectRef, entry: &Entry, affected: &mut Affected) {
+        let name = &reference.name;
+        let age = || (entry.created, name.clone());
+        match &entry.compiled {
+            Some(Compiled::VirtualService(service)) => {
+                for host in &service.hosts {
+                    self.routes_by_host
+                        .entry(host.clone())
+                        .or_default()
+                        .insert(age());
+                }
+                for destination in service.destinations() {
+                    let routes = self
+                        .routes_by_destination
+                        .entry(destination.clone())
+                        .or_default();
+                    routes.insert(name.clone());
+                }
+            }
+            Some(Compiled::DestinationRule(DestinationRule {
+                host: Some(host), ..
+            })) => {
+                self.rules_by_host
+                    .entry(host.clone())
+                    .or_default()
+                    .insert(age());
+            }
+            Some(Compiled::PeerAuthentication(policy)) => {
+                let policies = self.policies.entry(policy.namespace.clone()).or_default();
+                policies.insert((entry.created, reference.clone()));
+            }
+            _ => {}
+        }
+        self.touch(entry, affected);
+    }
+
+    fn unlink(&mut self, reference: &ObjectRef, entry: &Entry, affected: &mut Affected) {
+        let name = &reference.name;
+        let age = (entry.created, name.clone());
+        match &entry.compiled {
+            Some(Compiled::VirtualService(service)) => {
+                for host in &service.hosts {
+                    drop_from(&mut self.routes_by_host, host, &age);
+                }
+                for destination in service.destinations() {
+                    drop_from(&mut self.routes_by_destination, destination, name);
+                }
+            }
+            Some(Compiled::DestinationRule(DestinationRule {
+                host: Some(host), ..
+            })) => {
+                drop_from(&mut self.rules_by_host, host, &age);
+            }
+            Some(Compiled::PeerAuthentication(policy)) => {
+                let key = (entry.created, reference.clone());
+                drop_from(&mut self.policies, &policy.namespace, &key);
+            }
+            _ => {}
+        }
+        self.touch(entry, affected);
+    }
+
+    fn touch(&self, entry: &Entry, affected: &mut Affected) {
+        match &entry.compiled {
+            Some(Compiled::VirtualService(service)) => {
+                affected.services.extend(service.hosts.iter().cloned());
+            }
+            Some(Compiled::DestinationRule(rule)) => {
+                if let Some(host) = &rule.host {
+                    affected.services.insert(host.clone());
+                    self.touch_dependents(host, affected);
+                }
+            }
+            Some(Compiled::PeerAuthentication(policy)) => {
+                if policy.namespace.is_empty() || ROOTS.contains(&&*policy.namespace) {
+                    affected.all_pods = true;
+                } else {
+                    affected.pods_of.insert(policy.namespace.clone());
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Notes the services whose routes lead to a service.
+    pub(super) fn touch_dependents(&self, service: &Name, affected: &mut Affected) {
+        let routes = self
+            .routes_by_destination
+            .get(service)
+            .into_iter()
+            .flatten();
+        for route in routes {
+            if let Some(service) = self.virtual_service(route) {
+                affected.services.extend(service.hosts.iter().cloned());
+            }
+        }
+    }
+
+    pub(super) fn virtual_service(&self, name: &Name) -> Option<&VirtualService> {
+        let reference = ObjectRef {
+            kind: Kind::VirtualService,
+            name: name.clone(),
+        };
+        match self.entries.get(&reference)?.compiled.as_ref()? {
+            Compiled::VirtualService(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    pub(super) fn destination_rule(&self, name: &Name) -> Option<&DestinationRule> {
+        let reference = ObjectRef {
+            kind: Kind::DestinationRule,
+            name: name.clone(),
+        };
+        match self.entries.get(&reference)?.compiled.as_ref()? {
+            Compiled::DestinationRule(rule) => Some(rule),
+            _ => None,
+        }
+    }
+
+    /// The VirtualServices of a host, oldest first.
+    pub(super) fn routes_of(&self, host: &Name) -> impl Iterator<Item = (&Name, &VirtualService)> {
+        self.routes_by_host
+            .get(host)
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, name)| Some((name, self.virtual_service(name)?)))
+    }
+
+    /// The DestinationRules of a host, oldest first.
+    pub(super) fn rules_of(&self, host: &Name) -> impl Iterator<Item = (&Name, &DestinationRule)> {
+        self.rules_by_host
+            .get(host)
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, name)| Some((name, self.destination_rule(name)?)))
+    }
+
+    /// The subsets of a host as workloads of a namespace see them: from the
+    /// rules of their own namespace, else of the host's, else of the roots.
+    pub(super) fn subsets(&self, host: &Name, client: &str) -> Vec<&Subset> {
+        let lookup = [client, &host.namespace].into_iter().chain(ROOTS);
+        for namespace in lookup {
+            let rules: Vec<_> = self
+                .rules_of(host)
+                .filter(|(name, rule)| {
+                    &*name.namespace == namespace && rule.visibility.includes(client)
+                })
+                .collect();
+            if rules.is_empty() {
+                continue;
+            }
+            let mut subsets: Vec<&Subset> = Vec::new();
+            for subset in rules.iter().flat_map(|(_, rule)| &rule.subsets) {
+                if !subsets.iter().any(|known| known.name == subset.name) {
+                    subsets.push(subset);
+                }
+            }
+            return subsets;
+        }
+        Vec::new()
+    }
+
+    /// The policies of a namespace (empty: MeshPolicies), oldest first.
+    pub(super) fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &PeerAuthentication> {
+        self.policies
+            .get(namespace)
+            .into_iter()
+            .flatten()
+            .filter_map(
+                |(_, reference)| match self.entries.get(reference)?.compiled.as_ref()? {
+                    Compiled::PeerAuthentication(policy) => Some(policy),
+                    _ => None,
+                },
+            )
+    }
+}

@@ -1,0 +1,138 @@
+//! What became of each resource, conflicts with others included.
+
+use super::{
+    Index,
+    configuration::{Entry, ROOTS},
+};
+use crate::{
+    compile::{Compiled, Note, PeerAuthentication, Status, Verdict, VirtualService},
+    object::{Kind, Name, ObjectRef},
+};
+use linnet_mesh::ResourceRef;
+
+impl Index {
+    /// A verdict for every resource, and one for every file that can't be read.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        let problems = self.problems.iter().map(|(origin, reason)| Verdict {
+            resource: ResourceRef {
+                kind: "File".to_owned(),
+                namespace: String::new(),
+                name: origin.clone(),
+            },
+            origin: None,
+            generation: 0,
+            status: Status::Rejected,
+            messages: vec![Note::new("content", reason.as_str())],
+        });
+        self.configurations
+            .entries()
+            .map(|(reference, entry)| self.verdict(reference, entry))
+            .chain(problems)
+            .collect()
+    }
+
+    fn verdict(&self, reference: &ObjectRef, entry: &Entry) -> Verdict {
+        let mut messages = entry.notes.clone();
+        let mut status = Status::Accepted;
+        if entry.rejected {
+            status = Status::Rejected;
+        } else if let Some(compiled) = &entry.compiled {
+            let conflicts = match compiled {
+                Compiled::VirtualService(service) => self.older_routes(&reference.name, service),
+                Compiled::DestinationRule(_) => self.older_subsets(&reference.name),
+                Compiled::PeerAuthentication(policy) => self.older_policy(reference.kind, policy),
+            };
+            if !conflicts.is_empty() {
+                status = Status::Conflicting;
+            }
+            messages.extend(conflicts);
+            if let Compiled::VirtualService(service) = compiled {
+                messages.extend(service.dangling(&self.seen_by(&reference.name.namespace)));
+            }
+        }
+        Verdict {
+            resource: ResourceRef::from(reference),
+            origin: entry.origin.clone(),
+            generation: entry.generation,
+            status,
+            messages,
+        }
+    }
+
+    fn older_routes(&self, name: &Name, service: &VirtualService) -> Vec<Note> {
+        let older = |host: &Name| {
+            self.configurations
+                .routes_of(host)
+                .take_while(|(other, _)| *other != name)
+                .find(|(_, other)| other.visibility.overlaps(&service.visibility))
+                .map(|(other, _)| other)
+        };
+        service
+            .hosts
+            .iter()
+            .filter_map(|host| {
+                let other = older(host)?;
+                Some(Note::new(
+                    "spec.hosts",
+                    format!(
+                        "VirtualService {other} is older and routes {host} already: its rules count"
+                    ),
+                ))
+            })
+            .collect()
+    }
+
+    fn older_subsets(&self, name: &Name) -> Vec<Note> {
+        let Some(rule) = self.configurations.destination_rule(name) else {
+            return Vec::new();
+        };
+        let Some(host) = &rule.host else {
+            return Vec::new();
+        };
+        let mut notes = Vec::new();
+        let older = self
+            .configurations
+            .rules_of(host)
+            .take_while(|(other, _)| *other != name)
+            .filter(|(other, _)| other.namespace == name.namespace);
+        for (other, older) in older {
+            for subset in &older.subsets {
+                if rule.subsets.iter().any(|mine| mine.name == subset.name) {
+                    notes.push(Note::new(
+                        "spec.subsets",
+                        format!(
+                            "DestinationRule {other} is older and defines subset {} already: its labels count",
+                            subset.name
+                        ),
+                    ));
+                }
+            }
+        }
+        notes
+    }
+
+    fn older_policy(&self, kind: Kind, policy: &PeerAuthentication) -> Vec<Note> {
+        let mesh_wide = |namespace: &str| ROOTS.contains(&namespace);
+        let other = if kind == Kind::MeshPolicy {
+            self.configurations
+                .mesh_policy()
+                .filter(|other| other.mode.is_some())
+        } else if policy.selector.is_none() && mesh_wide(&policy.namespace) {
+            self.configurations.mesh_policy()
+        } else {
+            self.configurations
+                .policies_of(&policy.namespace)
+                .find(|other| other.selector == policy.selector)
+        };
+        other
+            .filter(|other| other.source != policy.source)
+            .map(|other| {
+                Note::new(
+                    "spec",
+                    format!("{} goes first: its mode counts", other.source),
+                )
+            })
+            .into_iter()
+            .collect()
+    }
+}

@@ -1,0 +1,162 @@
+//! Services and their endpoints as workloads of one namespace see them:
+//! routes and subsets can be meant for some namespaces only.
+
+use super::Index;
+use crate::{
+    compile::{Subset, Surroundings},
+    object::{Name, Pod, SliceEndpoint},
+};
+use linnet_mesh::{Endpoint, Service, ServicePort, SpiffeId, Workload};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+/// The endpoints of a service port.
+pub type Endpoints = BTreeMap<SocketAddr, Arc<Endpoint>>;
+
+/// What routes have to know of other resources, for one namespace's callers.
+struct Seen<'a> {
+    index: &'a Index,
+    client: &'a str,
+}
+
+impl Surroundings for Seen<'_> {
+    fn ports(&self, service: &Name) -> Option<Vec<u16>> {
+        let service = self.index.cluster.service(service)?;
+        Some(service.ports.iter().map(|port| port.port).collect())
+    }
+
+    fn has_subset(&self, service: &Name, subset: &str) -> bool {
+        self.index
+            .configurations
+            .subsets(service, self.client)
+            .iter()
+            .any(|known| known.name == subset)
+    }
+}
+
+fn service_name(of: &ServicePort) -> Name {
+    Name::new(of.namespace.clone(), of.name.clone())
+}
+
+impl Index {
+    pub(super) fn seen_by<'a>(&'a self, client: &'a str) -> impl Surroundings + 'a {
+        Seen {
+            index: self,
+            client,
+        }
+    }
+
+    /// A service port as callers of a namespace see it; `None`: there is none.
+    pub fn service(&self, of: &ServicePort, client: &str) -> Option<Service> {
+        let name = service_name(of);
+        let service = self.cluster.service(&name)?;
+        let port = service.ports.iter().find(|port| port.port == of.port)?;
+        let http = self
+            .configurations
+            .routes_of(&name)
+            .find(|(_, routes)| routes.visibility.includes(client))
+            .and_then(|(_, routes)| {
+                routes.routes(
+                    of,
+                    &Seen {
+                        index: self,
+                        client,
+                    },
+                )
+            });
+        let subsets = self.configurations.subsets(&name, client);
+        Some(Service {
+            key: of.clone(),
+            hostname: format!(
+                "{}.{}.svc.{}",
+                of.name, of.namespace, self.context.cluster_domain
+            ),
+            protocol: port.protocol,
+            http: http.map(Arc::new),
+            subsets: subsets.iter().map(|subset| subset.name.clone()).collect(),
+        })
+    }
+
+    /// The endpoints of a service port as callers of a namespace see them.
+    pub fn endpoints(&self, of: &ServicePort, client: &str) -> Endpoints {
+        let name = service_name(of);
+        let Some(service) = self.cluster.service(&name) else {
+            return Endpoints::new();
+        };
+        let Some(port) = service.ports.iter().find(|port| port.port == of.port) else {
+            return Endpoints::new();
+        };
+        let subsets = self.configurations.subsets(&name, client);
+        let mut endpoints = Endpoints::new();
+        for slice in self.cluster.slices_of_service(&name) {
+            let target = slice.ports.iter().find(|(name, _)| *name == port.name);
+            let Some(&(_, target)) = target else {
+                continue;
+            };
+            for member in slice.endpoints.iter().filter(|e| e.ready || e.draining) {
+                for &ip in &member.addresses {
+                    let endpoint = self.member(member, SocketAddr::new(ip, target), &subsets);
+                    // While an endpoint moves between slices, both hold it.
+                    let known = endpoints.get(&endpoint.address);
+                    if known.is_none_or(|known: &Arc<Endpoint>| known.terminating) {
+                        endpoints.insert(endpoint.address, Arc::new(endpoint));
+                    }
+                }
+            }
+        }
+        one_family(&mut endpoints, service.cluster_ips.first().copied());
+        endpoints
+    }
+
+    fn member(&self, member: &SliceEndpoint, address: SocketAddr, subsets: &[&Subset]) -> Endpoint {
+        let pod = match &member.pod {
+            Some(name) => self.cluster.pod(name),
+            None => self.cluster.pod_at(address.ip()),
+        };
+        let mut endpoint = self.pod_endpoint(pod, address);
+        endpoint.terminating = !member.ready;
+        if let Some(pod) = pod {
+            endpoint.subsets = subsets
+                .iter()
+                .filter(|subset| {
+                    let mut labels = subset.labels.iter();
+                    labels.all(|(key, value)| pod.labels.get(key) == Some(value))
+                })
+                .map(|subset| subset.name.clone())
+                .collect();
+        }
+        endpoint
+    }
+
+    /// A pod as an endpoint.
+    pub(super) fn pod_endpoint(&self, pod: Option<&Pod>, address: SocketAddr) -> Endpoint {
+        let identity = pod
+            .filter(|pod| self.takes_mutual_tls(pod, address.port()))
+            .and_then(|pod| {
+                let namespace = &pod.name.namespace;
+                SpiffeId::new(&self.trust_domain, namespace, &pod.service_account).ok()
+            });
+        Endpoint {
+            address,
+            identity,
+            workload: pod.map_or_else(|| Arc::new(Workload::default()), |pod| pod.workload.clone()),
+            subsets: Vec::new(),
+            terminating: false,
+        }
+    }
+}
+
+/// In a dual-stack cluster every pod is in two slices; the family of the
+/// service's first address counts, so that no pod is drawn twice.
+fn one_family(endpoints: &mut Endpoints, service: Option<IpAddr>) {
+    let v4 = match service {
+        Some(ip) => ip.is_ipv4(),
+        None => endpoints.keys().any(SocketAddr::is_ipv4),
+    };
+    if endpoints.keys().any(|address| address.is_ipv4() == v4) {
+        endpoints.retain(|address, _| address.is_ipv4() == v4);
+    }
+}

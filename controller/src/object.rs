@@ -1,0 +1,159 @@
+//! What the sources deliver: the objects the controller looks at, cut down to
+//! what it uses of them, so that a large cluster costs little memory.
+//!
+//! Configuration kinds keep their spec as plain JSON: one that a type can't
+//! hold must reach the compiler, which says what is wrong with it, and not
+//! break the list it came in.
+
+mod cluster;
+mod parse;
+
+pub use cluster::{EndpointSlice, InboundPorts, Pod, Service, ServicePortSpec, SliceEndpoint};
+pub use parse::{ParseError, parse};
+
+use linnet_mesh::ResourceRef;
+use std::{fmt, sync::Arc};
+
+/// A namespace and a name in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    /// The namespace; empty for what is cluster-scoped.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl Name {
+    /// A name in a namespace.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// The kinds that the controller looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A Service.
+    Service,
+    /// An EndpointSlice.
+    EndpointSlice,
+    /// A Pod.
+    Pod,
+    /// A VirtualService.
+    VirtualService,
+    /// A DestinationRule.
+    DestinationRule,
+    /// A PeerAuthentication.
+    PeerAuthentication,
+    /// A MeshPolicy.
+    MeshPolicy,
+}
+
+impl Kind {
+    /// The kind as manifests write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::VirtualService => "VirtualService",
+            Self::DestinationRule => "DestinationRule",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::MeshPolicy => "MeshPolicy",
+        }
+    }
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectRef {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Name,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.name)
+    }
+}
+
+impl From<&ObjectRef> for ResourceRef {
+    fn from(object: &ObjectRef) -> Self {
+        Self {
+            kind: object.kind.as_str().to_owned(),
+            namespace: object.name.namespace.to_string(),
+            name: object.name.name.to_string(),
+        }
+    }
+}
+
+/// An object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// A Pod.
+    Pod(Pod),
+    /// Any of the configuration kinds.
+    Configuration(Configuration),
+}
+
+impl Object {
+    /// Which object this is.
+    pub fn reference(&self) -> ObjectRef {
+        let (kind, name) = match self {
+            Self::Service(service) => (Kind::Service, &service.name),
+            Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.name),
+            Self::Pod(pod) => (Kind::Pod, &pod.name),
+            Self::Configuration(configuration) => (configuration.kind, &configuration.name),
+        };
+        ObjectRef {
+            kind,
+            name: name.clone(),
+        }
+    }
+}
+
+/// A resource of a configuration kind, not looked into yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configuration {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Name,
+    /// When it was made, seconds since 1970; the oldest wins a conflict.
+    pub created: i64,
+    /// The generation its verdict is about.
+    pub generation: i64,
+    /// The file and document it stands in, where it comes from a directory.
+    pub origin: Option<String>,
+    /// Its spec.
+    pub spec: serde_json::Value,
+}
+
+impl Configuration {
+    /// Which object this is.
+    pub fn reference(&self) -> ObjectRef {
+        ObjectRef {
+            kind: self.kind,
+            name: self.name.clone(),
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The configuration kinds that users bring, as far as they are honoured.
+//!
+//! A field that is not here still applies: the schema keeps it, and the
+//! compiler names it in the resource's verdict. A field gets into these types
+//! when something acts on it.
+
+mod crd;
+mod destination_rule;
+mod mesh_policy;
+mod peer_authentication;
+mod virtual_service;
+
+pub use crd::{definitions, manifest};
+pub use destination_rule::{DestinationRule, DestinationRuleSpec, Subset};
+pub use mesh_policy::{MeshPolicy, MeshPolicySpec, PeerMethod};
+pub use peer_authentication::{
+    MutualTls, PeerAuthentication, PeerAuthenticationSpec, WorkloadSelector,
+};
+pub use virtual_service::{
+    Destination, HttpMatchRequest, HttpRoute, HttpRouteDestination, PortSelector, StringMatch,
+    VirtualService, VirtualServiceSpec,
+};

@@ -1,0 +1,214 @@
+//! The composition: source, hub, discovery over mutual TLS, health and status.
+
+use crate::{
+    compile::Context,
+    config::Config,
+    discovery::{self, Admission, Handle, Server},
+    index::Index,
+    source::{self, directory, directory::Directory, kubernetes},
+    status, trust_bundle,
+};
+use arc_swap::ArcSwap;
+use linnet_runtime::{
+    certificate, drain, health,
+    readiness::Readiness,
+    serve::{self, TlsConfig, Transport},
+};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+/// Where objects come from.
+pub enum Source {
+    /// A cluster.
+    Kubernetes(kube::Client),
+    /// A directory of manifests.
+    Directory(PathBuf),
+}
+
+/// What the controller needs of others.
+pub struct Deps {
+    /// Where objects come from.
+    pub source: Source,
+    /// The controller's own certificate.
+    pub certificate: certificate::Handle,
+    /// What of this process is not ready yet.
+    pub readiness: Readiness,
+    /// Says when to stop.
+    pub drain: drain::Watch,
+}
+
+/// A controller that runs until the drain.
+pub struct Running {
+    /// Where discovery is served.
+    pub discovery_address: SocketAddr,
+    /// Where health, metrics and status are.
+    pub health_address: SocketAddr,
+    /// Verdicts and proxies.
+    pub handle: Handle,
+    servers: Vec<JoinHandle<()>>,
+}
+
+/// Why a controller can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// An address can't be listened on.
+    #[error("cannot listen on {address}: {source}; set {setting} to another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The variable it comes from.
+        setting: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory can't be a source.
+    #[error(transparent)]
+    Directory(#[from] directory::Error),
+}
+
+impl Running {
+    /// Waits until the servers have ended, after the drain.
+    pub async fn stopped(self) {
+        for server in self.servers {
+            // A server that panicked has ended too.
+            let _ = server.await;
+        }
+    }
+}
+
+impl Config {
+    /// Starts the controller. It answers proxies as soon as there is a
+    /// certificate and the source has told all.
+    ///
+    /// # Errors
+    /// An address that can't be listened on, or a directory that can't be read.
+    pub async fn build(self, deps: Deps) -> Result<Running, BuildError> {
+        let Deps {
+            source,
+            certificate,
+            readiness,
+            drain,
+        } = deps;
+        let metrics = health::metrics_recorder();
+        describe_metrics();
+        let (listener, discovery_address) = listen(self.address, crate::config::LISTEN).await?;
+        let (health_listener, health_address) =
+            listen(self.health_address, crate::config::HEALTH_LISTEN).await?;
+        let (sink, events) = source::channel();
+        let context = Context {
+            cluster_domain: self.cluster_domain,
+        };
+        let index = Index::new(context, self.trust_domain);
+        let (handle, _) = discovery::spawn(index, events, readiness.gate("configuration"));
+        let admission = match source {
+            Source::Directory(path) => {
+                let directory = Directory::open(path)?;
+                until_drained(drain.clone(), async move {
+                    let _ = directory.run(sink).await;
+                });
+                Admission::AnyIdentity
+            }
+            Source::Kubernetes(client) => {
+                let keeper = trust_bundle::keep(client.clone(), certificate.clone());
+                until_drained(drain.clone(), keeper);
+                until_drained(drain.clone(), kubernetes::run(client, sink));
+                Admission::KnownPods
+            }
+        };
+        let server = Server::new(handle.clone(), admission, drain.clone());
+        let discovery = serve_discovery(listener, server.router(), certificate, drain.clone());
+        let checks = health::router(readiness, metrics).merge(status::router(handle.clone()));
+        let health = serve::serve(health_listener, checks, Transport::Plain, drain);
+        Ok(Running {
+            discovery_address,
+            health_address,
+            handle,
+            servers: vec![tokio::spawn(discovery), tokio::spawn(health)],
+        })
+    }
+}
+
+/// Runs something that has nothing to finish at the end.
+fn until_drained(drain: drain::Watch, task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(async move {
+        tokio::select! {
+            () = task => {}
+            _guard = drain.signaled() => {}
+        }
+    });
+}
+
+async fn serve_discovery(
+    listener: TcpListener,
+    router: axum::Router,
+    certificate: certificate::Handle,
+    drain: drain::Watch,
+) {
+    let mut renewals = certificate.subscribe();
+    let first = tokio::select! {
+        first = certificate.wait() => first,
+        _guard = drain.signaled() => return,
+    };
+    let current: TlsConfig = Arc::new(ArcSwap::new(first.server_config(&[b"h2"], true)));
+    let renewed = current.clone();
+    let follow = async move {
+        // New connections use the newest certificate; old ones need none.
+        while renewals.changed().await.is_ok() {
+            if let Some(workload) = certificate.current() {
+                renewed.store(workload.server_config(&[b"h2"], true));
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = follow => {}
+        () = serve::serve(listener, router, Transport::Tls(current), drain) => {}
+    }
+}
+
+/// Listens; where a host has no IPv6, "any address" is IPv4's.
+async fn listen(
+    address: SocketAddr,
+    setting: &'static str,
+) -> Result<(TcpListener, SocketAddr), BuildError> {
+    let failed = |source| BuildError::Listen {
+        address,
+        setting,
+        source,
+    };
+    let listener = match TcpListener::bind(address).await {
+        Err(error) if address.is_ipv6() && address.ip().is_unspecified() => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+                .await
+                .map_err(|_| failed(error))?
+        }
+        bound => bound.map_err(failed)?,
+    };
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+fn describe_metrics() {
+    metrics::describe_histogram!(
+        "linnet_convergence_seconds",
+        metrics::Unit::Seconds,
+        "From a change seen to the last acknowledgement among the proxies it concerned"
+    );
+    metrics::describe_gauge!(
+        "linnet_proxies_connected",
+        "Proxies with a discovery stream"
+    );
+    metrics::describe_counter!(
+        "linnet_rejected_configurations_total",
+        "Messages that a proxy did not put in force"
+    );
+    metrics::describe_counter!(
+        "linnet_rejected_resources_total",
+        "Resources that were not put in force, by kind"
+    );
+}

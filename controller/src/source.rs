@@ -1,0 +1,73 @@
+//! Where objects come from. Whatever the source, the index sees one stream of
+//! changes, each with the moment it was seen.
+
+pub mod directory;
+pub mod kubernetes;
+
+use crate::object::{Object, ObjectRef};
+use std::time::{Instant, SystemTime};
+use tokio::sync::mpsc;
+
+/// A change and when it was seen.
+#[derive(Debug)]
+pub struct Event {
+    /// When, for measuring.
+    pub seen: Instant,
+    /// When, for the wire.
+    pub seen_at: SystemTime,
+    /// The change.
+    pub change: Change,
+}
+
+/// A change.
+#[derive(Debug)]
+pub enum Change {
+    /// An object as it is now.
+    Apply(Object),
+    /// An object is gone.
+    Delete(ObjectRef),
+    /// A place (a file) from which nothing can be taken, and why; its last
+    /// good objects stay. `None`: it is fine again.
+    Problem {
+        /// The place.
+        origin: String,
+        /// What is wrong with it.
+        reason: Option<String>,
+    },
+    /// All that was there at the start has been told.
+    Synced,
+}
+
+/// The way from a source to the index. It waits while the index is busy, so a
+/// burst never piles up in memory.
+#[derive(Clone, Debug)]
+pub struct Sink(mpsc::Sender<Event>);
+
+/// Changes on their way at most.
+const CAPACITY: usize = 1024;
+
+/// A sink and what comes out of it.
+pub fn channel() -> (Sink, mpsc::Receiver<Event>) {
+    let (sender, receiver) = mpsc::channel(CAPACITY);
+    (Sink(sender), receiver)
+}
+
+impl Sink {
+    /// Hands a change on.
+    ///
+    /// # Errors
+    /// Nobody listens any more: the controller is going down.
+    pub async fn send(&self, change: Change) -> Result<(), Closed> {
+        let event = Event {
+            seen: Instant::now(),
+            seen_at: SystemTime::now(),
+            change,
+        };
+        self.0.send(event).await.map_err(|_| Closed)
+    }
+}
+
+/// The index is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the controller is shutting down")]
+pub struct Closed;

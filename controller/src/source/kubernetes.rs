@@ -1,0 +1,3 @@
+//! wip
+/// wip
+pub async fn run(_client: kube::Client, _sink: super::Sink) {}

@@ -1,0 +1,4 @@
+//! wip
+use linnet_runtime::certificate;
+/// wip
+pub async fn keep(_client: kube::Client, _certificate: certificate::Handle) {}
