@@ -55,12 +55,18 @@ mod tests {
                 })
             })
             .collect();
-        serde_json::from_value(json!({"metadata": {"name": "linnet-injector"}, "webhooks": webhooks})).unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "linnet-injector"}, "webhooks": webhooks}),
+        )
+        .unwrap()
     }
 
     #[test]
     fn a_right_bundle_is_left_alone() {
-        assert_eq!(repair(&configuration(&[Some("ours"), Some("ours")]), "ours"), None);
+        assert_eq!(
+            repair(&configuration(&[Some("ours"), Some("ours")]), "ours"),
+            None
+        );
         assert_eq!(repair(&configuration(&[]), "ours"), None);
     }
 
@@ -71,7 +77,10 @@ mod tests {
         let mut value = serde_json::to_value(&broken).unwrap();
         json_patch::patch(&mut value, &patch).unwrap();
         let repaired: MutatingWebhookConfiguration = serde_json::from_value(value).unwrap();
-        assert_eq!(repaired, configuration(&[Some("ours"), Some("ours"), Some("ours")]));
+        assert_eq!(
+            repaired,
+            configuration(&[Some("ours"), Some("ours"), Some("ours")])
+        );
         assert_eq!(patch.len(), 4, "the right one is not touched");
     }
 

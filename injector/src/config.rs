@@ -40,7 +40,7 @@ pub mod variable {
     /// Where the webhook listens.
     pub const WEBHOOK_ADDRESS: &str = "LINNET_WEBHOOK_ADDRESS";
     /// Where health and metrics listen.
-    pub const METRICS_ADDRESS: &str = "LINNET_METRICS_ADDRESS";
+    pub const HEALTH_ADDRESS: &str = "LINNET_HEALTH_ADDRESS";
     /// The Secret with the webhook's certificate.
     pub const TLS_SECRET: &str = "LINNET_TLS_SECRET";
     /// The MutatingWebhookConfiguration to keep.
@@ -59,7 +59,7 @@ pub struct Config {
     /// Where the webhook listens.
     pub webhook_address: SocketAddr,
     /// Where health and metrics listen.
-    pub metrics_address: SocketAddr,
+    pub health_address: SocketAddr,
     /// The objects to keep.
     pub names: Names,
 }
@@ -70,7 +70,11 @@ pub struct ConfigError(pub Vec<String>);
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the injector's environment has mistakes: {}", self.0.join("; "))
+        write!(
+            f,
+            "the injector's environment has mistakes: {}",
+            self.0.join("; ")
+        )
     }
 }
 
@@ -109,10 +113,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             injection,
             native_sidecar: self.native_sidecar(),
             webhook_address: self.address(variable::WEBHOOK_ADDRESS, names::port::WEBHOOK),
-            metrics_address: self.address(variable::METRICS_ADDRESS, names::port::METRICS),
+            health_address: self.address(variable::HEALTH_ADDRESS, names::port::METRICS),
             names: Names {
                 secret: self.text(variable::TLS_SECRET, "linnet-injector-tls"),
-                webhook_configuration: self.text(variable::WEBHOOK_CONFIGURATION, "linnet-injector"),
+                webhook_configuration: self
+                    .text(variable::WEBHOOK_CONFIGURATION, "linnet-injector"),
                 dns_name: format!("{service}.{namespace}.svc"),
                 namespace,
             },
@@ -138,19 +143,44 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             .unwrap_or(injection.discovery_address);
         injection.proxy_log = self.read(variable::PROXY_LOG, log_filter);
         let resources = &mut injection.resources;
-        self.amount(variable::PROXY_CPU_REQUEST, Quantity::cpu, &mut resources.cpu_request);
-        self.amount(variable::PROXY_CPU_LIMIT, Quantity::cpu, &mut resources.cpu_limit);
-        self.amount(variable::PROXY_MEMORY_REQUEST, Quantity::memory, &mut resources.memory_request);
-        self.amount(variable::PROXY_MEMORY_LIMIT, Quantity::memory, &mut resources.memory_limit);
+        self.amount(
+            variable::PROXY_CPU_REQUEST,
+            Quantity::cpu,
+            &mut resources.cpu_request,
+        );
+        self.amount(
+            variable::PROXY_CPU_LIMIT,
+            Quantity::cpu,
+            &mut resources.cpu_limit,
+        );
+        self.amount(
+            variable::PROXY_MEMORY_REQUEST,
+            Quantity::memory,
+            &mut resources.memory_request,
+        );
+        self.amount(
+            variable::PROXY_MEMORY_LIMIT,
+            Quantity::memory,
+            &mut resources.memory_limit,
+        );
         let pairs = [
-            (&resources.cpu_request, &resources.cpu_limit, variable::PROXY_CPU_REQUEST),
-            (&resources.memory_request, &resources.memory_limit, variable::PROXY_MEMORY_REQUEST),
+            (
+                &resources.cpu_request,
+                &resources.cpu_limit,
+                variable::PROXY_CPU_REQUEST,
+            ),
+            (
+                &resources.memory_request,
+                &resources.memory_limit,
+                variable::PROXY_MEMORY_REQUEST,
+            ),
         ];
         for (request, limit, name) in pairs {
             if let (Some(request), Some(limit)) = (request, limit)
                 && request.exceeds(limit)
             {
-                self.mistakes.push(format!("{name}: {request} is more than the limit, {limit}"));
+                self.mistakes
+                    .push(format!("{name}: {request} is more than the limit, {limit}"));
             }
         }
         injection
@@ -185,7 +215,9 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 
     fn text(&mut self, name: &str, default: &str) -> String {
         let value = (self.variables)(name).map(|value| value.trim().to_owned());
-        value.filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
+        value
+            .filter(|value| !value.is_empty())
+            .unwrap_or_else(|| default.to_owned())
     }
 
     fn read<T, E: fmt::Display>(

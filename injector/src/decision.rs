@@ -76,7 +76,10 @@ impl fmt::Display for SkipReason {
             Self::HostNetwork => f.write_str("the pod uses the node's network (hostNetwork: true)"),
             Self::AlreadyInjected => f.write_str("the pod already has Linnet's sidecar"),
             Self::ForeignSidecar(container) => {
-                write!(f, "the pod already has another mesh's sidecar ({container})")
+                write!(
+                    f,
+                    "the pod already has another mesh's sidecar ({container})"
+                )
             }
             Self::Windows => f.write_str("the pod runs on Windows (spec.os.name: windows)"),
             Self::NoContainers => f.write_str("the pod has no containers"),
@@ -92,7 +95,9 @@ impl fmt::Display for SkipReason {
 /// A pod's word about injection that is neither yes nor no. A pod that wants out
 /// and misspells it would silently be let in, so it is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{source_kind} {name}: {value:?} is neither yes nor no: use \"enabled\" or \"disabled\" (or \"true\" or \"false\")")]
+#[error(
+    "{source_kind} {name}: {value:?} is neither yes nor no: use \"enabled\" or \"disabled\" (or \"true\" or \"false\")"
+)]
 pub struct UnclearWord {
     /// `label` or `annotation`.
     pub source_kind: &'static str,

@@ -99,7 +99,9 @@ pub fn inject_document(
     let verdict = match outcome.verdict {
         Verdict::Skipped(reason) => ItemVerdict::Skipped(reason),
         Verdict::Injected { pod, .. } => {
-            if let (Some(Value::Object(target)), Value::Object(pod)) = (value.pointer_mut(path), pod) {
+            if let (Some(Value::Object(target)), Value::Object(pod)) =
+                (value.pointer_mut(path), pod)
+            {
                 target.extend(pod);
             }
             ItemVerdict::Injected
@@ -158,7 +160,11 @@ fn template_path(kind: &str) -> Option<&'static str> {
     match kind {
         "Pod" => Some(""),
         "CronJob" => Some("/spec/jobTemplate/spec/template"),
-        "Deployment" | "DaemonSet" | "StatefulSet" | "ReplicaSet" | "ReplicationController"
+        "Deployment"
+        | "DaemonSet"
+        | "StatefulSet"
+        | "ReplicaSet"
+        | "ReplicationController"
         | "Job" => Some("/spec/template"),
         _ => None,
     }
@@ -183,7 +189,11 @@ fn reference(document: &Value, namespace: &Namespace) -> ResourceRef {
     let own = text("/metadata/namespace");
     ResourceRef {
         kind: text("/kind"),
-        namespace: if own.is_empty() { namespace.name.clone() } else { own },
+        namespace: if own.is_empty() {
+            namespace.name.clone()
+        } else {
+            own
+        },
         name: text("/metadata/name"),
     }
 }

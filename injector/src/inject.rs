@@ -57,7 +57,9 @@ pub enum InjectError {
     #[error(transparent)]
     Probe(#[from] ProbeError),
     /// A name that injection needs is taken.
-    #[error("{field}: the name {name:?} is Linnet's; rename it, or opt the pod out with the label linnet.io/inject: disabled")]
+    #[error(
+        "{field}: the name {name:?} is Linnet's; rename it, or opt the pod out with the label linnet.io/inject: disabled"
+    )]
     NameTaken {
         /// The list in the pod's spec.
         field: &'static str,
@@ -196,7 +198,10 @@ fn add_metadata(
         ("prometheus.io/path", "/metrics"),
     ];
     // One address can be named; the user's own comes first.
-    if scrape.iter().all(|(name, _)| pod.annotation(name).is_none()) {
+    if scrape
+        .iter()
+        .all(|(name, _)| pod.annotation(name).is_none())
+    {
         annotations.extend(scrape.map(|(name, value)| (name, value.to_owned())));
     }
     // A sidecar in first place would become what `kubectl logs` and `exec` mean.
@@ -228,10 +233,17 @@ fn unheard_wish(pod: &PodView, reason: &SkipReason) -> Option<String> {
 
 fn pod_warnings(pod: &PodView, native: bool) -> Vec<String> {
     let mut warnings = Vec::new();
-    let pod_user = pod.spec.security_context.as_ref().and_then(|c| c.run_as_user);
+    let pod_user = pod
+        .spec
+        .security_context
+        .as_ref()
+        .and_then(|c| c.run_as_user);
     for container in pod.all_containers() {
         let name = &container.name;
-        let own_user = container.security_context.as_ref().and_then(|c| c.run_as_user);
+        let own_user = container
+            .security_context
+            .as_ref()
+            .and_then(|c| c.run_as_user);
         if own_user.or(pod_user) == Some(i64::from(PROXY_UID)) {
             warnings.push(format!(
                 "container {name} runs as user {PROXY_UID}, the sidecar's: what it sends bypasses the mesh"
@@ -247,9 +259,17 @@ fn pod_warnings(pod: &PodView, native: bool) -> Vec<String> {
             ));
         }
         let hooks = container.lifecycle.iter();
-        let hooks = hooks.flat_map(|hooks| [("postStart", &hooks.post_start), ("preStop", &hooks.pre_stop)]);
+        let hooks = hooks.flat_map(|hooks| {
+            [
+                ("postStart", &hooks.post_start),
+                ("preStop", &hooks.pre_stop),
+            ]
+        });
         for (hook, handler) in hooks {
-            if handler.as_ref().is_some_and(|handler| handler.http_get.is_some()) {
+            if handler
+                .as_ref()
+                .is_some_and(|handler| handler.http_get.is_some())
+            {
                 warnings.push(format!(
                     "container {name}: lifecycle.{hook}.httpGet comes without a certificate and fails where mTLS is STRICT; use exec, or skip its port with {}",
                     names::annotation::SKIP_INBOUND_PORTS
@@ -257,9 +277,15 @@ fn pod_warnings(pod: &PodView, native: bool) -> Vec<String> {
             }
         }
     }
-    let ends = matches!(pod.spec.restart_policy.as_deref(), Some("Never" | "OnFailure"));
+    let ends = matches!(
+        pod.spec.restart_policy.as_deref(),
+        Some("Never" | "OnFailure")
+    );
     if ends && !native {
-        warnings.push("the pod runs to completion, but its sidecar is not a native one and keeps it running".to_owned());
+        warnings.push(
+            "the pod runs to completion, but its sidecar is not a native one and keeps it running"
+                .to_owned(),
+        );
     }
     warnings
 }

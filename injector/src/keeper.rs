@@ -55,7 +55,9 @@ pub struct Names {
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
     /// The Secret can't be read or written.
-    #[error("Secret {name}: {source}; the injector needs get, list, watch, create and update on it")]
+    #[error(
+        "Secret {name}: {source}; the injector needs get, list, watch, create and update on it"
+    )]
     Secret {
         /// Its name.
         name: String,
@@ -63,7 +65,9 @@ pub enum KeeperError {
         source: Box<kube::Error>,
     },
     /// The webhook configuration can't be read or patched.
-    #[error("MutatingWebhookConfiguration {name}: {source}; the injector needs get, list, watch and patch on it")]
+    #[error(
+        "MutatingWebhookConfiguration {name}: {source}; the injector needs get, list, watch and patch on it"
+    )]
     Configuration {
         /// Its name.
         name: String,
@@ -230,14 +234,19 @@ impl Keeper {
             source: Box::new(source),
         };
         let Some(configuration) = api.get_opt(name).await.map_err(failed)? else {
-            tracing::warn!(name, "no such MutatingWebhookConfiguration: no pod is injected until it is installed");
+            tracing::warn!(
+                name,
+                "no such MutatingWebhookConfiguration: no pod is injected until it is installed"
+            );
             return Ok(());
         };
         let Some(patch) = ca_bundle::repair(&configuration, material.bundle()) else {
             return Ok(());
         };
         let patch: Patch<()> = Patch::Json(patch);
-        api.patch(name, &PatchParams::default(), &patch).await.map_err(failed)?;
+        api.patch(name, &PatchParams::default(), &patch)
+            .await
+            .map_err(failed)?;
         metrics::counter!("linnet_injector_ca_bundle_repairs_total").increment(1);
         tracing::info!(name, "caBundle written");
         Ok(())

@@ -28,7 +28,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let client = kube::Client::try_default().await?;
     let injector = config.build(client).await?;
     let addresses = injector.addresses()?;
-    tracing::info!(webhook = %addresses.webhook, metrics = %addresses.metrics, "listening");
+    tracing::info!(webhook = %addresses.webhook, health = %addresses.health, "listening");
     let (signal, watch) = drain::channel();
     let server = tokio::spawn(injector.serve(watch));
     let reason = signal::shutdown().await;

@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn parents_are_made_where_absent_or_null_and_kept_where_present() {
-        let original = json!({"metadata": {"labels": null, "annotations": {"keep": "me"}}, "future": 1});
+        let original =
+            json!({"metadata": {"labels": null, "annotations": {"keep": "me"}}, "future": 1});
         let mut patch = PodPatch::new(original.clone());
         patch
             .set(&["metadata", "labels", "a/b~c"], json!("1"))

@@ -10,7 +10,9 @@ pub struct Ports(Vec<RangeInclusive<u16>>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortsError {
     /// An entry is no port.
-    #[error("{0:?} is not a port: list ports from 1 to 65535 or ranges such as 9000-9010, separated by commas")]
+    #[error(
+        "{0:?} is not a port: list ports from 1 to 65535 or ranges such as 9000-9010, separated by commas"
+    )]
     NotAPort(String),
     /// A range whose end comes before its start.
     #[error("the range {0:?} ends before it starts")]

@@ -83,7 +83,9 @@ pub struct Rewrite {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
     /// It names a port that its container doesn't declare.
-    #[error("container {container}: {field}: port {port:?} is neither a number nor the name of one of the container's ports ({declared})")]
+    #[error(
+        "container {container}: {field}: port {port:?} is neither a number nor the name of one of the container's ports ({declared})"
+    )]
     UnknownPort {
         /// The container.
         container: String,
@@ -168,7 +170,11 @@ fn describe(
         timeout_seconds: probe.timeout_seconds.map_or(1, |s| s.max(1).unsigned_abs()),
     };
     let asks_the_pod = |host: &Option<String>| host.as_deref().unwrap_or_default().is_empty();
-    if let Some(http) = probe.http_get.as_ref().filter(|http| asks_the_pod(&http.host)) {
+    if let Some(http) = probe
+        .http_get
+        .as_ref()
+        .filter(|http| asks_the_pod(&http.host))
+    {
         let description = Description {
             scheme: Some(http.scheme.clone().unwrap_or_else(|| "HTTP".to_owned())),
             http_path: Some(absolute_path(http)),
@@ -177,8 +183,15 @@ fn describe(
         };
         return Ok(Some(("httpGet", description)));
     }
-    if let Some(tcp) = probe.tcp_socket.as_ref().filter(|tcp| asks_the_pod(&tcp.host)) {
-        return Ok(Some(("tcpSocket", describe(Kind::Tcp, resolve(&tcp.port)?))));
+    if let Some(tcp) = probe
+        .tcp_socket
+        .as_ref()
+        .filter(|tcp| asks_the_pod(&tcp.host))
+    {
+        return Ok(Some((
+            "tcpSocket",
+            describe(Kind::Tcp, resolve(&tcp.port)?),
+        )));
     }
     if let Some(grpc) = &probe.grpc {
         let description = Description {

@@ -25,7 +25,9 @@ pub enum ReviewError {
     #[error("the body is not an AdmissionReview: {0}")]
     Malformed(#[from] serde_json::Error),
     /// Another API version or kind.
-    #[error("the body is {api_version} {kind}; this webhook takes {API_VERSION} {KIND}: set admissionReviewVersions: [\"v1\"] in its configuration")]
+    #[error(
+        "the body is {api_version} {kind}; this webhook takes {API_VERSION} {KIND}: set admissionReviewVersions: [\"v1\"] in its configuration"
+    )]
     WrongVersion {
         /// The version found.
         api_version: String,
@@ -115,7 +117,13 @@ pub enum Question {
 pub fn parse(body: &[u8]) -> Result<Question, ReviewError> {
     let envelope: Envelope = serde_json::from_slice(body)?;
     if envelope.api_version != API_VERSION || envelope.kind != KIND {
-        let or_none = |text: String, none: &str| if text.is_empty() { none.to_owned() } else { text };
+        let or_none = |text: String, none: &str| {
+            if text.is_empty() {
+                none.to_owned()
+            } else {
+                text
+            }
+        };
         return Err(ReviewError::WrongVersion {
             api_version: or_none(envelope.api_version, "(no apiVersion)"),
             kind: or_none(envelope.kind, "(no kind)"),
@@ -123,7 +131,11 @@ pub fn parse(body: &[u8]) -> Result<Question, ReviewError> {
     }
     let request = envelope.request.ok_or(ReviewError::NoRequest)?;
     let request: Request = serde_json::from_value(request)?;
-    let GroupVersionKind { group, version, kind } = &request.kind;
+    let GroupVersionKind {
+        group,
+        version,
+        kind,
+    } = &request.kind;
     let sub_resource = request.sub_resource.as_deref().unwrap_or_default();
     let is_pod = group.is_empty() && version == "v1" && kind == "Pod" && sub_resource.is_empty();
     if !is_pod || request.operation != "CREATE" {
@@ -203,7 +215,8 @@ impl Answer {
 
     /// The answer that refuses a pod.
     pub fn denied(uid: String, pod: &Value, namespace: &str, error: &InjectError) -> Self {
-        let name = PodView::parse(pod).map_or_else(|_| "<unreadable>".to_owned(), |p| p.display_name());
+        let name =
+            PodView::parse(pod).map_or_else(|_| "<unreadable>".to_owned(), |p| p.display_name());
         let status = json!({
             "status": "Failure",
             "code": 422,

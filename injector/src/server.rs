@@ -46,7 +46,7 @@ pub enum BuildError {
 /// An injector that listens.
 pub struct Injector {
     webhook: TcpListener,
-    metrics: TcpListener,
+    health: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     config: Config,
     client: Client,
@@ -59,7 +59,7 @@ pub struct Addresses {
     /// The webhook, over TLS.
     pub webhook: SocketAddr,
     /// Health and metrics, plain.
-    pub metrics: SocketAddr,
+    pub health: SocketAddr,
 }
 
 impl Config {
@@ -68,7 +68,7 @@ impl Config {
         let keeper = Keeper::new(client.clone(), self.names.clone());
         Ok(Injector {
             webhook: bind(self.webhook_address).await?,
-            metrics: bind(self.metrics_address).await?,
+            health: bind(self.health_address).await?,
             tls: tls(keeper.resolver())?,
             config: self,
             client,
@@ -82,7 +82,7 @@ impl Injector {
     pub fn addresses(&self) -> io::Result<Addresses> {
         Ok(Addresses {
             webhook: self.webhook.local_addr()?,
-            metrics: self.metrics.local_addr()?,
+            health: self.health.local_addr()?,
         })
     }
 
@@ -92,8 +92,8 @@ impl Injector {
         let readiness = Readiness::new();
         let known = readiness.gate("namespaces");
         let kept = readiness.gate("webhook certificate");
-        let health = health::router(readiness, health::metrics_recorder());
-        tokio::spawn(serve(self.metrics, health, Transport::Plain, drain.clone()));
+        let checks = health::router(readiness, health::metrics_recorder());
+        tokio::spawn(serve(self.health, checks, Transport::Plain, drain.clone()));
         tokio::spawn(self.keeper.run(kept, drain.clone()));
         let namespaces = ClusterNamespaces::start(self.client.clone(), known, drain.clone());
         let injection = injection(self.config, &self.client).await;
@@ -128,7 +128,9 @@ async fn cluster_supports_native(client: &Client) -> bool {
 /// Some providers write a minor version as `29+`.
 fn supports_native(major: &str, minor: &str) -> bool {
     let number = |text: &str| {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         text[..digits].parse::<u32>()
     };
     match (number(major), number(minor)) {

@@ -250,7 +250,9 @@ impl Facts {
         let names = parsed
             .subject_alternative_name()
             .map_err(|error| unusable(member, error))?;
-        let names = names.iter().flat_map(|extension| &extension.value.general_names);
+        let names = names
+            .iter()
+            .flat_map(|extension| &extension.value.general_names);
         let dns_names = names
             .filter_map(|name| match name {
                 GeneralName::DNSName(name) => Some((*name).to_owned()),
@@ -298,7 +300,9 @@ fn make_serving(
     let issuer = Issuer::from_ca_cert_der(&newest, KeyPair::from_pem(authority_key)?)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::new(vec![dns_name.to_owned()])?;
-    params.distinguished_name.push(DnType::CommonName, "linnet-injector");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "linnet-injector");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;

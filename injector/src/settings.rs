@@ -303,8 +303,18 @@ impl Reader<'_> {
             memory_limit: self.quantity(MEMORY_LIMIT, ISTIO_MEMORY_LIMIT, Quantity::memory),
         };
         let pairs = [
-            (&resources.cpu_request, &resources.cpu_limit, CPU_REQUEST, ISTIO_CPU_REQUEST),
-            (&resources.memory_request, &resources.memory_limit, MEMORY_REQUEST, ISTIO_MEMORY_REQUEST),
+            (
+                &resources.cpu_request,
+                &resources.cpu_limit,
+                CPU_REQUEST,
+                ISTIO_CPU_REQUEST,
+            ),
+            (
+                &resources.memory_request,
+                &resources.memory_limit,
+                MEMORY_REQUEST,
+                ISTIO_MEMORY_REQUEST,
+            ),
         ];
         for (request, limit, ours, istio) in pairs {
             let (Some(request), Some(limit)) = (request, limit) else {

@@ -142,14 +142,22 @@ fn environment(
     let grace = pod.spec.termination_grace_period_seconds;
     let values = [
         (env::IDENTITY_URL, Some(config.identity_url.clone())),
-        (env::DISCOVERY_ADDRESS, Some(config.discovery_address.clone())),
+        (
+            env::DISCOVERY_ADDRESS,
+            Some(config.discovery_address.clone()),
+        ),
         (env::TRUST_DOMAIN, Some(config.trust_domain.to_string())),
         (env::LOG, log.cloned()),
         (env::OPAQUE_PORTS, opaque),
-        (env::DRAIN_SECONDS, grace.map(|seconds| seconds.saturating_sub(2).max(1).to_string())),
+        (
+            env::DRAIN_SECONDS,
+            grace.map(|seconds| seconds.saturating_sub(2).max(1).to_string()),
+        ),
         (env::PROBES, probes),
     ];
-    let given = values.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let given = values
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
     environment.extend(given.map(|(name, value)| json!({"name": name, "value": value})));
     environment
 }
@@ -161,7 +169,11 @@ fn resources(config: &InjectionConfig, pod: &Resources) -> Value {
     let mut requests = Map::new();
     let mut limits = Map::new();
     let kinds = [
-        ("cpu", [&pod.cpu_request, &defaults.cpu_request], [&pod.cpu_limit, &defaults.cpu_limit]),
+        (
+            "cpu",
+            [&pod.cpu_request, &defaults.cpu_request],
+            [&pod.cpu_limit, &defaults.cpu_limit],
+        ),
         (
             "memory",
             [&pod.memory_request, &defaults.memory_request],
@@ -172,14 +184,18 @@ fn resources(config: &InjectionConfig, pod: &Resources) -> Value {
         // A request above the configured limit lifts that limit.
         let limit = own_limit.as_ref().or_else(|| {
             let higher = own_request.as_ref();
-            default_limit
-                .as_ref()
-                .map(|limit| higher.filter(|request| request.exceeds(limit)).unwrap_or(limit))
+            default_limit.as_ref().map(|limit| {
+                higher
+                    .filter(|request| request.exceeds(limit))
+                    .unwrap_or(limit)
+            })
         });
         let request = own_request.as_ref().or_else(|| {
-            default_request
-                .as_ref()
-                .map(|request| limit.filter(|limit| request.exceeds(limit)).unwrap_or(request))
+            default_request.as_ref().map(|request| {
+                limit
+                    .filter(|limit| request.exceeds(limit))
+                    .unwrap_or(request)
+            })
         });
         if let Some(request) = request {
             requests.insert(kind.to_owned(), json!(request.as_str()));
@@ -205,10 +221,22 @@ pub fn redirect_arguments(redirection: &Redirection) -> Vec<String> {
     flag("inbound-port", port::INBOUND.to_string());
     flag("outbound-port", port::OUTBOUND.to_string());
     let lists = [
-        ("skip-inbound-ports", redirection.skip_inbound_ports.to_string()),
-        ("skip-outbound-ports", redirection.skip_outbound_ports.to_string()),
-        ("skip-outbound-cidrs", comma_separated(&redirection.skip_outbound_cidrs)),
-        ("include-outbound-ports", redirection.include_outbound_ports.to_string()),
+        (
+            "skip-inbound-ports",
+            redirection.skip_inbound_ports.to_string(),
+        ),
+        (
+            "skip-outbound-ports",
+            redirection.skip_outbound_ports.to_string(),
+        ),
+        (
+            "skip-outbound-cidrs",
+            comma_separated(&redirection.skip_outbound_cidrs),
+        ),
+        (
+            "include-outbound-ports",
+            redirection.include_outbound_ports.to_string(),
+        ),
     ];
     for (name, value) in lists {
         if !value.is_empty() {

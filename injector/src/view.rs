@@ -56,7 +56,8 @@ impl PodView {
 
     /// Whether a container or init container has this name.
     pub fn has_container(&self, name: &str) -> bool {
-        self.all_containers().any(|container| container.name == name)
+        self.all_containers()
+            .any(|container| container.name == name)
     }
 
     /// The name to call the pod by in a message; a pod of a controller has none

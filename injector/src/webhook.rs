@@ -30,8 +30,8 @@ use crate::{
 pub const PATH: &str = "/inject";
 /// Twice the API server's own limit of an object, for the envelope around it.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
-/// Shorter than the API server's patience, so that the log says what was slow.
-const TIMEOUT: Duration = Duration::from_secs(8);
+/// Shorter than the webhook configuration's 5 s, so that the caller learns why.
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What the webhook answers from.
 #[derive(Clone)]
@@ -75,9 +75,9 @@ impl Webhook {
 
     /// The HTTP service.
     pub fn router(self) -> Router {
-        let layers = ServiceBuilder::new()
-            .layer(CatchPanicLayer::new())
-            .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT));
+        let layers = ServiceBuilder::new().layer(CatchPanicLayer::new()).layer(
+            TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT),
+        );
         Router::new()
             .route(PATH, post(answer))
             .route("/healthz/live", get(async || "ok\n"))

@@ -7,6 +7,12 @@
 //! `UPDATE_GOLDEN=1 cargo test -p linnet-injector --test fixtures` and review the
 //! difference.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failing unwrap is a failing test with a line number"
+)]
+
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use axum::{Router, body::Body};
@@ -124,7 +130,10 @@ async fn every_review_gets_its_golden_answer() {
         };
         if outcome != expected {
             let difference = json_patch::diff(&expected, &outcome);
-            wrong.push(format!("{}: expected.json differs by {difference}", case.name));
+            wrong.push(format!(
+                "{}: expected.json differs by {difference}",
+                case.name
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -144,9 +153,17 @@ async fn an_injected_pod_is_left_alone() {
         let (status, again) = case.post(review.to_string().into_bytes()).await;
         assert_eq!(status, 200, "{}", case.name);
         assert_eq!(again["response"]["allowed"], true, "{}", case.name);
-        assert!(again["response"].get("patch").is_none(), "{}: {again}", case.name);
+        assert!(
+            again["response"].get("patch").is_none(),
+            "{}: {again}",
+            case.name
+        );
         let audit = &again["response"]["auditAnnotations"]["injection"];
-        assert_eq!(audit, "skipped: the pod already has Linnet's sidecar", "{}", case.name);
+        assert_eq!(
+            audit, "skipped: the pod already has Linnet's sidecar",
+            "{}",
+            case.name
+        );
     }
     assert!(injected >= 25, "only {injected} fixtures inject");
 }

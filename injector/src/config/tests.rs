@@ -13,7 +13,7 @@ fn an_empty_environment_is_the_default_installation() {
     assert_eq!(config.injection, InjectionConfig::default());
     assert_eq!(config.native_sidecar, None);
     assert_eq!(config.webhook_address.to_string(), "[::]:9443");
-    assert_eq!(config.metrics_address.to_string(), "[::]:15020");
+    assert_eq!(config.health_address.to_string(), "[::]:15020");
     assert_eq!(config.names.dns_name, "linnet-injector.linnet-system.svc");
 }
 
@@ -22,8 +22,14 @@ fn another_namespace_moves_every_address() {
     let config = parse(&[(env::POD_NAMESPACE, "mesh")]).unwrap();
     assert_eq!(config.names.dns_name, "linnet-injector.mesh.svc");
     assert_eq!(config.injection.control_plane_namespace, "mesh");
-    assert_eq!(config.injection.identity_url, "https://linnet-identity.mesh.svc:15443");
-    assert_eq!(config.injection.discovery_address, "linnet-controller.mesh.svc:15010");
+    assert_eq!(
+        config.injection.identity_url,
+        "https://linnet-identity.mesh.svc:15443"
+    );
+    assert_eq!(
+        config.injection.discovery_address,
+        "linnet-controller.mesh.svc:15010"
+    );
 }
 
 #[test]
@@ -59,7 +65,7 @@ fn all_mistakes_come_at_once() {
         (variable::PROXY_CPU_LIMIT, "lots"),
         (variable::PROXY_LOG, "proxy=loud"),
         (variable::WEBHOOK_ADDRESS, "9443"),
-        (variable::METRICS_ADDRESS, ":15020"),
+        (variable::HEALTH_ADDRESS, ":15020"),
         (env::TRUST_DOMAIN, "Not A Domain"),
         (env::IDENTITY_URL, "http://identity:15443"),
         (env::DISCOVERY_ADDRESS, "controller"),
@@ -68,5 +74,9 @@ fn all_mistakes_come_at_once() {
     let ConfigError(mistakes) = parse(&wrong).unwrap_err();
     assert_eq!(mistakes.len(), wrong.len(), "{mistakes:#?}");
     // The default request is above that limit.
-    assert!(mistakes.iter().any(|m| m == "LINNET_PROXY_MEMORY_REQUEST: 20Mi is more than the limit, 10Mi"));
+    assert!(
+        mistakes
+            .iter()
+            .any(|m| m == "LINNET_PROXY_MEMORY_REQUEST: 20Mi is more than the limit, 10Mi")
+    );
 }

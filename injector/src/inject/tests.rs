@@ -12,7 +12,9 @@ fn injected(pod: &Value, config: &InjectionConfig) -> (Value, Patch, Vec<String>
 
 fn names(pod: &Value, list: &str) -> Vec<String> {
     let containers = pod["spec"][list].as_array().into_iter().flatten();
-    containers.map(|c| c["name"].as_str().unwrap().to_owned()).collect()
+    containers
+        .map(|c| c["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn pod() -> Value {
@@ -25,7 +27,10 @@ fn pod() -> Value {
 #[test]
 fn a_native_sidecar_starts_before_the_pods_init_containers() {
     let (pod, ..) = injected(&pod(), &InjectionConfig::default());
-    assert_eq!(names(&pod, "initContainers"), ["linnet-init", "linnet-proxy", "fetch"]);
+    assert_eq!(
+        names(&pod, "initContainers"),
+        ["linnet-init", "linnet-proxy", "fetch"]
+    );
     assert_eq!(names(&pod, "containers"), ["app", "helper"]);
 }
 
@@ -61,19 +66,31 @@ fn probes_of_a_shifted_container_are_the_right_ones() {
     };
     let (pod, ..) = injected(&pod, &config);
     let helper = &pod["spec"]["containers"][2];
-    assert_eq!(helper["livenessProbe"]["httpGet"]["path"], "/probe/helper/liveness");
+    assert_eq!(
+        helper["livenessProbe"]["httpGet"]["path"],
+        "/probe/helper/liveness"
+    );
     assert_eq!(helper["livenessProbe"].get("tcpSocket"), None);
 }
 
 #[test]
 fn taken_names_are_refused() {
-    for (field, name) in [("initContainers", "linnet-init"), ("containers", "linnet-init"), ("volumes", "linnet-trust")] {
+    for (field, name) in [
+        ("initContainers", "linnet-init"),
+        ("containers", "linnet-init"),
+        ("volumes", "linnet-trust"),
+    ] {
         let mut pod = pod();
         pod["spec"][field] = json!([{"name": name}]);
         if field != "containers" {
             pod["spec"]["containers"] = json!([{"name": "app"}]);
         }
-        let error = inject(&pod, &Namespace::opted_in("shop"), &InjectionConfig::default()).unwrap_err();
+        let error = inject(
+            &pod,
+            &Namespace::opted_in("shop"),
+            &InjectionConfig::default(),
+        )
+        .unwrap_err();
         assert!(matches!(error, InjectError::NameTaken { .. }), "{error}");
         assert!(error.to_string().contains(name), "{error}");
     }
@@ -107,10 +124,20 @@ fn what_can_go_wrong_later_is_said_now() {
 fn a_wish_that_can_not_be_granted_is_answered() {
     let mut pod = pod();
     pod["spec"]["hostNetwork"] = json!(true);
-    let quiet = inject(&pod, &Namespace::opted_in("shop"), &InjectionConfig::default()).unwrap();
+    let quiet = inject(
+        &pod,
+        &Namespace::opted_in("shop"),
+        &InjectionConfig::default(),
+    )
+    .unwrap();
     assert_eq!(quiet.warnings, [] as [&str; 0]);
     pod["metadata"]["labels"] = json!({"linnet.io/inject": "enabled"});
-    let told = inject(&pod, &Namespace::opted_in("shop"), &InjectionConfig::default()).unwrap();
+    let told = inject(
+        &pod,
+        &Namespace::opted_in("shop"),
+        &InjectionConfig::default(),
+    )
+    .unwrap();
     assert_eq!(told.warnings.len(), 1);
 }
 

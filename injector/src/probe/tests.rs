@@ -1,10 +1,10 @@
 use super::*;
 
-fn pod(container: Value) -> PodView {
+fn pod(container: &Value) -> PodView {
     PodView::parse(&json!({"spec": {"containers": [{"name": "sidekick"}, container]}})).unwrap()
 }
 
-fn only(container: Value) -> Rewrite {
+fn only(container: &Value) -> Rewrite {
     let mut found = rewrites(&pod(container)).unwrap();
     assert_eq!(found.len(), 1);
     found.remove(0)
@@ -12,7 +12,7 @@ fn only(container: Value) -> Rewrite {
 
 #[test]
 fn an_http_probe_keeps_what_the_kubelet_would_send() {
-    let rewrite = only(json!({
+    let rewrite = only(&json!({
         "name": "app",
         "ports": [{"name": "web", "containerPort": 8080}],
         "readinessProbe": {
@@ -20,7 +20,10 @@ fn an_http_probe_keeps_what_the_kubelet_would_send() {
             "httpGet": {"port": "web", "path": "health?deep=1", "scheme": "HTTPS", "httpHeaders": [{"name": "A", "value": "b"}]},
         },
     }));
-    assert_eq!((rewrite.list, rewrite.index, rewrite.field), ("containers", 1, "readinessProbe"));
+    assert_eq!(
+        (rewrite.list, rewrite.index, rewrite.field),
+        ("containers", 1, "readinessProbe")
+    );
     assert_eq!(
         serde_json::to_value(&rewrite.description).unwrap(),
         json!({
@@ -36,12 +39,16 @@ fn an_http_probe_keeps_what_the_kubelet_would_send() {
 
 #[test]
 fn grpc_and_tcp_probes_become_http_ones() {
-    let grpc = only(json!({"name": "app", "livenessProbe": {"grpc": {"port": 9000, "service": "x"}}}));
+    let grpc =
+        only(&json!({"name": "app", "livenessProbe": {"grpc": {"port": 9000, "service": "x"}}}));
     assert_eq!((grpc.handler, grpc.description.kind), ("grpc", Kind::Grpc));
     assert_eq!(grpc.description.service.as_deref(), Some("x"));
     assert_eq!(grpc.description.timeout_seconds, 1);
-    let tcp = only(json!({"name": "app", "startupProbe": {"tcpSocket": {"port": 6379}}}));
-    assert_eq!((tcp.handler, tcp.description.kind), ("tcpSocket", Kind::Tcp));
+    let tcp = only(&json!({"name": "app", "startupProbe": {"tcpSocket": {"port": 6379}}}));
+    assert_eq!(
+        (tcp.handler, tcp.description.kind),
+        ("tcpSocket", Kind::Tcp)
+    );
     assert_eq!(tcp.description.path, "/probe/app/startup");
 }
 
@@ -54,7 +61,7 @@ fn what_does_not_reach_the_pods_network_stays() {
         json!({}),
     ];
     for probe in untouched {
-        let pod = pod(json!({"name": "app", "livenessProbe": probe}));
+        let pod = pod(&json!({"name": "app", "livenessProbe": probe}));
         assert_eq!(rewrites(&pod).unwrap(), [], "{probe}");
     }
 }
@@ -68,24 +75,30 @@ fn names_are_looked_up_in_the_probes_own_container() {
     ]}}))
     .unwrap();
     let error = rewrites(&pod).unwrap_err().to_string();
-    assert!(error.contains("container two: livenessProbe: port \"web\""), "{error}");
+    assert!(
+        error.contains("container two: livenessProbe: port \"web\""),
+        "{error}"
+    );
     assert!(error.contains("(api)"), "{error}");
 }
 
 #[test]
 fn a_number_as_text_is_a_port_and_other_numbers_are_not() {
-    let text = only(json!({"name": "app", "livenessProbe": {"tcpSocket": {"port": "8080"}}}));
+    let text = only(&json!({"name": "app", "livenessProbe": {"tcpSocket": {"port": "8080"}}}));
     assert_eq!(text.description.port, 8080);
     for port in [json!(0), json!(-1), json!(65536), json!("70000")] {
-        let pod = pod(json!({"name": "app", "livenessProbe": {"httpGet": {"port": port}}}));
+        let pod = pod(&json!({"name": "app", "livenessProbe": {"httpGet": {"port": port}}}));
         let error = rewrites(&pod).unwrap_err();
-        assert!(matches!(error, ProbeError::BadPort { .. }), "{port}: {error}");
+        assert!(
+            matches!(error, ProbeError::BadPort { .. }),
+            "{port}: {error}"
+        );
     }
 }
 
 #[test]
 fn the_list_reads_back() {
-    let rewrite = only(json!({"name": "app", "livenessProbe": {"grpc": {"port": 9000}}}));
+    let rewrite = only(&json!({"name": "app", "livenessProbe": {"grpc": {"port": 9000}}}));
     let text = serde_json::to_string(&[&rewrite.description]).unwrap();
     let read: Vec<Description> = serde_json::from_str(&text).unwrap();
     assert_eq!(read, [rewrite.description]);

@@ -1,6 +1,6 @@
 use super::*;
 
-fn review(request: Value) -> Vec<u8> {
+fn review(request: &Value) -> Vec<u8> {
     let review = json!({"apiVersion": API_VERSION, "kind": KIND, "request": request});
     review.to_string().into_bytes()
 }
@@ -15,10 +15,19 @@ fn creation() -> Value {
 
 #[test]
 fn a_pods_creation_is_the_question() {
-    let Question::CreatePod { uid, namespace, dry_run, .. } = parse(&review(creation())).unwrap() else {
+    let Question::CreatePod {
+        uid,
+        namespace,
+        dry_run,
+        ..
+    } = parse(&review(&creation())).unwrap()
+    else {
         panic!("another question");
     };
-    assert_eq!((uid.as_str(), namespace.as_str(), dry_run), ("u", "shop", false));
+    assert_eq!(
+        (uid.as_str(), namespace.as_str(), dry_run),
+        ("u", "shop", false)
+    );
 }
 
 #[test]
@@ -27,7 +36,7 @@ fn the_requests_namespace_comes_before_the_pods() {
         let mut request = creation();
         request["namespace"] = json!("");
         request["object"]["metadata"] = own;
-        let Question::CreatePod { namespace, .. } = parse(&review(request)).unwrap() else {
+        let Question::CreatePod { namespace, .. } = parse(&review(&request)).unwrap() else {
             panic!("another question");
         };
         assert_eq!(namespace, expected);
@@ -40,11 +49,15 @@ fn all_else_is_allowed_by_name() {
         ("operation", json!("DELETE"), "DELETE of a Pod"),
         ("operation", json!("UPDATE"), "UPDATE of a Pod"),
         ("subResource", json!("eviction"), "CREATE of a Pod/eviction"),
-        ("kind", json!({"group": "metrics.k8s.io", "version": "v1", "kind": "Pod"}), "CREATE of a Pod"),
+        (
+            "kind",
+            json!({"group": "metrics.k8s.io", "version": "v1", "kind": "Pod"}),
+            "CREATE of a Pod",
+        ),
     ] {
         let mut request = creation();
         request[field] = value;
-        let Question::Other { uid, what: found } = parse(&review(request)).unwrap() else {
+        let Question::Other { uid, what: found } = parse(&review(&request)).unwrap() else {
             panic!("{what}");
         };
         assert_eq!((uid.as_str(), found.as_str()), ("u", what));
@@ -55,11 +68,26 @@ fn all_else_is_allowed_by_name() {
 fn what_can_not_be_answered_says_why() {
     let mut no_object = creation();
     no_object["object"] = json!(null);
-    assert!(matches!(parse(&review(no_object)), Err(ReviewError::NoObject(_))));
-    assert!(matches!(parse(&review(json!(null))), Err(ReviewError::NoRequest)));
-    assert!(matches!(parse(&review(json!({"uid": "u"}))), Err(ReviewError::Malformed(_))));
+    assert!(matches!(
+        parse(&review(&no_object)),
+        Err(ReviewError::NoObject(_))
+    ));
+    assert!(matches!(
+        parse(&review(&json!(null))),
+        Err(ReviewError::NoRequest)
+    ));
+    assert!(matches!(
+        parse(&review(&json!({"uid": "u"}))),
+        Err(ReviewError::Malformed(_))
+    ));
     assert!(matches!(parse(b"\xff\xfe"), Err(ReviewError::Malformed(_))));
-    assert!(matches!(parse(b"{}"), Err(ReviewError::WrongVersion { .. })));
+    assert!(matches!(
+        parse(b"{}"),
+        Err(ReviewError::WrongVersion { .. })
+    ));
     let old = json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": KIND, "request": 5});
-    assert!(matches!(parse(old.to_string().as_bytes()), Err(ReviewError::WrongVersion { .. })));
+    assert!(matches!(
+        parse(old.to_string().as_bytes()),
+        Err(ReviewError::WrongVersion { .. })
+    ));
 }

@@ -12,9 +12,15 @@ fn new_material_needs_nothing_until_half_of_its_life() {
     let material = Material::create(NAME, now).unwrap();
     assert_eq!(plan(None, NAME, now), Step::Create);
     for days in [0, 1, 14] {
-        assert_eq!(plan(Some(&material), NAME, now + Duration::days(days)), Step::Keep);
+        assert_eq!(
+            plan(Some(&material), NAME, now + Duration::days(days)),
+            Step::Keep
+        );
     }
-    assert_eq!(plan(Some(&material), NAME, now + Duration::days(16)), Step::RenewServing);
+    assert_eq!(
+        plan(Some(&material), NAME, now + Duration::days(16)),
+        Step::RenewServing
+    );
     assert_eq!(plan(Some(&material), "other.svc", now), Step::RenewServing);
 }
 
@@ -38,9 +44,16 @@ fn a_new_authority_is_published_before_it_signs() {
     assert_eq!(plan(Some(&material), NAME, due), Step::RenewAuthority);
 
     let both = material.with_new_authority(due).unwrap();
-    assert_eq!(split_pem(both.bundle()).unwrap().len(), 2, "old and new are trusted");
+    assert_eq!(
+        split_pem(both.bundle()).unwrap().len(),
+        2,
+        "old and new are trusted"
+    );
     assert_eq!(both.serving, material.serving, "the old one still signs");
-    assert_eq!(plan(Some(&both), NAME, due + Duration::minutes(9)), Step::Keep);
+    assert_eq!(
+        plan(Some(&both), NAME, due + Duration::minutes(9)),
+        Step::Keep
+    );
     let published = due + Duration::minutes(11);
     assert_eq!(plan(Some(&both), NAME, published), Step::RenewServing);
     let signed = both.with_new_serving(NAME, published).unwrap();
@@ -54,7 +67,11 @@ fn after_a_long_sleep_all_is_renewed() {
     let material = Material::create(NAME, start()).unwrap();
     assert_eq!(plan(Some(&material), NAME, late), Step::RenewAuthority);
     let material = material.with_new_authority(late).unwrap();
-    assert_eq!(split_pem(material.bundle()).unwrap().len(), 1, "the expired one is gone");
+    assert_eq!(
+        split_pem(material.bundle()).unwrap().len(),
+        1,
+        "the expired one is gone"
+    );
     assert_eq!(plan(Some(&material), NAME, late), Step::RenewServing);
 }
 
@@ -68,8 +85,16 @@ fn a_secret_reads_back() {
 
 #[test]
 fn a_secret_that_does_not_fit_together_is_unusable() {
-    let (one, two) = (Material::create(NAME, start()).unwrap(), Material::create(NAME, start()).unwrap());
-    let members = [key::AUTHORITIES, key::AUTHORITY_KEY, key::CERTIFICATE, key::CERTIFICATE_KEY];
+    let (one, two) = (
+        Material::create(NAME, start()).unwrap(),
+        Material::create(NAME, start()).unwrap(),
+    );
+    let members = [
+        key::AUTHORITIES,
+        key::AUTHORITY_KEY,
+        key::CERTIFICATE,
+        key::CERTIFICATE_KEY,
+    ];
     for member in members {
         let mut data = one.to_data();
         data.insert(member.to_owned(), two.to_data()[member].clone());

@@ -25,13 +25,20 @@ fn both_spellings_of_every_skip_add_up() {
         ("linnet.io/skip-outbound-ports", "25"),
         ("traffic.sidecar.istio.io/excludeOutboundPorts", "3306"),
         ("linnet.io/skip-outbound-cidrs", "fd00::/8"),
-        ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.1.2.3/8, 192.0.2.1"),
+        (
+            "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+            "10.1.2.3/8, 192.0.2.1",
+        ),
     ])
     .unwrap();
     let redirection = settings.redirection;
     assert_eq!(redirection.skip_inbound_ports.to_string(), "22-23");
     assert_eq!(redirection.skip_outbound_ports.to_string(), "25,3306");
-    let cidrs: Vec<String> = redirection.skip_outbound_cidrs.iter().map(ToString::to_string).collect();
+    let cidrs: Vec<String> = redirection
+        .skip_outbound_cidrs
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(cidrs, ["10.0.0.0/8", "192.0.2.1/32", "fd00::/8"]);
 }
 
@@ -39,7 +46,11 @@ fn both_spellings_of_every_skip_add_up() {
 fn includes_tell_all_from_nothing() {
     let ports = "traffic.sidecar.istio.io/includeInboundPorts";
     let cidrs = "traffic.sidecar.istio.io/includeOutboundIPRanges";
-    let redirection = |value| parse(&[(ports, value), (cidrs, value)]).unwrap().redirection;
+    let redirection = |value| {
+        parse(&[(ports, value), (cidrs, value)])
+            .unwrap()
+            .redirection
+    };
     assert_eq!(redirection("*"), Redirection::default());
     let nothing = redirection("");
     assert_eq!(nothing.include_inbound_ports, Some(Ports::default()));
@@ -90,13 +101,22 @@ fn every_annotation_that_can_be_wrong_is_refused_by_name() {
         ("traffic.sidecar.istio.io/excludeInboundPorts", "*"),
         ("traffic.sidecar.istio.io/includeOutboundPorts", "https"),
         ("traffic.sidecar.istio.io/excludeOutboundPorts", "443-80"),
-        ("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.0.0.0/8,any"),
-        ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "300.0.0.0/8"),
+        (
+            "traffic.sidecar.istio.io/includeOutboundIPRanges",
+            "10.0.0.0/8,any",
+        ),
+        (
+            "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+            "300.0.0.0/8",
+        ),
     ];
     for (name, value) in wrong {
         let SettingsError(mistakes) = parse(&[(name, value)]).unwrap_err();
         assert_eq!(mistakes.len(), 1, "{name}");
-        assert_eq!((mistakes[0].annotation, mistakes[0].value.as_str()), (name, value));
+        assert_eq!(
+            (mistakes[0].annotation, mistakes[0].value.as_str()),
+            (name, value)
+        );
     }
     let SettingsError(all) = parse(&wrong).unwrap_err();
     assert_eq!(all.len(), wrong.len(), "all mistakes come at once");
@@ -124,6 +144,15 @@ fn annotations_that_nothing_acts_on_are_named() {
         ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
         ("example.com/else", "x"),
     ]));
-    let names: Vec<&str> = warnings.iter().filter_map(|w| w.split(' ').nth(1)).collect();
-    assert_eq!(names, ["linnet.io/skip-inbound-port", "traffic.sidecar.istio.io/kubevirtInterfaces"]);
+    let names: Vec<&str> = warnings
+        .iter()
+        .filter_map(|w| w.split(' ').nth(1))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "linnet.io/skip-inbound-port",
+            "traffic.sidecar.istio.io/kubevirtInterfaces"
+        ]
+    );
 }

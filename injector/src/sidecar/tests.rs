@@ -14,11 +14,31 @@ fn amounts(request: &str, limit: &str) -> Resources {
 fn a_pods_amount_never_contradicts_a_configured_one() {
     let cases = [
         // configured, the pod's, result
-        (("20Mi", ""), ("", ""), json!({"requests": {"memory": "20Mi"}})),
-        (("20Mi", ""), ("64Mi", ""), json!({"requests": {"memory": "64Mi"}})),
-        (("20Mi", ""), ("", "10Mi"), json!({"requests": {"memory": "10Mi"}, "limits": {"memory": "10Mi"}})),
-        (("20Mi", "50Mi"), ("64Mi", ""), json!({"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}})),
-        (("20Mi", "50Mi"), ("30Mi", "1Gi"), json!({"requests": {"memory": "30Mi"}, "limits": {"memory": "1Gi"}})),
+        (
+            ("20Mi", ""),
+            ("", ""),
+            json!({"requests": {"memory": "20Mi"}}),
+        ),
+        (
+            ("20Mi", ""),
+            ("64Mi", ""),
+            json!({"requests": {"memory": "64Mi"}}),
+        ),
+        (
+            ("20Mi", ""),
+            ("", "10Mi"),
+            json!({"requests": {"memory": "10Mi"}, "limits": {"memory": "10Mi"}}),
+        ),
+        (
+            ("20Mi", "50Mi"),
+            ("64Mi", ""),
+            json!({"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}),
+        ),
+        (
+            ("20Mi", "50Mi"),
+            ("30Mi", "1Gi"),
+            json!({"requests": {"memory": "30Mi"}, "limits": {"memory": "1Gi"}}),
+        ),
         (("", ""), ("", ""), json!({})),
     ];
     for (configured, own, expected) in cases {
@@ -46,14 +66,23 @@ fn the_sidecar_is_locked_down_and_the_init_container_alone_is_root() {
     assert_eq!(init["securityContext"]["runAsUser"], 0);
     assert_eq!(init["securityContext"]["runAsNonRoot"], false);
     let capabilities = &init["securityContext"]["capabilities"];
-    assert_eq!(*capabilities, json!({"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]}));
+    assert_eq!(
+        *capabilities,
+        json!({"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]})
+    );
 }
 
 #[test]
 fn native_and_classic_differ_in_how_they_hold_the_app() {
     let container = |native| {
         let settings = Settings::default();
-        proxy_container(&InjectionConfig::default(), &settings, &PodView::default(), None, native)
+        proxy_container(
+            &InjectionConfig::default(),
+            &settings,
+            &PodView::default(),
+            None,
+            native,
+        )
     };
     assert_eq!(container(true)["restartPolicy"], "Always");
     assert_eq!(container(true).get("lifecycle"), None);
@@ -74,17 +103,33 @@ fn mounts_are_where_the_shared_names_say() {
     );
     let mounted = |index: usize| proxy["volumeMounts"][index]["mountPath"].as_str().unwrap();
     let token_file = &token["projected"]["sources"][0]["serviceAccountToken"]["path"];
-    assert_eq!(format!("{}/{}", mounted(0), token_file.as_str().unwrap()), names::TOKEN_PATH);
+    assert_eq!(
+        format!("{}/{}", mounted(0), token_file.as_str().unwrap()),
+        names::TOKEN_PATH
+    );
     let bundle_file = &trust["configMap"]["items"][0]["path"];
-    assert_eq!(format!("{}/{}", mounted(1), bundle_file.as_str().unwrap()), names::TRUST_BUNDLE_PATH);
+    assert_eq!(
+        format!("{}/{}", mounted(1), bundle_file.as_str().unwrap()),
+        names::TRUST_BUNDLE_PATH
+    );
 }
 
 #[test]
 fn the_drain_ends_before_the_pods_grace() {
-    for (grace, drain) in [(Some(30), Some("28")), (Some(1), Some("1")), (Some(0), Some("1")), (None, None)] {
+    for (grace, drain) in [
+        (Some(30), Some("28")),
+        (Some(1), Some("1")),
+        (Some(0), Some("1")),
+        (None, None),
+    ] {
         let mut pod = PodView::default();
         pod.spec.termination_grace_period_seconds = grace;
-        let environment = environment(&InjectionConfig::default(), &Settings::default(), &pod, None);
+        let environment = environment(
+            &InjectionConfig::default(),
+            &Settings::default(),
+            &pod,
+            None,
+        );
         let found = environment.iter().find(|e| e["name"] == env::DRAIN_SECONDS);
         assert_eq!(found.and_then(|e| e["value"].as_str()), drain, "{grace:?}");
     }

@@ -41,7 +41,11 @@ fn creation(namespace: &str, labels: &Value) -> Vec<u8> {
 }
 
 async fn post(known: Known, body: Vec<u8>) -> (u16, Value) {
-    send(known, http::Request::post(PATH).body(Body::from(body)).unwrap()).await
+    send(
+        known,
+        http::Request::post(PATH).body(Body::from(body)).unwrap(),
+    )
+    .await
 }
 
 async fn send(known: Known, request: http::Request<Body>) -> (u16, Value) {
@@ -60,7 +64,12 @@ async fn a_stale_cache_is_looked_past() {
         (none.clone(), labels("enabled"), json!({}), true),
         (None, labels("enabled"), json!({}), true),
         (none.clone(), none.clone(), json!({}), false),
-        (None, labels("disabled"), json!({"linnet.io/inject": "enabled"}), false),
+        (
+            None,
+            labels("disabled"),
+            json!({"linnet.io/inject": "enabled"}),
+            false,
+        ),
         (labels("enabled"), None, json!({}), true),
         (labels("disabled"), None, json!({}), false),
     ];
@@ -68,28 +77,47 @@ async fn a_stale_cache_is_looked_past() {
         let case = format!("{cached:?} {fresh:?} {pod}");
         let (status, answer) = post(Known { cached, fresh }, creation("shop", &pod)).await;
         assert_eq!(status, 200, "{case}: {answer}");
-        assert_eq!(answer["response"].get("patch").is_some(), injected, "{case}: {answer}");
+        assert_eq!(
+            answer["response"].get("patch").is_some(),
+            injected,
+            "{case}: {answer}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_system_pod_never_waits_for_the_api_server() {
-    let unknown = Known { cached: None, fresh: None };
+    let unknown = Known {
+        cached: None,
+        fresh: None,
+    };
     let (status, answer) = post(unknown, creation("kube-system", &json!({}))).await;
-    assert_eq!((status, &answer["response"]["allowed"]), (200, &json!(true)));
+    assert_eq!(
+        (status, &answer["response"]["allowed"]),
+        (200, &json!(true))
+    );
 }
 
 #[tokio::test]
 async fn an_unreachable_api_server_leaves_it_to_the_failure_policy() {
-    let unknown = Known { cached: None, fresh: None };
+    let unknown = Known {
+        cached: None,
+        fresh: None,
+    };
     let (status, answer) = post(unknown, creation("shop", &json!({}))).await;
     assert_eq!(status, 503);
-    assert_eq!(answer["error"], "namespace shop: its labels can't be read: connection refused");
+    assert_eq!(
+        answer["error"],
+        "namespace shop: its labels can't be read: connection refused"
+    );
 }
 
 #[tokio::test]
 async fn a_body_has_a_limit() {
-    let known = || Known { cached: labels("enabled"), fresh: None };
+    let known = || Known {
+        cached: labels("enabled"),
+        fresh: None,
+    };
     let padded = |size: usize| {
         let mut body = creation("shop", &json!({}));
         body.resize(size, b' ');
@@ -103,11 +131,16 @@ async fn a_body_has_a_limit() {
 
 #[tokio::test]
 async fn only_posts_to_the_path_are_reviews() {
-    let known = || Known { cached: None, fresh: None };
+    let known = || Known {
+        cached: None,
+        fresh: None,
+    };
     let get = http::Request::get(PATH).body(Body::empty()).unwrap();
     assert_eq!(send(known(), get).await.0, 405);
     let elsewhere = http::Request::post("/").body(Body::empty()).unwrap();
     assert_eq!(send(known(), elsewhere).await.0, 404);
-    let alive = http::Request::get("/healthz/live").body(Body::empty()).unwrap();
+    let alive = http::Request::get("/healthz/live")
+        .body(Body::empty())
+        .unwrap();
     assert_eq!(send(known(), alive).await.0, 200);
 }
