@@ -105,8 +105,7 @@ mod tests {
         });
         let api = Api::namespaced(Client::new(service, "default"), "linnet-system");
         write(&api, "new").await.unwrap();
-        let written = *written.lock().unwrap();
-        written
+        *written.lock().unwrap()
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! The identity service over real HTTPS on loopback, and the workload
 //! certificates' client against it.
 
+#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use bytes::Bytes;

@@ -132,7 +132,9 @@ impl SignedTokens {
 
     fn verify(&self, token: &str) -> Result<Caller, AttestError> {
         let mut validation = Validation::new(Algorithm::ES256);
+        // A token is over at its `exp`, not a second later (RFC 7519, 4.1.4).
         validation.leeway = 0;
+        validation.reject_tokens_expiring_in_less_than = 1;
         validation.set_audience(&[TOKEN_AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "aud"]);
         let verified = decode::<Claims>(token, &self.verifying, &validation);

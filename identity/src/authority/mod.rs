@@ -175,7 +175,7 @@ impl Issuer {
         Ok(Self {
             signer,
             not_after,
-            renew_at: now + lifetime / 2,
+            renew_at: not_after.min(now + lifetime / 2),
         })
     }
 }

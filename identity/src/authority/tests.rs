@@ -246,9 +246,11 @@ async fn a_directory_keeps_the_root() {
     assert!(error.contains("tls.crt"), "{error}");
 }
 
+type Kept = Arc<Mutex<BTreeMap<String, Value>>>;
+
 /// A Kubernetes API with Secrets. Readers of an absent Secret wait for one
 /// another, so that all of them find it absent.
-fn secrets(readers: usize) -> (Client, Arc<Mutex<BTreeMap<String, Value>>>) {
+fn secrets(readers: usize) -> (Client, Kept) {
     let kept = Arc::new(Mutex::new(BTreeMap::new()));
     let barrier = Arc::new(tokio::sync::Barrier::new(readers));
     let state = kept.clone();
