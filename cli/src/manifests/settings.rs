@@ -22,7 +22,17 @@ struct Key {
     parse: fn(&str) -> Option<Setting>,
 }
 
-const KEYS: [Key; 14] = [
+const KEYS: [Key; 15] = [
+    Key {
+        name: "clusterDomain",
+        value: "domain name",
+        meaning: "the cluster's DNS domain, what follows `svc` in the full name of a service",
+        parse: |text| {
+            // The characters of a trust domain, which is a DNS name too.
+            let valid = TrustDomain::from_str(text).is_ok() && !text.starts_with('.');
+            valid.then(|| Setting::Env(CLUSTER_DOMAIN, text.to_owned()))
+        },
+    },
     Key {
         name: "identity.certificateLifetime",
         value: "duration from 1m to 365d: 90s, 1h30m, 24h",
@@ -123,6 +133,7 @@ const KEYS: [Key; 14] = [
     },
 ];
 
+const CLUSTER_DOMAIN: &str = "LINNET_CLUSTER_DOMAIN";
 const LIFETIME: &str = "LINNET_CERTIFICATE_LIFETIME";
 /// Variables of the injector that hold the image of a container it adds.
 const IMAGE_VARIABLES: [&str; 2] = [variable::PROXY_IMAGE, variable::INIT_IMAGE];

@@ -102,6 +102,7 @@ fn image_settings_reach_the_control_plane_and_the_sidecar() {
 fn every_key_changes_what_is_rendered() {
     let unchanged = rendered(&[]);
     for pair in [
+        "clusterDomain=cluster.example.com",
         "identity.certificateLifetime=1m",
         "image.pullPolicy=Always",
         "image.registry=r.example.com",
