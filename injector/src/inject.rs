@@ -253,7 +253,7 @@ fn pod_warnings(pod: &PodView, native: bool) -> Vec<String> {
         let numbers = ports.filter_map(|port| u16::try_from(port.container_port).ok());
         for taken in numbers.filter(|number| port::RESERVED.contains(number)) {
             warnings.push(format!(
-                "container {name} declares port {taken}; ports {}-{} are the sidecar's and bypass it",
+                "container {name} declares port {taken}: ports {}-{} are reserved for the sidecar, which listens on some; what comes in there bypasses the mesh",
                 port::RESERVED.start(),
                 port::RESERVED.end()
             ));

@@ -150,6 +150,11 @@ fn record(result: &Result<Outcome, InjectError>, namespace: &str, pod: &Value, d
                 count("injected");
                 tracing::info!(namespace, pod = name, dry_run, warnings = ?outcome.warnings, "injected");
             }
+            // Asked again after another webhook's patch.
+            Verdict::Skipped(SkipReason::AlreadyInjected) => {
+                count("already_injected");
+                tracing::debug!(namespace, pod = name, dry_run, "already injected");
+            }
             Verdict::Skipped(reason) => {
                 count("skipped");
                 tracing::info!(namespace, pod = name, dry_run, %reason, "not injected");
