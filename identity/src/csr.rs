@@ -163,4 +163,27 @@ mod tests {
         let body = BASE64_STANDARD.encode(der);
         format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_damaged_request_is_refused_or_its_key_is_unchanged(at in 0_usize..2000, byte: u8) {
+            use x509_parser::pem::Pem;
+            static REQUEST: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
+                let text = request(&PKCS_ECDSA_P256_SHA256);
+                Pem::iter_from_buffer(text.as_bytes()).next().unwrap().unwrap().contents
+            });
+            let mut der = REQUEST.clone();
+            let length = der.len();
+            der[at % length] = byte;
+            let original = ProvenKey::from_pem(&pem("CERTIFICATE REQUEST", &REQUEST)).unwrap();
+            if let Ok(key) = ProvenKey::from_pem(&pem("CERTIFICATE REQUEST", &der)) {
+                proptest::prop_assert_eq!(key, original);
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,400}") {
+            proptest::prop_assert!(ProvenKey::from_pem(&text).is_err());
+        }
+    }
 }

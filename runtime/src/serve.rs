@@ -115,7 +115,7 @@ impl Connection {
         let address = self.address;
         let _ = stream.set_nodelay(true);
         let result = match transport {
-            Transport::Plain => self.http(stream, None).await,
+            Transport::Plain => self.plain(stream).await,
             Transport::Tls(config) => self.tls(stream, config.load_full()).await,
         };
         if let Err(error) = result {
@@ -123,14 +123,32 @@ impl Connection {
         }
     }
 
+    async fn plain(self, stream: TcpStream) -> io::Result<()> {
+        tokio::select! {
+            readable = timeout(HEAD_TIMEOUT, stream.readable()) => readable??,
+            _guard = self.drain.signaled() => return Ok(()),
+        }
+        self.http(stream, None, http_versions()).await
+    }
+
     async fn tls(self, stream: TcpStream, config: Arc<rustls::ServerConfig>) -> io::Result<()> {
         let handshake = TlsAcceptor::from(config).accept(stream);
         let stream = timeout(HEAD_TIMEOUT, handshake).await??;
-        let identity = certificate::peer_identity(stream.get_ref().1);
-        self.http(stream, identity).await
+        let session = stream.get_ref().1;
+        let identity = certificate::peer_identity(session);
+        let versions = match session.alpn_protocol() {
+            Some(b"h2") => http_versions().http2_only(),
+            _ => http_versions().http1_only(),
+        };
+        self.http(stream, identity, versions).await
     }
 
-    async fn http<S>(self, stream: S, identity: Option<SpiffeId>) -> io::Result<()>
+    async fn http<S>(
+        self,
+        stream: S,
+        identity: Option<SpiffeId>,
+        versions: auto::Builder<TokioExecutor>,
+    ) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -143,17 +161,7 @@ impl Connection {
             request.extensions_mut().insert(peer.clone());
             router.clone().oneshot(request)
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(HEAD_TIMEOUT);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let connection = versions.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
@@ -164,6 +172,20 @@ impl Connection {
         };
         result.map_err(io::Error::other)
     }
+}
+
+fn http_versions() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(HEAD_TIMEOUT);
+    builder
 }
 
 #[cfg(test)]
@@ -229,5 +251,66 @@ mod tests {
         signal.drain().await;
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_peers_are_closed() {
+        let workload = certificate::testing::Authority::default().workload("a", "b");
+        let config = workload.server_config(&[b"h2"], false);
+        let tls = Transport::Tls(Arc::new(ArcSwap::new(config)));
+        let (_signal, drain) = drain::channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for (transport, sent) in [
+            (Transport::Plain, ""),
+            (Transport::Plain, "GET / HTTP/1.1\r\n"),
+            (tls, ""),
+        ] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let (stream, address) = listener.accept().await.unwrap();
+            let router = Router::new();
+            let connection = Connection {
+                address,
+                router,
+                drain: drain.clone(),
+            };
+            let ended = timeout(HEAD_TIMEOUT * 2, connection.run(stream, transport)).await;
+            assert!(ended.is_ok(), "still open after {sent:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mesh_client_over_http2_is_known_to_the_handler() {
+        let authority = certificate::testing::Authority::default();
+        let (server, client) = (
+            authority.workload("a", "server"),
+            authority.workload("a", "client"),
+        );
+        let tls = Arc::new(ArcSwap::new(server.server_config(&[b"h2"], true)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_signal, watch) = drain::channel();
+        let handler = async |Extension(peer): Extension<Peer>| peer.identity.unwrap().to_string();
+        let router = Router::new().route("/", get(handler));
+        tokio::spawn(serve(listener, router, Transport::Tls(tls), watch));
+
+        let stream = TcpStream::connect(address).await.unwrap();
+        let stream = tokio_rustls::TlsConnector::from(client.client_config(&[b"h2"]))
+            .connect("server".try_into().unwrap(), stream)
+            .await
+            .unwrap();
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get("https://server/").body(axum::body::Body::empty());
+        let response = sender.send_request(request.unwrap()).await.unwrap();
+        let body = http_body_util::BodyExt::collect(response.into_body())
+            .await
+            .unwrap();
+        assert_eq!(body.to_bytes(), client.id().as_str());
     }
 }

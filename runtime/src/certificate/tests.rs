@@ -318,3 +318,19 @@ async fn a_handle_gives_its_certificate_and_tells_of_the_next() {
     assert_eq!(handle.wait().await.id().service_account(), "frontend");
     assert_eq!(handle.current().unwrap().id().namespace(), "default");
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_certificate_of_a_peers_making_panics(at in 0_usize..2000, byte: u8, cut in 0_usize..2000) {
+        static LEAF: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
+            Authority::default().workload("default", "frontend").chain()[0].to_vec()
+        });
+        let mut bytes = LEAF.clone();
+        let length = bytes.len();
+        bytes[at % length] = byte;
+        bytes.truncate(length - (cut % length));
+        if let Ok(leaf) = verifier::Leaf::parse(&bytes.into()) {
+            proptest::prop_assert!(!leaf.id.namespace().is_empty());
+        }
+    }
+}
