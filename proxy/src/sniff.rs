@@ -51,40 +51,46 @@ pub(crate) async fn sniff<F>(
 where
     F: Future<Output = Result<Stream, Error>>,
 {
-    let mut upstream = None;
-    if tokio::time::timeout(patience, client.readable())
-        .await
-        .is_err()
-    {
-        let opening = pin!(open);
-        tokio::select! {
-            biased;
-            readable = client.readable() => readable?,
-            opened = opening => match opened {
-                Ok(opened) => upstream = Some(opened),
-                Err(error) => return Ok(Sniffed::Unreachable(error)),
-            }
-        }
+    let mut first = FirstBytes::default();
+    if let Ok(read) = tokio::time::timeout(patience, first.read_some(client)).await {
+        read?;
+        return Ok(sniffed(first.finding(client).await?, None));
     }
-    if let Some(mut opened) = upstream.take() {
-        let mut greeting = BytesMut::new();
-        tokio::select! {
-            biased;
-            readable = client.readable() => {
-                readable?;
-                upstream = Some(opened);
-            }
-            read = read_some(&mut opened, &mut greeting) => match read {
-                // It hung up on a silent client; the client may still speak.
-                Ok(0) | Err(_) => {}
-                Ok(_) => return Ok(Sniffed::Server(greeting.freeze(), opened)),
-            }
+    let opening = pin!(open);
+    let mut upstream = tokio::select! {
+        biased;
+        read = first.read_some(client) => {
+            read?;
+            return Ok(sniffed(first.finding(client).await?, None));
         }
-    }
-    Ok(match read_finding(client).await? {
+        opened = opening => match opened {
+            Ok(opened) => opened,
+            Err(error) => return Ok(Sniffed::Unreachable(error)),
+        }
+    };
+    let mut greeting = FirstBytes::default();
+    let upstream = tokio::select! {
+        biased;
+        read = first.read_some(client) => {
+            read?;
+            Some(upstream)
+        }
+        greeted = greeting.read_some(&mut upstream) => match greeted {
+            Ok(()) if !greeting.bytes.is_empty() => {
+                return Ok(Sniffed::Server(greeting.bytes.freeze(), upstream));
+            }
+            // It hung up on a silent client; the client may still speak.
+            Ok(()) | Err(_) => None,
+        }
+    };
+    Ok(sniffed(first.finding(client).await?, upstream))
+}
+
+fn sniffed(found: Option<(Finding, Bytes)>, upstream: Option<Stream>) -> Sniffed {
+    match found {
         Some((finding, bytes)) => Sniffed::Client(finding, bytes, upstream),
         None => Sniffed::Closed,
-    })
+    }
 }
 
 /// Reads until the bytes tell what they are; `None` at the end of the stream.
@@ -92,29 +98,40 @@ where
 /// # Errors
 /// The client's connection broke.
 pub(crate) async fn read_finding(client: &mut TcpStream) -> io::Result<Option<(Finding, Bytes)>> {
-    client.readable().await?;
-    let mut buffer = BytesMut::new();
-    loop {
-        let read = match tokio::time::timeout(REST, read_some(client, &mut buffer)).await {
-            Ok(read) => read?,
-            Err(_) if buffer.is_empty() => continue,
-            Err(_) => return Ok(Some((Finding::Opaque, buffer.freeze()))),
-        };
-        if read == 0 {
-            // A half-closed client has said all it will say.
-            let said = !buffer.is_empty();
-            return Ok(said.then(|| (Finding::Opaque, buffer.freeze())));
-        }
-        if let Some(finding) = detect::classify(&buffer) {
-            return Ok(Some((finding, buffer.freeze())));
-        }
-    }
+    FirstBytes::default().finding(client).await
 }
 
-async fn read_some<R: AsyncRead + Unpin>(
-    reader: &mut R,
-    buffer: &mut BytesMut,
-) -> io::Result<usize> {
-    buffer.reserve(FIRST_READ);
-    reader.read_buf(buffer).await
+/// What one side has said so far.
+#[derive(Default)]
+struct FirstBytes {
+    bytes: BytesMut,
+    ended: bool,
+}
+
+impl FirstBytes {
+    /// Reads once. (Waiting for the socket to be readable would not do: that
+    /// may be told before it is true.)
+    async fn read_some<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> io::Result<()> {
+        self.bytes.reserve(FIRST_READ);
+        self.ended = reader.read_buf(&mut self.bytes).await? == 0;
+        Ok(())
+    }
+
+    async fn finding(mut self, client: &mut TcpStream) -> io::Result<Option<(Finding, Bytes)>> {
+        loop {
+            if let Some(finding) = detect::classify(&self.bytes) {
+                return Ok(Some((finding, self.bytes.freeze())));
+            }
+            if self.ended {
+                // A half-closed client has said all it will say.
+                let said = !self.bytes.is_empty();
+                return Ok(said.then(|| (Finding::Opaque, self.bytes.freeze())));
+            }
+            match tokio::time::timeout(REST, self.read_some(client)).await {
+                Ok(read) => read?,
+                Err(_) if self.bytes.is_empty() => {}
+                Err(_) => return Ok(Some((Finding::Opaque, self.bytes.freeze()))),
+            }
+        }
+    }
 }

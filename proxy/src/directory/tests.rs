@@ -96,7 +96,7 @@ async fn a_new_stream_asks_for_all_that_is_known() {
     let (directory, _commands) = Directory::new(vec![]);
     let target = Target::Peer("10.0.0.9".parse().unwrap());
     directory.subscribed(target.clone());
-    assert_eq!(directory.targets(), [target.clone()]);
+    assert_eq!(directory.targets(), std::slice::from_ref(&target));
     directory.apply(vec![Update::Peer("10.0.0.9".parse().unwrap(), None)]);
     assert!(matches!(
         directory.resolve(target).await,

@@ -28,11 +28,10 @@ use tower::{Service, ServiceBuilder};
 /// Envoy's header that carries identities; from the outside it is worth nothing.
 static FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
+type Stack<U> = Measure<Rescue<Upgrade<Forward>, U>>;
+
 /// The stack for one connection.
-pub(super) fn stack(
-    arrival: Rc<Arrival>,
-    caller: Caller,
-) -> Measure<Rescue<Upgrade<Forward>, impl Fn(&Exchange) + Clone>> {
+pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exchange) + Clone> {
     let app = arrival.thread.direct(&arrival.app_endpoint());
     let forward = Forward {
         state: Rc::new(State {

@@ -33,11 +33,13 @@ use tower::{Service, ServiceBuilder};
 /// Endpoints tried at most before anything of a request was sent.
 const ATTEMPTS: usize = 3;
 
+type Stack<U> = Measure<Rescue<Upgrade<Route>, U>>;
+
 /// The stack for one client connection.
 pub(super) fn stack(
     thread: Rc<Thread>,
     destination: Rc<Destination>,
-) -> Measure<Rescue<Upgrade<Route>, impl Fn(&Exchange) + Clone>> {
+) -> Stack<impl Fn(&Exchange) + Clone> {
     let unplaced = {
         let (thread, destination) = (thread.clone(), destination.clone());
         move |exchange: &Exchange| {

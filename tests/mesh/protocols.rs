@@ -1,0 +1,191 @@
+//! Each protocol through two sidecars, and what both count of it.
+
+use crate::support::{Mesh, Pair, count};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use linnet_sample::client::{Call, Client, Protocol};
+use std::net::SocketAddr;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+const HTTP: usize = 0;
+const TLS: usize = 1;
+const TCP: usize = 2;
+const SERVER_FIRST: usize = 3;
+
+async fn call(protocol: Protocol, address: SocketAddr) {
+    let mut client = Client::new(Call::new(protocol, address.to_string().parse().unwrap()));
+    for _ in 0..3 {
+        client
+            .call()
+            .await
+            .unwrap_or_else(|error| panic!("{protocol:?}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn every_protocol_passes_and_is_counted_as_secured() {
+    let mesh = Mesh::new();
+    let pair = Pair::start(&mesh, "payment").await;
+    for protocol in [
+        Protocol::Http1,
+        Protocol::Http2,
+        Protocol::Grpc,
+        Protocol::GrpcStream,
+        Protocol::GrpcBidi,
+        Protocol::Websocket,
+    ] {
+        call(protocol, pair.port(HTTP)).await;
+    }
+    call(Protocol::Tls, pair.port(TLS)).await;
+    call(Protocol::Tcp, pair.port(TCP)).await;
+    call(Protocol::ServerFirst, pair.port(SERVER_FIRST)).await;
+
+    let source = pair.client.metrics_text();
+    let destination = pair.server.metrics_text();
+    let (client, server) = (
+        "\"spiffe://cluster.local/ns/default/sa/checkout\"",
+        "\"spiffe://cluster.local/ns/default/sa/payment\"",
+    );
+    let principals = [
+        format!("source_principal={client}"),
+        format!("destination_principal={server}"),
+        "connection_security_policy=\"mutual_tls\"".to_owned(),
+    ];
+    for (reporter, metrics) in [("source", &source), ("destination", &destination)] {
+        let reporter = format!("reporter=\"{reporter}\"");
+        let mut labels: Vec<&str> = principals.iter().map(String::as_str).collect();
+        labels.push(&reporter);
+        let http = count(metrics, "istio_requests_total", &labels);
+        assert!(http >= 12.0, "{reporter}: {http} requests in\n{metrics}");
+        labels.push("request_protocol=\"grpc\"");
+        let grpc = count(metrics, "istio_requests_total", &labels);
+        assert!(grpc >= 9.0, "{reporter}: {grpc} gRPC calls in\n{metrics}");
+        labels.pop();
+        let tcp = count(metrics, "istio_tcp_connections_opened_total", &labels);
+        assert!(tcp >= 3.0, "{reporter}: {tcp} connections in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard_at_once() {
+    let mesh = Mesh::new();
+    let pair = Pair::start(&mesh, "payment").await;
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(pair.port(SERVER_FIRST)).await.unwrap();
+        let mut banner = [0; 5];
+        stream.read_exact(&mut banner).await.unwrap();
+        assert_eq!(&banner, b"220 s");
+    }
+}
+
+async fn exchange(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn http_1_0_is_served_and_its_connection_ends() {
+    let mesh = Mesh::new();
+    let pair = Pair::start(&mesh, "payment").await;
+    let answer = exchange(pair.port(HTTP), "GET / HTTP/1.0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("\"payment\""), "{answer}");
+}
+
+#[tokio::test]
+async fn expect_continue_is_answered() {
+    let mesh = Mesh::new();
+    let pair = Pair::start(&mesh, "payment").await;
+    let mut stream = TcpStream::connect(pair.port(HTTP)).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: payment\r\ncontent-length: 5\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut interim = [0; 25];
+    stream.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hello").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn large_headers_pass_in_both_versions() {
+    let mesh = Mesh::new();
+    let pair = Pair::start(&mesh, "payment").await;
+    let large = "x".repeat(48 * 1024);
+    let stream = TcpStream::connect(pair.port(HTTP)).await.unwrap();
+    let (mut http1, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let request = |uri: &str| {
+        http::Request::get(uri)
+            .header("host", "payment")
+            .header("x-large", &large)
+            .body(Full::<Bytes>::default())
+            .unwrap()
+    };
+    let response = http1.send_request(request("/")).await.unwrap();
+    assert_eq!(response.status(), 200);
+
+    let stream = TcpStream::connect(pair.port(HTTP)).await.unwrap();
+    let (mut http2, connection) =
+        hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let response = http2
+        .send_request(request("http://payment/"))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+}
+
+/// Bodies stream: the first part of an answer arrives while the request's body
+/// is still open.
+#[tokio::test]
+async fn bodies_stream_both_ways() {
+    let mesh = Mesh::new();
+    let pair = Pair::start(&mesh, "payment").await;
+    let mut stream = TcpStream::connect(pair.port(HTTP)).await.unwrap();
+    let head = "GET /bytes/10000000 HTTP/1.1\r\nhost: payment\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.len() > 10_000_000, "{} bytes", answer.len());
+
+    let stream = TcpStream::connect(pair.port(HTTP)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let body = Full::new(Bytes::from(vec![1; 3_000_000]));
+    let request = http::Request::post("/")
+        .header("host", "payment")
+        .body(body)
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("3000000"), "{text}");
+}
+
+#[tokio::test]
+async fn connections_are_reused_and_drained() {
+    let mesh = Mesh::new();
+    let pair = Pair::start(&mesh, "payment").await;
+    for _ in 0..20 {
+        // A new client connection each time; upstream they share.
+        call(Protocol::Http1, pair.port(HTTP)).await;
+    }
+    pair.client.drain().await;
+    pair.server.drain().await;
+}

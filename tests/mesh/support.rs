@@ -1,0 +1,155 @@
+//! Sidecars with certificates from a directory and fixed endpoints, as somebody
+//! would run them by hand.
+
+use linnet_proxy::{
+    config::Config,
+    server::{Deps, Running},
+};
+use linnet_runtime::{
+    certificate::testing::{Authority, Leaf},
+    logging,
+};
+use linnet_sample::server;
+use std::{collections::HashMap, fs, net::SocketAddr};
+
+/// What a sidecar is started with.
+pub(crate) struct Sidecar<'a> {
+    pub(crate) account: &'a str,
+    /// `listen=host` and `listen=app` lists, as in the environment.
+    pub(crate) outbound: String,
+    pub(crate) inbound: String,
+    /// The static configuration, YAML.
+    pub(crate) services: String,
+}
+
+/// A root and a place for the files of sidecars.
+pub(crate) struct Mesh {
+    authority: Authority,
+    files: tempfile::TempDir,
+}
+
+impl Mesh {
+    pub(crate) fn new() -> Self {
+        Self {
+            authority: Authority::default(),
+            files: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) async fn start(&self, sidecar: Sidecar<'_>) -> Running {
+        let directory = self.files.path().join(sidecar.account);
+        fs::create_dir_all(&directory).unwrap();
+        let identity = identity(sidecar.account);
+        let (chain, key) = self.authority.issue_pem(&Leaf::new(&[&identity]));
+        fs::write(directory.join("ca.pem"), self.authority.bundle_pem()).unwrap();
+        fs::write(directory.join("leaf.pem"), chain).unwrap();
+        fs::write(directory.join("leaf.key"), key).unwrap();
+        let services = directory.join("services.yaml");
+        fs::write(&services, sidecar.services).unwrap();
+        let environment = HashMap::from([
+            ("LINNET_CERTIFICATE_DIR", directory.display().to_string()),
+            ("LINNET_STATIC_CONFIG", services.display().to_string()),
+            ("LINNET_OUTBOUND_LISTENERS", sidecar.outbound),
+            ("LINNET_INBOUND_LISTENERS", sidecar.inbound),
+            ("LINNET_METRICS_LISTEN", "127.0.0.1:0".to_owned()),
+            ("LINNET_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
+        ]);
+        let config = Config::from_env(&|name| environment.get(name).cloned()).unwrap();
+        let log = logging::init("warn");
+        config.build(Deps { log }).await.unwrap()
+    }
+}
+
+pub(crate) fn identity(account: &str) -> String {
+    format!("spiffe://cluster.local/ns/default/sa/{account}")
+}
+
+/// The sample application with all its ports.
+pub(crate) async fn sample() -> server::Server {
+    let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let config = server::Config {
+        name: "payment".into(),
+        version: "v1".into(),
+        pod: "payment-0".into(),
+        calls: None,
+        http: any,
+        tls: any,
+        tcp: any,
+        server_first: any,
+    };
+    config.serve().await.unwrap()
+}
+
+/// client → outbound → mutual TLS → inbound → sample, for each of its ports.
+pub(crate) struct Pair {
+    pub(crate) client: Running,
+    pub(crate) server: Running,
+    /// Serves while it lives.
+    _app: server::Server,
+}
+
+impl Pair {
+    /// Outbound ports in the order http, tls, tcp, server-first.
+    pub(crate) async fn start(mesh: &Mesh, expected: &str) -> Self {
+        let app = sample().await;
+        let addresses = app.addresses();
+        let ports: Vec<_> = [
+            addresses.http,
+            addresses.tls,
+            addresses.tcp,
+            addresses.server_first,
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let inbound: Vec<_> = ports
+            .iter()
+            .map(|app| format!("127.0.0.1:0={app}"))
+            .collect();
+        let server = mesh
+            .start(Sidecar {
+                account: "payment",
+                outbound: String::new(),
+                inbound: inbound.join(","),
+                services: "inboundMtls: STRICT\nservices: {}\n".into(),
+            })
+            .await;
+        let mut services = String::from("services:\n");
+        let mut outbound = Vec::new();
+        for (position, address) in server.inbound.iter().enumerate() {
+            let host = format!("payment.default.svc.cluster.local:{}", 8001 + position);
+            services += &format!(
+                "  {host}:\n    - address: {address}\n      identity: {}\n",
+                identity(expected)
+            );
+            outbound.push(format!("127.0.0.1:0={host}"));
+        }
+        let client = mesh
+            .start(Sidecar {
+                account: "checkout",
+                outbound: outbound.join(","),
+                inbound: String::new(),
+                services,
+            })
+            .await;
+        Self {
+            client,
+            server,
+            _app: app,
+        }
+    }
+
+    pub(crate) fn port(&self, position: usize) -> SocketAddr {
+        self.client.outbound[position]
+    }
+}
+
+/// The sum of a counter's series whose labels contain all of `labels`.
+pub(crate) fn count(metrics: &str, name: &str, labels: &[&str]) -> f64 {
+    metrics
+        .lines()
+        .filter(|line| line.starts_with(&format!("{name}{{")))
+        .filter(|line| labels.iter().all(|label| line.contains(label)))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
+}
