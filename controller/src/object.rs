@@ -7,9 +7,11 @@
 
 mod cluster;
 mod parse;
+mod yaml;
 
 pub use cluster::{EndpointSlice, InboundPorts, Pod, Service, ServicePortSpec, SliceEndpoint};
 pub use parse::{ParseError, parse};
+pub use yaml::parse_yaml;
 
 use linnet_mesh::ResourceRef;
 use std::{fmt, sync::Arc};

@@ -4,8 +4,6 @@ use crate::{
     object::{self, Object, ObjectRef},
     source::Change,
 };
-use serde::Deserialize;
-use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -163,69 +161,5 @@ fn read(path: &Path) -> Result<Option<Vec<Object>>, String> {
         }
         _ => std::fs::read_to_string(path).map_err(|error| error.to_string())?,
     };
-    let origin = origin(path);
-    let mut objects = Vec::new();
-    for (position, document) in serde_norway::Deserializer::from_str(&text).enumerate() {
-        let document_name = format!("document {}", position + 1);
-        let yaml = serde_norway::Value::deserialize(document)
-            .map_err(|error| format!("{document_name}: {error}"))?;
-        let json = json(yaml).map_err(|reason| format!("{document_name}: {reason}"))?;
-        for manifest in items(json) {
-            let origin = format!("{origin}, {document_name}");
-            let object = object::parse(manifest, Some(&origin))
-                .map_err(|error| format!("{document_name}: {error}"))?;
-            objects.extend(object);
-        }
-    }
-    Ok(Some(objects))
-}
-
-/// The manifests of a `List`, or the one that it is.
-fn items(manifest: Value) -> Vec<Value> {
-    if manifest.get("kind").and_then(Value::as_str) == Some("List")
-        && let Value::Object(mut fields) = manifest
-    {
-        return match fields.remove("items") {
-            Some(Value::Array(items)) => items,
-            _ => Vec::new(),
-        };
-    }
-    vec![manifest]
-}
-
-/// YAML as JSON: keys that look like numbers are the text that was written.
-fn json(yaml: serde_norway::Value) -> Result<Value, String> {
-    use serde_norway::Value as Yaml;
-    Ok(match yaml {
-        Yaml::Null => Value::Null,
-        Yaml::Bool(value) => Value::Bool(value),
-        Yaml::Number(number) => {
-            if let Some(value) = number.as_i64() {
-                Value::from(value)
-            } else if let Some(value) = number.as_u64() {
-                Value::from(value)
-            } else {
-                serde_json::Number::from_f64(number.as_f64().unwrap_or(f64::NAN))
-                    .map(Value::Number)
-                    .ok_or_else(|| format!("{number} is not a number that JSON knows"))?
-            }
-        }
-        Yaml::String(text) => Value::String(text),
-        Yaml::Sequence(items) => {
-            Value::Array(items.into_iter().map(json).collect::<Result<_, _>>()?)
-        }
-        Yaml::Mapping(fields) => {
-            let mut object = serde_json::Map::new();
-            for (key, value) in fields {
-                let key = match json(key)? {
-                    Value::String(text) => text,
-                    other @ (Value::Number(_) | Value::Bool(_)) => other.to_string(),
-                    other => return Err(format!("{other} can't be a key")),
-                };
-                object.insert(key, json(value)?);
-            }
-            Value::Object(object)
-        }
-        Yaml::Tagged(tagged) => return Err(format!("the tag {} means nothing here", tagged.tag)),
-    })
+    object::parse_yaml(&text, &origin(path)).map(Some)
 }
