@@ -47,17 +47,18 @@ async fn serve(environment: Environment) -> Result<(), Error> {
     let (drain_signal, drain) = drain::channel();
     let readiness = Readiness::new();
     let kept_in = match &root {
-        RootStore::Secret { client, namespace } => Some((client.clone(), namespace.clone())),
+        RootStore::Secret { client, namespace } => {
+            Some((client.clone(), namespace.clone(), drain.clone()))
+        }
         RootStore::Memory | RootStore::Directory(_) => None,
     };
-    let bundle_drain = drain.clone();
     let running = tokio::select! {
         running = config.build(Dependencies { attest, root, readiness, drain }) => running?,
         _ = signal::shutdown() => return Ok(()),
     };
-    if let Some((client, namespace)) = kept_in {
+    if let Some((client, namespace, drain)) = kept_in {
         let bundle = running.bundle_pem().to_owned();
-        tokio::spawn(bundle::keep(client, namespace, bundle, bundle_drain));
+        tokio::spawn(bundle::keep(client, namespace, bundle, drain));
     }
     let received = signal::shutdown().await;
     tracing::info!(signal = received, "draining");

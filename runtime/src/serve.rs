@@ -7,7 +7,10 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,7 +32,8 @@ use tower::ServiceExt;
 
 use crate::{certificate, drain};
 
-/// A peer has this long for its TLS handshake, and for the head of a request.
+/// A peer has this long for its TLS handshake, for its first request, and for
+/// the head of any.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 peer is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -115,20 +119,12 @@ impl Connection {
         let address = self.address;
         let _ = stream.set_nodelay(true);
         let result = match transport {
-            Transport::Plain => self.plain(stream).await,
+            Transport::Plain => self.http(stream, None, http_versions()).await,
             Transport::Tls(config) => self.tls(stream, config.load_full()).await,
         };
         if let Err(error) = result {
             tracing::debug!(peer = %address, %error, "connection ended");
         }
-    }
-
-    async fn plain(self, stream: TcpStream) -> io::Result<()> {
-        tokio::select! {
-            readable = timeout(HEAD_TIMEOUT, stream.readable()) => readable??,
-            _guard = self.drain.signaled() => return Ok(()),
-        }
-        self.http(stream, None, http_versions()).await
     }
 
     async fn tls(self, stream: TcpStream, config: Arc<rustls::ServerConfig>) -> io::Result<()> {
@@ -157,17 +153,30 @@ impl Connection {
             identity,
         };
         let router = self.router;
+        let asked = Arc::new(AtomicBool::new(false));
+        let first = asked.clone();
         let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            first.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer.clone());
             router.clone().oneshot(request)
         });
         let connection = versions.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            _guard = self.drain.signaled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let mut silence = std::pin::pin!(sleep(HEAD_TIMEOUT));
+        let mut watched = true;
+        let result = loop {
+            tokio::select! {
+                result = connection.as_mut() => break result,
+                () = silence.as_mut(), if watched => {
+                    if !asked.load(Ordering::Relaxed) {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    watched = false;
+                }
+                _guard = self.drain.signaled() => {
+                    connection.as_mut().graceful_shutdown();
+                    break connection.await;
+                }
             }
         };
         result.map_err(io::Error::other)
@@ -275,8 +284,8 @@ mod tests {
                 router,
                 drain: drain.clone(),
             };
-            let ended = timeout(HEAD_TIMEOUT * 2, connection.run(stream, transport)).await;
-            assert!(ended.is_ok(), "still open after {sent:?}");
+            let ended = timeout(HEAD_TIMEOUT * 2, connection.run(stream, transport.clone())).await;
+            assert!(ended.is_ok(), "still open after {sent:?}, {transport:?}");
         }
     }
 
