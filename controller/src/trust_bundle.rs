@@ -1,4 +1,218 @@
-//! wip
+//! Keeps the ConfigMap with the trust bundle in every namespace but the
+//! system's: a sidecar needs it to trust the identity service.
+//!
+//! Every namespace and not only labelled ones, because a pod may opt in
+//! anywhere, and would hang for want of its volume. The control plane's own is
+//! identity's to write: the controller could not start without it.
+
+use futures_util::{Stream, StreamExt, stream};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{PartialObjectMeta, Patch, PatchParams},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use linnet_mesh::names::{
+    CONTROL_PLANE_NAMESPACE, SYSTEM_NAMESPACES, TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_KEY, label,
+};
 use linnet_runtime::certificate;
-/// wip
-pub async fn keep(_client: kube::Client, _certificate: certificate::Handle) {}
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep_until};
+
+/// Between two rounds, so that a fight over a ConfigMap does not load the API server.
+const PAUSE: Duration = Duration::from_secs(1);
+/// After a round in which something failed.
+const RETRY: Duration = Duration::from_secs(5);
+const FIELD_MANAGER: &str = "linnet-controller";
+
+/// Keeps the ConfigMaps, for as long as it is polled.
+pub async fn keep(client: Client, certificate: certificate::Handle) {
+    let mut generation = certificate.subscribe();
+    let mut keeper = Keeper {
+        bundle: certificate.wait().await.bundle_pem().to_owned(),
+        view: View::default(),
+        client: client.clone(),
+    };
+    let mut observations = Box::pin(observe(client));
+    loop {
+        let failed = keeper.round().await;
+        let next = Instant::now() + PAUSE;
+        let retry = async {
+            if failed {
+                sleep_until(Instant::now() + RETRY).await;
+            } else {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            observation = observations.next() => match observation {
+                Some(observation) => keeper.view.take(observation),
+                None => return,
+            },
+            Ok(()) = generation.changed() => {
+                if let Some(workload) = certificate.current() {
+                    workload.bundle_pem().clone_into(&mut keeper.bundle);
+                }
+            }
+            () = retry => {}
+        }
+        // What else comes before the next round counts in it.
+        loop {
+            tokio::select! {
+                Some(observation) = observations.next() => keeper.view.take(observation),
+                () = sleep_until(next) => break,
+            }
+        }
+    }
+}
+
+/// What the API server tells.
+#[derive(Debug)]
+enum Observation {
+    Namespaces(Event<PartialObjectMeta<Namespace>>),
+    ConfigMaps(Event<ConfigMap>),
+}
+
+fn observe(client: Client) -> impl Stream<Item = Observation> {
+    let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .filter_map(async |event| told("namespaces", event).map(Observation::Namespaces));
+    let ours = watcher::Config::default().fields(&format!("metadata.name={TRUST_BUNDLE_CONFIG_MAP}"));
+    let config_maps = watcher(Api::<ConfigMap>::all(client), ours)
+        .default_backoff()
+        .filter_map(async |event| told("ConfigMaps", event).map(Observation::ConfigMaps));
+    stream::select(namespaces.boxed(), config_maps.boxed())
+}
+
+fn told<K>(what: &str, event: watcher::Result<Event<K>>) -> Option<Event<K>> {
+    event
+        .inspect_err(|error| tracing::warn!("watching {what} for the trust bundle: {error}"))
+        .ok()
+}
+
+/// What is known of the cluster.
+#[derive(Debug, Default)]
+struct View {
+    /// Namespaces that are to have the bundle.
+    namespaces: BTreeSet<String>,
+    /// The bundle that each has.
+    bundles: BTreeMap<String, Option<String>>,
+    /// Both lists have been told whole.
+    listed: (bool, bool),
+}
+
+impl View {
+    fn take(&mut self, observation: Observation) {
+        match observation {
+            Observation::Namespaces(Event::Init) => {
+                self.namespaces.clear();
+                self.listed.0 = false;
+            }
+            Observation::Namespaces(Event::InitDone) => self.listed.0 = true,
+            Observation::Namespaces(Event::Apply(namespace) | Event::InitApply(namespace)) => {
+                let name = namespace.name_any();
+                if namespace.metadata.deletion_timestamp.is_none() && takes_bundle(&name) {
+                    self.namespaces.insert(name);
+                } else {
+                    self.namespaces.remove(&name);
+                }
+            }
+            Observation::Namespaces(Event::Delete(namespace)) => {
+                self.namespaces.remove(&namespace.name_any());
+            }
+            Observation::ConfigMaps(Event::Init) => {
+                self.bundles.clear();
+                self.listed.1 = false;
+            }
+            Observation::ConfigMaps(Event::InitDone) => self.listed.1 = true,
+            Observation::ConfigMaps(Event::Apply(map) | Event::InitApply(map)) => {
+                let bundle = map.data.as_ref().and_then(|data| data.get(TRUST_BUNDLE_KEY));
+                let bundle = bundle.cloned();
+                self.bundles.insert(map.namespace().unwrap_or_default(), bundle);
+            }
+            Observation::ConfigMaps(Event::Delete(map)) => {
+                self.bundles.remove(&map.namespace().unwrap_or_default());
+            }
+        }
+    }
+
+    /// Namespaces without the bundle, or with another.
+    fn wanting(&self, bundle: &str) -> Vec<String> {
+        if self.listed != (true, true) {
+            return Vec::new();
+        }
+        self.namespaces
+            .iter()
+            .filter(|namespace| {
+                self.bundles.get(*namespace).and_then(Option::as_deref) != Some(bundle)
+            })
+            .cloned()
+            .collect()
+    }
+}
+
+fn takes_bundle(namespace: &str) -> bool {
+    namespace != CONTROL_PLANE_NAMESPACE && !SYSTEM_NAMESPACES.contains(&namespace)
+}
+
+struct Keeper {
+    bundle: String,
+    view: View,
+    client: Client,
+}
+
+impl Keeper {
+    /// Writes what is wanting; whether something failed.
+    async fn round(&mut self) -> bool {
+        let mut failed = false;
+        for namespace in self.view.wanting(&self.bundle) {
+            match self.write(&namespace).await {
+                Ok(()) => {
+                    tracing::debug!(namespace, "trust bundle written");
+                    self.view.bundles.insert(namespace, Some(self.bundle.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        "ConfigMap {namespace}/{TRUST_BUNDLE_CONFIG_MAP} can't be written: {error}; \
+                         pods with a sidecar can't start there until it is"
+                    );
+                    failed = true;
+                }
+            }
+        }
+        failed
+    }
+
+    /// Several replicas may do this at once: they write the same.
+    async fn write(&self, namespace: &str) -> Result<(), kube::Error> {
+        let map = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(TRUST_BUNDLE_CONFIG_MAP.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                labels: Some(BTreeMap::from([(
+                    label::PART_OF.to_owned(),
+                    label::PART_OF_LINNET.to_owned(),
+                )])),
+                ..ObjectMeta::default()
+            },
+            data: Some(BTreeMap::from([(TRUST_BUNDLE_KEY.to_owned(), self.bundle.clone())])),
+            ..ConfigMap::default()
+        };
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        maps.patch(TRUST_BUNDLE_CONFIG_MAP, &params, &Patch::Apply(&map)).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
