@@ -1,0 +1,180 @@
+//! Resources in, routes and verdicts out, as text to review: every guide's YAML
+//! and every rule of precedence. `UPDATE_GOLDEN=1` writes the expected files.
+
+use linnet_controller::{
+    compile::Context,
+    index::Index,
+    object::{Kind, Name, Object, Service, ServicePortSpec, parse_yaml},
+    source::Change,
+};
+use linnet_mesh::{
+    AppProtocol, ServicePort, TrustDomain,
+    route::{HttpRoutes, RequestMatch},
+};
+use std::{fmt::Write, fs, path::{Path, PathBuf}};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn yaml_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "{}", directory.display());
+    files
+}
+
+/// Services for hosts that a file only speaks of, as guides do.
+fn services_spoken_of(objects: &[Object]) -> Vec<Object> {
+    objects
+        .iter()
+        .filter_map(|object| match object {
+            Object::Configuration(configuration) if configuration.kind == Kind::DestinationRule => {
+                let host = configuration.spec["host"].as_str()?;
+                Some(Object::Service(Service {
+                    name: Name::new(configuration.name.namespace.clone(), host),
+                    cluster_ips: Vec::new(),
+                    ports: vec![ServicePortSpec {
+                        name: "http".to_owned(),
+                        port: 80,
+                        protocol: AppProtocol::Detect,
+                    }],
+                }))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn compiled(mut objects: Vec<Object>, clients: &[&str]) -> String {
+    if !objects.iter().any(|object| matches!(object, Object::Service(_))) {
+        objects.extend(services_spoken_of(&objects));
+    }
+    let ports: Vec<_> = objects
+        .iter()
+        .filter_map(|object| match object {
+            Object::Service(service) => Some(service),
+            _ => None,
+        })
+        .flat_map(|service| {
+            service.ports.iter().map(|port| ServicePort {
+                namespace: service.name.namespace.clone(),
+                name: service.name.name.clone(),
+                port: port.port,
+            })
+        })
+        .collect();
+    let context = Context { cluster_domain: "cluster.local".to_owned() };
+    let mut index = Index::new(context, TrustDomain::default());
+    for object in objects {
+        index.apply(Change::Apply(object));
+    }
+    let mut text = String::new();
+    for verdict in index.verdicts() {
+        writeln!(text, "{}: {:?}", verdict.resource, verdict.status).unwrap();
+        for note in &verdict.messages {
+            writeln!(text, "  {note}").unwrap();
+        }
+    }
+    for port in ports {
+        for client in clients {
+            let service = index.service(&port, client).unwrap();
+            let subsets = service.subsets.join(", ");
+            write!(text, "\n{port} for {client}, subsets [{subsets}]: ").unwrap();
+            match &service.http {
+                None => text.push_str("no routes\n"),
+                Some(routes) => write_routes(&mut text, routes),
+            }
+        }
+    }
+    text
+}
+
+fn write_routes(text: &mut String, routes: &HttpRoutes) {
+    writeln!(text, "{}", routes.source).unwrap();
+    for (position, rule) in routes.rules.iter().enumerate() {
+        write!(text, "  {position}").unwrap();
+        if let Some(name) = &rule.name {
+            write!(text, " {name:?}").unwrap();
+        }
+        text.push('\n');
+        for condition in &rule.matches {
+            writeln!(text, "    when {}", conditions(condition)).unwrap();
+        }
+        for backend in &rule.backends {
+            write!(text, "    {} to {}", backend.weight, backend.service).unwrap();
+            if let Some(subset) = &backend.subset {
+                write!(text, " subset {subset}").unwrap();
+            }
+            if let Some(reason) = &backend.unresolved {
+                write!(text, " (503: {reason})").unwrap();
+            }
+            text.push('\n');
+        }
+    }
+}
+
+fn conditions(condition: &RequestMatch) -> String {
+    let mut all = Vec::new();
+    let case = if condition.ignore_path_case { " ignoring case" } else { "" };
+    all.extend(condition.path.as_ref().map(|m| format!("path {m}{case}")));
+    all.extend(condition.method.as_ref().map(|m| format!("method {m}")));
+    all.extend(condition.authority.as_ref().map(|m| format!("authority {m}")));
+    all.extend(condition.scheme.as_ref().map(|m| format!("scheme {m}")));
+    for header in &condition.headers {
+        let not = if header.negate { "not " } else { "" };
+        let value = header.value.as_ref().map_or("present".to_owned(), ToString::to_string);
+        all.push(format!("{not}header {} {value}", header.name));
+    }
+    if all.is_empty() { "anything".to_owned() } else { all.join(", ") }
+}
+
+fn check(input: &Path, golden: &Path, clients: &[&str]) -> Result<(), String> {
+    let text = fs::read_to_string(input).unwrap();
+    let made = compiled(parse_yaml(&text, "file").unwrap(), clients);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(golden, &made).unwrap();
+    }
+    let kept = fs::read_to_string(golden).unwrap_or_default();
+    if made == kept {
+        return Ok(());
+    }
+    Err(format!("{}\n--- expected\n{kept}\n+++ made\n{made}", input.display()))
+}
+
+fn check_all(directory: &Path, clients: &[&str]) {
+    let differences: Vec<_> = yaml_files(directory)
+        .iter()
+        .filter_map(|input| {
+            let name = input.file_name().unwrap();
+            let kind = if clients.len() > 1 { "routing" } else { "examples" };
+            let golden = root().join("tests/fixtures").join(kind).join(name);
+            check(input, &golden.with_extension("golden"), clients).err()
+        })
+        .collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn the_guides_compile_with_nothing_to_complain_of() {
+    let examples = root().join("../manifests/examples");
+    check_all(&examples, &["default"]);
+    for input in yaml_files(&examples) {
+        let text = fs::read_to_string(&input).unwrap();
+        let verdicts = compiled(parse_yaml(&text, "file").unwrap(), &[]);
+        assert!(
+            verdicts.lines().all(|line| line.ends_with(": Accepted")),
+            "{}: {verdicts}",
+            input.display()
+        );
+    }
+}
+
+#[test]
+fn routes_follow_the_rules_of_the_api() {
+    check_all(&root().join("tests/fixtures/routing"), &["default", "shop"]);
+}
