@@ -2,8 +2,10 @@
 
 mod check;
 mod completions;
+mod demo;
 mod inject;
 mod install;
+mod standalone;
 mod uninstall;
 mod version;
 
@@ -42,6 +44,10 @@ pub(crate) enum Command {
     Inject(inject::Arguments),
     /// Remove the control plane from the current cluster
     Uninstall(uninstall::Arguments),
+    /// Run a whole mesh in this process, with load and a live summary
+    Demo(demo::Arguments),
+    /// Run the mesh without Kubernetes, from a directory of manifests
+    Standalone(standalone::Arguments),
     /// Print the version of this program and of the control plane
     Version(version::Arguments),
     /// Print a script that completes this program's arguments in a shell
@@ -56,6 +62,8 @@ impl Command {
             Self::Check(arguments) => Ok(check::run(&arguments, context).await?),
             Self::Inject(arguments) => Ok(inject::run(&arguments, context)?),
             Self::Uninstall(arguments) => Ok(uninstall::run(&arguments, context).await?),
+            Self::Demo(arguments) => Ok(demo::run(&arguments, context).await?),
+            Self::Standalone(arguments) => Ok(standalone::run(&arguments, context).await?),
             Self::Version(arguments) => Ok(version::run(&arguments, context).await?),
             Self::Completions(arguments) => Ok(completions::run(&arguments, context)?),
         }
@@ -71,6 +79,10 @@ pub(crate) enum Error {
     Inject(#[from] inject::Error),
     #[error(transparent)]
     Uninstall(#[from] uninstall::Error),
+    #[error(transparent)]
+    Demo(#[from] demo::Error),
+    #[error(transparent)]
+    Standalone(#[from] standalone::Error),
     #[error(transparent)]
     Cluster(#[from] crate::cluster::Error),
     #[error("writing the output")]

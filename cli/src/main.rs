@@ -9,6 +9,7 @@ mod command;
 mod istio;
 mod manifests;
 mod object;
+mod standalone;
 mod terminal;
 
 use clap::Parser;

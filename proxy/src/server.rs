@@ -28,6 +28,7 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 const CONTROLLER_ACCOUNT: &str = "linnet-controller";
 /// How often idle answers and series are looked over.
 const EXPIRE: Duration = Duration::from_secs(60);
+const READY_CHECK: Duration = Duration::from_millis(5);
 
 /// Why a sidecar can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,7 @@ pub struct Running {
     pub admin: SocketAddr,
     /// What the sidecar still waits for before it is ready.
     pub readiness: Readiness,
+    certificates: certificate::Handle,
     telemetry: Telemetry,
     signal: drain::Signal,
     drain_requested: Arc<Notify>,
@@ -128,7 +130,7 @@ impl Config {
                 let requested = drain_requested.clone();
                 Arc::new(move || requested.notify_one())
             },
-            certificate: certificates,
+            certificate: certificates.clone(),
         });
         for (listener, router) in [(metrics, public), (admin, private)] {
             // Metrics and probes are answered until the process ends.
@@ -145,6 +147,7 @@ impl Config {
             metrics: metrics_address,
             admin: admin_address,
             readiness,
+            certificates,
             telemetry,
             signal,
             drain_requested,
@@ -236,6 +239,18 @@ impl Running {
     /// Until an operator asks for the drain at the admin endpoint.
     pub async fn drain_requested(&self) {
         self.drain_requested.notified().await;
+    }
+
+    /// Until the sidecar is ready.
+    pub async fn ready(&self) {
+        while !self.readiness.is_ready() {
+            tokio::time::sleep(READY_CHECK).await;
+        }
+    }
+
+    /// The workload's certificate.
+    pub fn certificates(&self) -> &certificate::Handle {
+        &self.certificates
     }
 
     /// The sidecar's Istio metrics, as text: what `/metrics` shows besides the
