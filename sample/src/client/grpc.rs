@@ -2,7 +2,7 @@
 
 use futures_util::stream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use super::{Answer, Call, CallError, Protocol};
 use crate::echo::echo_client::EchoClient;
@@ -85,14 +85,13 @@ async fn collect(mut replies: Streaming<EchoReply>) -> Result<Vec<EchoReply>, Ca
 
 #[allow(clippy::needless_pass_by_value)] // `map_err` passes by value.
 fn failed(status: Status) -> CallError {
-    match status.code() {
-        // tonic reports a broken connection as one of these; its source tells.
-        Code::Unknown | Code::Unavailable if std::error::Error::source(&status).is_some() => {
-            CallError::Http(status.message().to_owned())
-        }
-        code => CallError::Grpc {
-            code,
-            message: status.message().to_owned(),
-        },
+    // A status that the server sent has no source; one that tonic made of a
+    // broken connection has.
+    if std::error::Error::source(&status).is_some() {
+        return CallError::Http(status.message().to_owned());
+    }
+    CallError::Grpc {
+        code: status.code(),
+        message: status.message().to_owned(),
     }
 }

@@ -99,11 +99,13 @@ async fn edits_lose_nothing(cluster: &Cluster, client: &Caller) {
     );
 
     let call = "--rate 300 --concurrency 8 --duration 12s http://payment-service/";
+    let (_, route) = reverted.split_once("---\n").unwrap();
     let (report, edited) = tokio::join!(client.succeeds(call), async {
         // Some calls first, so that connections are open and v2 was reached.
         tokio::time::sleep(Duration::from_secs(4)).await;
-        cluster.apply(MESHED, &reverted).await;
-        now_ms()
+        let edited = now_ms();
+        cluster.apply(MESHED, route).await;
+        edited
     });
     let last = report.last_sent_ms.get("payment-service/v2").copied();
     let last = last.unwrap_or_else(|| panic!("v2 was never reached: {report:#?}"));
