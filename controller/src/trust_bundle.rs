@@ -83,10 +83,14 @@ enum Observation {
 }
 
 fn observe(client: Client) -> impl Stream<Item = Observation> {
-    let namespaces = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .filter_map(async |event| told("namespaces", event).map(Observation::Namespaces));
-    let ours = watcher::Config::default().fields(&format!("metadata.name={TRUST_BUNDLE_CONFIG_MAP}"));
+    let namespaces = watcher(
+        Api::<PartialObjectMeta<Namespace>>::all(client.clone()),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .filter_map(async |event| told("namespaces", event).map(Observation::Namespaces));
+    let ours =
+        watcher::Config::default().fields(&format!("metadata.name={TRUST_BUNDLE_CONFIG_MAP}"));
     let config_maps = watcher(Api::<ConfigMap>::all(client), ours)
         .default_backoff()
         .filter_map(async |event| told("ConfigMaps", event).map(Observation::ConfigMaps));
@@ -135,9 +139,13 @@ impl View {
             }
             Observation::ConfigMaps(Event::InitDone) => self.listed.1 = true,
             Observation::ConfigMaps(Event::Apply(map) | Event::InitApply(map)) => {
-                let bundle = map.data.as_ref().and_then(|data| data.get(TRUST_BUNDLE_KEY));
+                let bundle = map
+                    .data
+                    .as_ref()
+                    .and_then(|data| data.get(TRUST_BUNDLE_KEY));
                 let bundle = bundle.cloned();
-                self.bundles.insert(map.namespace().unwrap_or_default(), bundle);
+                self.bundles
+                    .insert(map.namespace().unwrap_or_default(), bundle);
             }
             Observation::ConfigMaps(Event::Delete(map)) => {
                 self.bundles.remove(&map.namespace().unwrap_or_default());
@@ -178,7 +186,9 @@ impl Keeper {
             match self.write(&namespace).await {
                 Ok(()) => {
                     tracing::debug!(namespace, "trust bundle written");
-                    self.view.bundles.insert(namespace, Some(self.bundle.clone()));
+                    self.view
+                        .bundles
+                        .insert(namespace, Some(self.bundle.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -204,12 +214,16 @@ impl Keeper {
                 )])),
                 ..ObjectMeta::default()
             },
-            data: Some(BTreeMap::from([(TRUST_BUNDLE_KEY.to_owned(), self.bundle.clone())])),
+            data: Some(BTreeMap::from([(
+                TRUST_BUNDLE_KEY.to_owned(),
+                self.bundle.clone(),
+            )])),
             ..ConfigMap::default()
         };
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        maps.patch(TRUST_BUNDLE_CONFIG_MAP, &params, &Patch::Apply(&map)).await?;
+        maps.patch(TRUST_BUNDLE_CONFIG_MAP, &params, &Patch::Apply(&map))
+            .await?;
         Ok(())
     }
 }

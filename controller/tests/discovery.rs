@@ -89,13 +89,22 @@ fn service(update: &Update) -> Option<Arc<Service>> {
 
 fn weights(service: &Service) -> Vec<u32> {
     let http = service.http.as_ref().unwrap();
-    http.rules[0].backends.iter().map(|backend| backend.weight).collect()
+    http.rules[0]
+        .backends
+        .iter()
+        .map(|backend| backend.weight)
+        .collect()
 }
 
 #[tokio::test]
 async fn a_proxy_hears_of_what_it_asked_for_and_of_its_own_workload() {
     let routes = split(90, 10);
-    let mesh = Mesh::start(&[("a.yaml", PAYMENT), ("b.yaml", SUBSETS), ("c.yaml", &routes)]).await;
+    let mesh = Mesh::start(&[
+        ("a.yaml", PAYMENT),
+        ("b.yaml", SUBSETS),
+        ("c.yaml", &routes),
+    ])
+    .await;
     let mut proxy = mesh.proxy_of_pod("default", "payment", "payment-v1").await;
     let inbound = proxy
         .until(|update| match update {
@@ -106,9 +115,17 @@ async fn a_proxy_hears_of_what_it_asked_for_and_of_its_own_workload() {
     assert_eq!(inbound.mtls, MtlsMode::Permissive);
     assert_eq!(inbound.workload.app, "payment");
     assert_eq!(inbound.ports[0].port, 7001);
-    assert_eq!(inbound.ports[0].services[0].to_string(), "default/payment:80");
+    assert_eq!(
+        inbound.ports[0].services[0].to_string(),
+        "default/payment:80"
+    );
 
-    proxy.subscribe(&[host(PAYMENT_HOST), host("unknown.default.svc.cluster.local:80")]).await;
+    proxy
+        .subscribe(&[
+            host(PAYMENT_HOST),
+            host("unknown.default.svc.cluster.local:80"),
+        ])
+        .await;
     let updates = proxy.next().await.unwrap();
     let service = updates.iter().find_map(service).unwrap();
     assert_eq!(weights(&service), [90, 10]);
@@ -124,12 +141,21 @@ async fn a_proxy_hears_of_what_it_asked_for_and_of_its_own_workload() {
     let told: Vec<_> = endpoints
         .upserts
         .iter()
-        .map(|e| (e.address.port(), e.subsets.join(","), e.identity.as_ref().unwrap().to_string()))
+        .map(|e| {
+            (
+                e.address.port(),
+                e.subsets.join(","),
+                e.identity.as_ref().unwrap().to_string(),
+            )
+        })
         .collect();
     let identity = "spiffe://cluster.local/ns/default/sa/payment".to_owned();
     assert_eq!(
         told,
-        [(7001, "v1".to_owned(), identity.clone()), (7002, "v2".to_owned(), identity)]
+        [
+            (7001, "v1".to_owned(), identity.clone()),
+            (7002, "v2".to_owned(), identity)
+        ]
     );
     let resolutions: Vec<_> = updates
         .iter()
@@ -140,13 +166,22 @@ async fn a_proxy_hears_of_what_it_asked_for_and_of_its_own_workload() {
         .collect();
     for (target, resolution) in resolutions {
         let known = target == PAYMENT_HOST;
-        assert_eq!(matches!(resolution, Resolution::Service(_)), known, "{target}");
+        assert_eq!(
+            matches!(resolution, Resolution::Service(_)),
+            known,
+            "{target}"
+        );
     }
 }
 
 #[tokio::test]
 async fn an_edit_reaches_the_proxy_and_its_convergence_is_measured() {
-    let mesh = Mesh::start(&[("a.yaml", PAYMENT), ("b.yaml", SUBSETS), ("c.yaml", &split(90, 10))]).await;
+    let mesh = Mesh::start(&[
+        ("a.yaml", PAYMENT),
+        ("b.yaml", SUBSETS),
+        ("c.yaml", &split(90, 10)),
+    ])
+    .await;
     let mut proxy = mesh.proxy("default", "frontend").await;
     proxy.subscribe(&[host(PAYMENT_HOST)]).await;
     proxy.until(service).await;
@@ -158,7 +193,9 @@ async fn an_edit_reaches_the_proxy_and_its_convergence_is_measured() {
     assert_ne!(proxy.last_changed_at, 0);
 
     // The acknowledgement is on its way; a later question comes after it.
-    proxy.subscribe(&[host("another.default.svc.cluster.local:80")]).await;
+    proxy
+        .subscribe(&[host("another.default.svc.cluster.local:80")])
+        .await;
     proxy.next().await.unwrap();
     let proxies = mesh.running.handle.proxies().await.unwrap();
     assert_eq!(proxies.len(), 1);
@@ -167,15 +204,25 @@ async fn an_edit_reaches_the_proxy_and_its_convergence_is_measured() {
 
 #[tokio::test]
 async fn a_bad_edit_keeps_the_last_good_routes_in_force() {
-    let mesh = Mesh::start(&[("a.yaml", PAYMENT), ("b.yaml", SUBSETS), ("c.yaml", &split(90, 10))]).await;
+    let mesh = Mesh::start(&[
+        ("a.yaml", PAYMENT),
+        ("b.yaml", SUBSETS),
+        ("c.yaml", &split(90, 10)),
+    ])
+    .await;
     let mut proxy = mesh.proxy("default", "frontend").await;
     proxy.subscribe(&[host(PAYMENT_HOST)]).await;
     proxy.until(service).await;
 
     mesh.write("c.yaml", &split(90, 10).replace("weight: 10", "weight: -5"));
-    mesh.write("d.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: other}\nspec: {ports: [{port: 80}]}\n");
+    mesh.write(
+        "d.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: other}\nspec: {ports: [{port: 80}]}\n",
+    );
     // The later edit shows that the earlier one has been taken.
-    proxy.subscribe(&[host("other.default.svc.cluster.local:80")]).await;
+    proxy
+        .subscribe(&[host("other.default.svc.cluster.local:80")])
+        .await;
     let target = host("other.default.svc.cluster.local:80");
     let expected = |update: &Update| match update {
         Update::Service(service) if service.http.is_some() => panic!("bad routes were sent"),
@@ -191,8 +238,10 @@ async fn a_bad_edit_keeps_the_last_good_routes_in_force() {
         .collect();
     assert_eq!(
         rejected,
-        ["c.yaml, document 1: VirtualService default/payment: rejected; \
-          spec.http[0].route[1].weight: -5 is out of range; a weight is a share from 0 upwards"]
+        [
+            "c.yaml, document 1: VirtualService default/payment: rejected; \
+          spec.http[0].route[1].weight: -5 is out of range; a weight is a share from 0 upwards"
+        ]
     );
 }
 
@@ -279,19 +328,32 @@ async fn a_pod_of_another_service_account_is_refused() {
     let mut proxy = mesh.proxy_of_pod("default", "frontend", "payment-v1").await;
     let refused = proxy.next().await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
-    assert!(refused.message().contains("service account payment"), "{refused}");
+    assert!(
+        refused.message().contains("service account payment"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
 async fn bad_first_messages_are_refused() {
     let mesh = Mesh::start(&[]).await;
     let address = mesh.running.discovery_address;
-    let mut proxy = Proxy::connect(address, &mesh.authority, "default", "a").await.unwrap();
+    let mut proxy = Proxy::connect(address, &mesh.authority, "default", "a")
+        .await
+        .unwrap();
     proxy.subscribe(&[host(PAYMENT_HOST)]).await;
-    assert_eq!(proxy.next().await.unwrap_err().code(), Code::InvalidArgument);
-    let mut proxy = Proxy::connect(address, &mesh.authority, "default", "a").await.unwrap();
+    assert_eq!(
+        proxy.next().await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    let mut proxy = Proxy::connect(address, &mesh.authority, "default", "a")
+        .await
+        .unwrap();
     proxy.send(Kind::Hello(Default::default())).await;
-    assert_eq!(proxy.next().await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        proxy.next().await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
 }
 
 #[tokio::test]
@@ -315,7 +377,10 @@ async fn a_peer_that_shares_its_address_is_unknown() {
         })
         .await;
     assert_eq!(peer, None);
-    mesh.write("a.yaml", &PAYMENT.replacen("podIP: 127.0.0.1", "podIP: 10.0.0.9", 1));
+    mesh.write(
+        "a.yaml",
+        &PAYMENT.replacen("podIP: 127.0.0.1", "podIP: 10.0.0.9", 1),
+    );
     let peer = proxy
         .until(|update| match update {
             Update::Peer(told, workload) if *told == ip => Some(workload.clone()),

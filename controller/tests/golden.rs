@@ -11,7 +11,11 @@ use linnet_mesh::{
     AppProtocol, ServicePort, TrustDomain,
     route::{HttpRoutes, RequestMatch},
 };
-use std::{fmt::Write, fs, path::{Path, PathBuf}};
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -21,7 +25,10 @@ fn yaml_files(directory: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
         .collect();
     files.sort();
     assert!(!files.is_empty(), "{}", directory.display());
@@ -51,7 +58,10 @@ fn services_spoken_of(objects: &[Object]) -> Vec<Object> {
 }
 
 fn compiled(mut objects: Vec<Object>, clients: &[&str]) -> String {
-    if !objects.iter().any(|object| matches!(object, Object::Service(_))) {
+    if !objects
+        .iter()
+        .any(|object| matches!(object, Object::Service(_)))
+    {
         objects.extend(services_spoken_of(&objects));
     }
     let ports: Vec<_> = objects
@@ -68,7 +78,9 @@ fn compiled(mut objects: Vec<Object>, clients: &[&str]) -> String {
             })
         })
         .collect();
-    let context = Context { cluster_domain: "cluster.local".to_owned() };
+    let context = Context {
+        cluster_domain: "cluster.local".to_owned(),
+    };
     let mut index = Index::new(context, TrustDomain::default());
     for object in objects {
         index.apply(Change::Apply(object));
@@ -120,17 +132,33 @@ fn write_routes(text: &mut String, routes: &HttpRoutes) {
 
 fn conditions(condition: &RequestMatch) -> String {
     let mut all = Vec::new();
-    let case = if condition.ignore_path_case { " ignoring case" } else { "" };
+    let case = if condition.ignore_path_case {
+        " ignoring case"
+    } else {
+        ""
+    };
     all.extend(condition.path.as_ref().map(|m| format!("path {m}{case}")));
     all.extend(condition.method.as_ref().map(|m| format!("method {m}")));
-    all.extend(condition.authority.as_ref().map(|m| format!("authority {m}")));
+    all.extend(
+        condition
+            .authority
+            .as_ref()
+            .map(|m| format!("authority {m}")),
+    );
     all.extend(condition.scheme.as_ref().map(|m| format!("scheme {m}")));
     for header in &condition.headers {
         let not = if header.negate { "not " } else { "" };
-        let value = header.value.as_ref().map_or("present".to_owned(), ToString::to_string);
+        let value = header
+            .value
+            .as_ref()
+            .map_or("present".to_owned(), ToString::to_string);
         all.push(format!("{not}header {} {value}", header.name));
     }
-    if all.is_empty() { "anything".to_owned() } else { all.join(", ") }
+    if all.is_empty() {
+        "anything".to_owned()
+    } else {
+        all.join(", ")
+    }
 }
 
 fn check(input: &Path, golden: &Path, clients: &[&str]) -> Result<(), String> {
@@ -143,7 +171,10 @@ fn check(input: &Path, golden: &Path, clients: &[&str]) -> Result<(), String> {
     if made == kept {
         return Ok(());
     }
-    Err(format!("{}\n--- expected\n{kept}\n+++ made\n{made}", input.display()))
+    Err(format!(
+        "{}\n--- expected\n{kept}\n+++ made\n{made}",
+        input.display()
+    ))
 }
 
 fn check_all(directory: &Path, clients: &[&str]) {
@@ -151,7 +182,11 @@ fn check_all(directory: &Path, clients: &[&str]) {
         .iter()
         .filter_map(|input| {
             let name = input.file_name().unwrap();
-            let kind = if clients.len() > 1 { "routing" } else { "examples" };
+            let kind = if clients.len() > 1 {
+                "routing"
+            } else {
+                "examples"
+            };
             let golden = root().join("tests/fixtures").join(kind).join(name);
             check(input, &golden.with_extension("golden"), clients).err()
         })

@@ -1,1 +1,470 @@
+use super::*;
+use crate::object::{Kind, ObjectRef, parse_yaml};
+use linnet_mesh::{
+    MtlsMode, ServicePort, SpiffeId,
+    discovery::{Resolution, Target},
+};
 
+fn index(yaml: &str) -> Index {
+    let context = Context {
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let mut index = Index::new(context, TrustDomain::default());
+    apply(&mut index, yaml);
+    index
+}
+
+fn apply(index: &mut Index, yaml: &str) {
+    for object in parse_yaml(yaml, "test").unwrap() {
+        index.apply(Change::Apply(object));
+    }
+}
+
+fn delete(index: &mut Index, kind: Kind, namespace: &str, name: &str) {
+    let name = Name::new(namespace, name);
+    index.apply(Change::Delete(ObjectRef { kind, name }));
+}
+
+fn payment() -> ServicePort {
+    ServicePort {
+        namespace: "default".into(),
+        name: "payment".into(),
+        port: 80,
+    }
+}
+
+fn id(account: &str) -> SpiffeId {
+    SpiffeId::new(&TrustDomain::default(), "default", account).unwrap()
+}
+
+const CLUSTER: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: payment}
+spec:
+  clusterIP: 10.96.0.10
+  ports: [{name: http, port: 80}, {name: grpc, port: 90, appProtocol: grpc}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, ports: [{name: http, port: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: payment-1
+  labels: {app: payment, version: v1, linnet.io/sidecar: injected}
+  annotations: {linnet.io/skip-inbound-ports: "9999"}
+spec: {serviceAccountName: pay}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: plain-1, labels: {app: payment}}
+status: {podIP: 10.0.0.2}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: payment-a, labels: {kubernetes.io/service-name: payment}}
+addressType: IPv4
+ports: [{name: http, port: 8080}, {name: grpc, port: 9090}]
+endpoints:
+- {addresses: [10.0.0.1], targetRef: {kind: Pod, name: payment-1}}
+- {addresses: [10.0.0.2], targetRef: {kind: Pod, name: plain-1}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: headless-a, labels: {kubernetes.io/service-name: headless}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: payment-1}}]
+"#;
+
+fn identities(index: &Index) -> Vec<(String, Option<String>)> {
+    index
+        .endpoints(&payment(), "default")
+        .values()
+        .map(|endpoint| {
+            (
+                endpoint.address.to_string(),
+                endpoint.identity.as_ref().map(ToString::to_string),
+            )
+        })
+        .collect()
+}
+
+const PAY: &str = "spiffe://cluster.local/ns/default/sa/pay";
+
+#[test]
+fn an_endpoint_has_an_identity_where_a_sidecar_answers() {
+    let mut index = index(CLUSTER);
+    let expected = |identity: Option<&str>| {
+        vec![
+            ("10.0.0.1:8080".to_owned(), identity.map(str::to_owned)),
+            ("10.0.0.2:8080".to_owned(), None),
+        ]
+    };
+    assert_eq!(identities(&index), expected(Some(PAY)));
+    // DISABLE on its port takes it away.
+    apply(
+        &mut index,
+        r"
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: ports}
+spec:
+  selector: {matchLabels: {app: payment}}
+  mtls: {mode: STRICT}
+  portLevelMtls: {8080: {mode: DISABLE}}
+",
+    );
+    assert_eq!(identities(&index), expected(None));
+    let inbound = index.inbound(&Name::new("default", "payment-1"), &id("pay"));
+    assert_eq!(inbound.mode(8080), MtlsMode::Disable);
+    assert_eq!(inbound.mode(9090), MtlsMode::Strict);
+}
+
+#[test]
+fn inbound_ports_name_the_services_that_lead_to_them() {
+    let index = index(CLUSTER);
+    let inbound = index.inbound(&Name::new("default", "payment-1"), &id("pay"));
+    let ports: Vec<_> = inbound
+        .ports
+        .iter()
+        .map(|port| {
+            let services: Vec<_> = port.services.iter().map(ToString::to_string).collect();
+            (port.port, port.protocol, services.join(" "))
+        })
+        .collect();
+    assert_eq!(
+        ports,
+        [
+            (
+                8080,
+                linnet_mesh::AppProtocol::Detect,
+                "default/payment:80 default/headless:8080".to_owned()
+            ),
+            (
+                9090,
+                linnet_mesh::AppProtocol::Http2,
+                "default/payment:90".to_owned()
+            ),
+        ]
+    );
+    assert_eq!(inbound.workload.canonical_revision, "v1");
+}
+
+fn policy(name: &str, namespace: &str, year: u32, mode: &str, selector: &str) -> String {
+    format!(
+        "---\napiVersion: security.istio.io/v1beta1\nkind: PeerAuthentication\n\
+         metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: '{year}-01-01T00:00:00Z'}}\n\
+         spec: {{mtls: {{mode: {mode}}}{selector}}}\n"
+    )
+}
+
+const MESH_POLICY: &str = include_str!("../../../manifests/examples/meshpolicy.yaml");
+const SELECTOR: &str = ", selector: {matchLabels: {app: payment}}";
+
+#[test]
+fn the_narrowest_mode_that_says_something_counts() {
+    use MtlsMode::{Disable, Permissive, Strict};
+    let cases: [(&str, String, MtlsMode); 10] = [
+        ("nothing", String::new(), Permissive),
+        ("MeshPolicy", MESH_POLICY.to_owned(), Strict),
+        (
+            "mesh-wide PeerAuthentication before MeshPolicy",
+            format!(
+                "{MESH_POLICY}{}",
+                policy("a", "istio-system", 2020, "PERMISSIVE", "")
+            ),
+            Permissive,
+        ),
+        (
+            "an UNSET one inherits from MeshPolicy",
+            format!(
+                "{MESH_POLICY}{}",
+                policy("a", "istio-system", 2020, "UNSET", "")
+            ),
+            Strict,
+        ),
+        (
+            "Linnet's own root",
+            policy("a", "linnet-system", 2020, "STRICT", ""),
+            Strict,
+        ),
+        (
+            "the older root",
+            policy("a", "linnet-system", 2021, "STRICT", "")
+                + &policy("a", "istio-system", 2020, "DISABLE", ""),
+            Disable,
+        ),
+        (
+            "namespace before mesh",
+            policy("a", "istio-system", 2020, "STRICT", "")
+                + &policy("a", "default", 2020, "DISABLE", ""),
+            Disable,
+        ),
+        (
+            "workload before namespace",
+            policy("a", "default", 2020, "DISABLE", "")
+                + &policy("b", "default", 2021, "STRICT", SELECTOR),
+            Strict,
+        ),
+        (
+            "the oldest of a namespace",
+            policy("a", "default", 2021, "DISABLE", "")
+                + &policy("z", "default", 2020, "STRICT", ""),
+            Strict,
+        ),
+        (
+            "an UNSET workload inherits from its namespace",
+            policy("a", "default", 2020, "STRICT", "")
+                + &policy("b", "default", 2021, "UNSET", SELECTOR),
+            Strict,
+        ),
+    ];
+    for (case, policies, expected) in cases {
+        let mut index = index(CLUSTER);
+        apply(&mut index, &policies);
+        let inbound = index.inbound(&Name::new("default", "payment-1"), &id("pay"));
+        assert_eq!(inbound.mtls, expected, "{case}");
+        assert_eq!(inbound.mtls_source.is_some(), case != "nothing", "{case}");
+    }
+}
+
+#[test]
+fn policies_elsewhere_are_for_elsewhere() {
+    let mut index = index(CLUSTER);
+    apply(&mut index, &policy("a", "shop", 2020, "STRICT", ""));
+    apply(
+        &mut index,
+        &policy("b", "istio-system", 2020, "STRICT", SELECTOR),
+    );
+    let inbound = index.inbound(&Name::new("default", "payment-1"), &id("pay"));
+    assert_eq!(inbound.mtls, MtlsMode::Permissive);
+}
+
+#[test]
+fn destinations_resolve_to_what_they_are() {
+    let index = index(CLUSTER);
+    let resolve = |target: Target| index.resolve(&target, "default");
+    let address = |text: &str| Target::Address(text.parse().unwrap());
+    assert_eq!(
+        resolve(address("10.96.0.10:80")),
+        Resolution::Service(payment())
+    );
+    assert_eq!(
+        resolve(address("[::ffff:10.96.0.10]:80")),
+        Resolution::Service(payment())
+    );
+    assert_eq!(resolve(address("10.96.0.10:81")), Resolution::External);
+    assert_eq!(resolve(address("93.184.216.34:443")), Resolution::External);
+    for (text, identity) in [
+        ("10.0.0.1:8080", Some(PAY)),
+        // Ports that never reach the sidecar are called in plaintext.
+        ("10.0.0.1:9999", None),
+        ("10.0.0.1:15020", None),
+        ("10.0.0.2:8080", None),
+    ] {
+        match resolve(address(text)) {
+            Resolution::Endpoint(endpoint) => {
+                assert_eq!(
+                    endpoint.identity.as_ref().map(SpiffeId::as_str),
+                    identity,
+                    "{text}"
+                );
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+    for (text, known) in [
+        ("payment:80", true),
+        ("payment.default.svc.cluster.local:80", true),
+        ("payment.default.svc.cluster.local:81", false),
+        ("payment.shop.svc.cluster.local:80", false),
+        ("www.example.com:80", false),
+        ("payment", false),
+    ] {
+        let resolution = resolve(Target::Host(text.into()));
+        assert_eq!(resolution != Resolution::External, known, "{text}");
+    }
+    assert_eq!(
+        index.peer("10.0.0.1".parse().unwrap()).unwrap().pod,
+        "payment-1"
+    );
+    assert_eq!(index.peer("10.0.0.7".parse().unwrap()), None);
+}
+
+#[test]
+fn a_terminating_endpoint_stays_while_it_answers() {
+    let mut index = index(CLUSTER);
+    let slice = |conditions: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: payment-a, labels: {{kubernetes.io/service-name: payment}}}}\n\
+             addressType: IPv4\nports: [{{name: http, port: 8080}}]\n\
+             endpoints: [{{addresses: [10.0.0.1], conditions: {{{conditions}}}, targetRef: {{kind: Pod, name: payment-1}}}}]\n"
+        )
+    };
+    for (conditions, expected) in [
+        ("ready: true", vec![false]),
+        ("ready: false, serving: true, terminating: true", vec![true]),
+        ("ready: false, serving: false, terminating: true", vec![]),
+        ("ready: false, serving: true, terminating: false", vec![]),
+    ] {
+        apply(&mut index, &slice(conditions));
+        let endpoints = index.endpoints(&payment(), "default");
+        let terminating: Vec<_> = endpoints.values().map(|e| e.terminating).collect();
+        assert_eq!(terminating, expected, "{conditions}");
+    }
+}
+
+#[test]
+fn a_dual_stack_pod_is_drawn_once() {
+    let mut index = index(CLUSTER);
+    apply(
+        &mut index,
+        r"
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: payment-v6, labels: {kubernetes.io/service-name: payment}}
+addressType: IPv6
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: ['fd00::1'], targetRef: {kind: Pod, name: payment-1}}]
+",
+    );
+    let endpoints = index.endpoints(&payment(), "default");
+    assert!(endpoints.keys().all(std::net::SocketAddr::is_ipv4));
+    delete(&mut index, Kind::EndpointSlice, "default", "payment-a");
+    assert_eq!(index.endpoints(&payment(), "default").len(), 1);
+}
+
+#[test]
+fn a_change_touches_what_hangs_on_it() {
+    let mut index = index(CLUSTER);
+    apply(
+        &mut index,
+        r"
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: front}
+spec: {hosts: [front], http: [{route: [{destination: {host: payment}}]}]}
+",
+    );
+    index.take_affected();
+    let touched = |index: &mut Index| {
+        let affected = index.take_affected();
+        let mut services: Vec<_> = affected
+            .services
+            .iter()
+            .map(|name| name.name.to_string())
+            .collect();
+        services.sort();
+        services.join(" ")
+    };
+    // The same again is no change.
+    apply(&mut index, CLUSTER);
+    assert!(
+        index
+            .take_affected()
+            .services
+            .iter()
+            .all(|name| &*name.name == "front")
+    );
+    // A pod touches the services it is an endpoint of.
+    apply(
+        &mut index,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: plain-1, labels: {app: other}}\nstatus: {podIP: 10.0.0.2}\n",
+    );
+    assert_eq!(touched(&mut index), "payment");
+    // Subsets of a service touch the routes that lead to it.
+    apply(
+        &mut index,
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: d}\nspec: {host: payment}\n",
+    );
+    assert_eq!(touched(&mut index), "front payment");
+    // So does its end.
+    delete(&mut index, Kind::Service, "default", "payment");
+    assert_eq!(touched(&mut index), "front headless payment");
+    // A namespace's mode touches its pods and what they serve.
+    apply(&mut index, &policy("a", "default", 2020, "STRICT", ""));
+    let affected = index.take_affected();
+    assert!(affected.pod(&Name::new("default", "unknown-yet")));
+    assert!(!affected.pod(&Name::new("shop", "other")));
+    assert!(
+        affected
+            .services
+            .contains(&Name::new("default", "headless"))
+    );
+}
+
+#[test]
+fn an_invalid_edit_keeps_the_last_good_version_until_a_good_one_comes() {
+    let rule = |weight: i32| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: p}}\n\
+             spec: {{hosts: [payment], http: [{{name: 'w{weight}', route: [{{destination: {{host: payment}}, weight: {weight}}}]}}]}}\n"
+        )
+    };
+    let name = |index: &Index| {
+        let service = index.service(&payment(), "default").unwrap();
+        service
+            .http
+            .as_ref()
+            .map(|http| http.rules[0].name.clone().unwrap())
+    };
+    let mut index = index(CLUSTER);
+    apply(&mut index, &rule(-1));
+    assert_eq!(name(&index), None, "never good, never in force");
+    apply(&mut index, &rule(5));
+    assert_eq!(name(&index).as_deref(), Some("w5"));
+    apply(&mut index, &rule(-2));
+    assert_eq!(name(&index).as_deref(), Some("w5"));
+    assert_eq!(index.verdicts()[0].status, crate::compile::Status::Rejected);
+    apply(&mut index, &rule(6));
+    assert_eq!(name(&index).as_deref(), Some("w6"));
+    assert_eq!(index.verdicts()[0].status, crate::compile::Status::Accepted);
+    apply(&mut index, &rule(-3));
+    delete(&mut index, Kind::VirtualService, "default", "p");
+    assert_eq!(name(&index), None);
+    assert!(index.verdicts().is_empty());
+}
+
+#[test]
+fn conflicting_policies_are_told() {
+    let mut index = index(MESH_POLICY);
+    apply(&mut index, &policy("old", "default", 2020, "STRICT", ""));
+    apply(&mut index, &policy("new", "default", 2021, "DISABLE", ""));
+    apply(
+        &mut index,
+        &policy("root", "istio-system", 2020, "STRICT", ""),
+    );
+    let conflicts: Vec<_> = index
+        .verdicts()
+        .iter()
+        .map(ToString::to_string)
+        .filter(|verdict| verdict.contains("conflicting"))
+        .collect();
+    assert_eq!(
+        conflicts,
+        [
+            "test, document 1: PeerAuthentication default/new: conflicting; spec: PeerAuthentication default/old goes first: its mode counts",
+            "test, document 1: MeshPolicy default: conflicting; spec: PeerAuthentication istio-system/root goes first: its mode counts",
+        ]
+    );
+}
+
+#[test]
+fn a_pod_that_has_finished_gives_its_address_back() {
+    let mut index = index(CLUSTER);
+    apply(
+        &mut index,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: payment-1}\nstatus: {phase: Succeeded, podIP: 10.0.0.1}\n",
+    );
+    apply(
+        &mut index,
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: next}\nstatus: {podIP: 10.0.0.1}\n",
+    );
+    assert_eq!(index.peer("10.0.0.1".parse().unwrap()).unwrap().pod, "next");
+}

@@ -120,30 +120,34 @@ fn edit(root: &Path, event: notify::Result<notify::Event>) -> Option<Edit> {
     if event.need_rescan() {
         return Some(Edit::Everything);
     }
+    let manifests: Vec<_> = event
+        .paths
+        .iter()
+        .filter(|path| manifests::is_manifest(path))
+        .cloned()
+        .collect();
+    if manifests.is_empty() {
+        // A mounted ConfigMap changes all its files by one link, `..data`.
+        let all = |path: &PathBuf| path == root || name(path).starts_with("..");
+        let read = !event.kind.is_access() && event.paths.iter().any(all);
+        return read.then_some(Edit::Everything);
+    }
     // Linux tells when a writer has closed the file; what it tells earlier
     // would be half a file.
     let complete = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Remove(_)
         | EventKind::Modify(ModifyKind::Name(_)) => true,
-        EventKind::Modify(_) | EventKind::Create(_) => {
-            !cfg!(target_os = "linux")
-                || event.paths.iter().any(|path| !manifests::is_manifest(path))
-        }
+        // A link is complete as soon as it is there.
+        EventKind::Create(_) if manifests.iter().any(|path| path.is_symlink()) => true,
+        EventKind::Modify(_) | EventKind::Create(_) => !cfg!(target_os = "linux"),
         _ => false,
     };
-    if !complete {
-        return None;
-    }
-    let all_manifests = event
-        .paths
-        .iter()
-        .all(|path| manifests::is_manifest(path) && path.parent() == Some(root));
-    if all_manifests {
-        Some(Edit::Files(event.paths))
-    } else {
-        Some(Edit::Everything)
-    }
+    complete.then_some(Edit::Files(manifests))
+}
+
+fn name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 #[cfg(test)]

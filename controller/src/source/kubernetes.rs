@@ -19,10 +19,30 @@ use tokio::{sync::mpsc, time::sleep};
 
 /// The configuration kinds: group, version asked for, kind, plural.
 const CONFIGURATION: [(&str, &str, Kind, &str); 4] = [
-    ("networking.istio.io", "v1", Kind::VirtualService, "virtualservices"),
-    ("networking.istio.io", "v1", Kind::DestinationRule, "destinationrules"),
-    ("security.istio.io", "v1", Kind::PeerAuthentication, "peerauthentications"),
-    ("authentication.istio.io", "v1alpha1", Kind::MeshPolicy, "meshpolicies"),
+    (
+        "networking.istio.io",
+        "v1",
+        Kind::VirtualService,
+        "virtualservices",
+    ),
+    (
+        "networking.istio.io",
+        "v1",
+        Kind::DestinationRule,
+        "destinationrules",
+    ),
+    (
+        "security.istio.io",
+        "v1",
+        Kind::PeerAuthentication,
+        "peerauthentications",
+    ),
+    (
+        "authentication.istio.io",
+        "v1alpha1",
+        Kind::MeshPolicy,
+        "meshpolicies",
+    ),
 ];
 
 /// How often a kind that is not installed is asked for.

@@ -17,7 +17,10 @@ fn config_map(namespace: &str, bundle: &str) -> ConfigMap {
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from([(TRUST_BUNDLE_KEY.to_owned(), bundle.to_owned())])),
+        data: Some(BTreeMap::from([(
+            TRUST_BUNDLE_KEY.to_owned(),
+            bundle.to_owned(),
+        )])),
         ..ConfigMap::default()
     }
 }
@@ -31,7 +34,9 @@ fn view() -> View {
     }
     view.take(Observation::Namespaces(Event::InitDone));
     view.take(Observation::ConfigMaps(Event::Init));
-    view.take(Observation::ConfigMaps(Event::InitApply(config_map("shop", "root"))));
+    view.take(Observation::ConfigMaps(Event::InitApply(config_map(
+        "shop", "root",
+    ))));
     view
 }
 
@@ -47,10 +52,16 @@ fn nothing_is_wanting_before_both_lists_are_whole() {
 fn a_changed_or_deleted_bundle_is_wanting_again() {
     let mut view = view();
     view.take(Observation::ConfigMaps(Event::InitDone));
-    view.take(Observation::ConfigMaps(Event::Apply(config_map("shop", "other"))));
+    view.take(Observation::ConfigMaps(Event::Apply(config_map(
+        "shop", "other",
+    ))));
     assert_eq!(view.wanting("root"), ["default", "shop"]);
-    view.take(Observation::ConfigMaps(Event::Apply(config_map("shop", "root"))));
-    view.take(Observation::ConfigMaps(Event::Delete(config_map("shop", "root"))));
+    view.take(Observation::ConfigMaps(Event::Apply(config_map(
+        "shop", "root",
+    ))));
+    view.take(Observation::ConfigMaps(Event::Delete(config_map(
+        "shop", "root",
+    ))));
     assert_eq!(view.wanting("root"), ["default", "shop"]);
     assert_eq!(view.wanting("new root"), ["default", "shop"]);
 }

@@ -46,7 +46,13 @@ impl Mesh {
             drain: watch,
         };
         let running = Config::loopback().build(deps).await.unwrap();
-        Self { authority, directory, running, readiness, drain }
+        Self {
+            authority,
+            directory,
+            running,
+            readiness,
+            drain,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -63,9 +69,14 @@ impl Mesh {
     }
 
     pub async fn proxy_of_pod(&self, namespace: &str, account: &str, pod: &str) -> Proxy {
-        let mut proxy = Proxy::connect(self.running.discovery_address, &self.authority, namespace, account)
-            .await
-            .unwrap();
+        let mut proxy = Proxy::connect(
+            self.running.discovery_address,
+            &self.authority,
+            namespace,
+            account,
+        )
+        .await
+        .unwrap();
         proxy
             .send(Kind::Hello(proto::Hello {
                 pod: pod.to_owned(),
@@ -90,7 +101,9 @@ impl Proxy {
         namespace: &str,
         account: &str,
     ) -> Result<Self, Status> {
-        let tls = authority.workload(namespace, account).client_config(&[b"h2"]);
+        let tls = authority
+            .workload(namespace, account)
+            .client_config(&[b"h2"]);
         let connector = tower::service_fn(move |_: tonic::transport::Uri| {
             let connector = TlsConnector::from(tls.clone());
             async move {
@@ -116,7 +129,10 @@ impl Proxy {
     }
 
     pub async fn send(&self, kind: Kind) {
-        self.sender.send(proto::ProxyMessage { kind: Some(kind) }).await.unwrap();
+        self.sender
+            .send(proto::ProxyMessage { kind: Some(kind) })
+            .await
+            .unwrap();
     }
 
     pub async fn subscribe(&self, targets: &[Target]) {
@@ -126,7 +142,8 @@ impl Proxy {
 
     pub async fn unsubscribe(&self, targets: &[Target]) {
         let targets = targets.iter().map(Into::into).collect();
-        self.send(Kind::Unsubscribe(proto::Targets { targets })).await;
+        self.send(Kind::Unsubscribe(proto::Targets { targets }))
+            .await;
     }
 
     /// The next message, acknowledged, or why the stream ended.

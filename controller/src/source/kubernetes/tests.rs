@@ -27,9 +27,15 @@ impl Cluster {
         let Some(items) = self.lists.get(plural.as_str()) else {
             let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
                 "status": "Failure", "reason": "NotFound", "code": 404, "message": "no such kind"});
-            return Response::builder().status(404).body(Body::from(status.to_string())).unwrap();
+            return Response::builder()
+                .status(404)
+                .body(Body::from(status.to_string()))
+                .unwrap();
         };
-        let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        let watch = request
+            .uri()
+            .query()
+            .is_some_and(|query| query.contains("watch=true"));
         if watch {
             let (sender, lines) = mpsc::channel(8);
             self.watches.lock().unwrap().insert(plural, sender);
@@ -84,7 +90,10 @@ async fn a_kind_that_is_not_installed_holds_up_nothing() {
     }
     seen.sort();
     // What is malformed comes too: its verdict is the compiler's business.
-    assert_eq!(seen, ["Service default/payment", "VirtualService default/bad"]);
+    assert_eq!(
+        seen,
+        ["Service default/payment", "VirtualService default/bad"]
+    );
 
     let sender = loop {
         if let Some(sender) = cluster.watches.lock().unwrap().remove("services") {
