@@ -34,6 +34,9 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 /// How long a STRICT port waits for a client's hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a connection waits for the controller's first word, after a start.
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// One connection that arrived.
 pub(crate) struct Arrival {
     pub(crate) thread: Rc<Thread>,
@@ -64,6 +67,11 @@ pub(crate) async fn serve_connection(arrival: Arrival, client: TcpStream) {
 
 impl Arrival {
     async fn serve(self: &Rc<Self>, mut client: TcpStream) -> Result<(), ConnectionError> {
+        // Before the controller has spoken nobody knows that plaintext is allowed.
+        let known = self.thread.directory().inbound_known();
+        if tokio::time::timeout(KNOWN_TIMEOUT, known).await.is_err() {
+            return self.refuse(&client, "the controller has not said how to be called");
+        }
         let (mode, protocol) = {
             let inbound = self.thread.directory().inbound();
             let declared = inbound.port(self.port).map(|port| port.protocol);
@@ -77,10 +85,10 @@ impl Arrival {
                         Some((Finding::Tls(hello), bytes)) if hello.mesh.is_some() => {
                             self.serve_mesh(Rewind::new(bytes, client)).await
                         }
-                        Some(_) => self.refuse(&client),
+                        Some(_) => self.refuse_plaintext(&client),
                         None => Ok(()),
                     },
-                    Err(_) => self.refuse(&client),
+                    Err(_) => self.refuse_plaintext(&client),
                 }
             }
             MtlsMode::Permissive | MtlsMode::Disable => {
@@ -164,12 +172,16 @@ impl Arrival {
         Ok(())
     }
 
-    /// Ends a plaintext connection to a STRICT port with a reset.
-    fn refuse(&self, client: &TcpStream) -> Result<(), ConnectionError> {
+    fn refuse_plaintext(&self, client: &TcpStream) -> Result<(), ConnectionError> {
         let source = self.thread.directory().inbound().mtls_source.clone();
         let decided_by = source.map_or_else(|| "the default".to_owned(), |s| s.to_string());
+        self.refuse(client, &format!("plaintext, and {decided_by} says STRICT"))
+    }
+
+    /// Ends a connection with a reset, before a byte of it reaches the application.
+    fn refuse(&self, client: &TcpStream, reason: &str) -> Result<(), ConnectionError> {
         let (peer, port) = (self.peer, self.port);
-        tracing::info!(%peer, port, decided_by, "refused plaintext: the mTLS mode is STRICT");
+        tracing::info!(%peer, port, reason, "refused a connection");
         metrics::counter!("linnet_inbound_refused_total", "reason" => "plaintext").increment(1);
         socket2::SockRef::from(client).set_linger(Some(Duration::ZERO))?;
         Ok(())
