@@ -96,10 +96,10 @@ impl Environment {
         let text = |name: &str| variable(name).filter(|text| !text.is_empty());
         let any = |port: u16| SocketAddr::from(([0_u16; 8], port));
         let trust_domain: TrustDomain =
-            read(&text, &mut mistakes, names::env::TRUST_DOMAIN).unwrap_or_default();
-        let address = read(&text, &mut mistakes, LISTEN);
-        let health_address = read(&text, &mut mistakes, HEALTH_LISTEN);
-        let drain = read(&text, &mut mistakes, names::env::DRAIN_SECONDS);
+            read(text, &mut mistakes, names::env::TRUST_DOMAIN).unwrap_or_default();
+        let address = read(text, &mut mistakes, LISTEN);
+        let health_address = read(text, &mut mistakes, HEALTH_LISTEN);
+        let drain = read(text, &mut mistakes, names::env::DRAIN_SECONDS);
         let cluster_domain =
             text(CLUSTER_DOMAIN).unwrap_or_else(|| DEFAULT_CLUSTER_DOMAIN.to_owned());
         if cluster_domain.starts_with('.') || cluster_domain.contains(['/', ':', ' ']) {

@@ -54,3 +54,57 @@ impl IntoResponse for Unavailable {
         (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", self.0)).into_response()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{compile::Context, discovery, index::Index, object::parse_yaml, source};
+    use axum::body::{Body, to_bytes};
+    use linnet_mesh::TrustDomain;
+    use source::Change;
+    use tower::ServiceExt;
+
+    async fn ask(handle: &Handle, path: &str, from: &str) -> (StatusCode, String) {
+        let peer = Peer {
+            address: from.parse().unwrap(),
+            identity: None,
+        };
+        let request = Request::get(path)
+            .extension(peer)
+            .body(Body::empty())
+            .unwrap();
+        let response = router(handle.clone()).oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn verdicts_are_for_this_host_only() {
+        let (sink, events) = source::channel();
+        let context = Context {
+            cluster_domain: "cluster.local".to_owned(),
+        };
+        let (handle, _) = discovery::spawn(Index::new(context, TrustDomain::default()), events, ());
+        let yaml = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec: {}\n";
+        for object in parse_yaml(yaml, "v.yaml").unwrap() {
+            sink.send(Change::Apply(object)).await.unwrap();
+        }
+        // The hub takes what has arrived in any order: ask until it is there.
+        let verdicts = loop {
+            let (status, body) = ask(&handle, "/debug/verdicts", "127.0.0.1:1").await;
+            assert_eq!(status, StatusCode::OK);
+            if body != "[]" {
+                break body;
+            }
+        };
+        assert_eq!(
+            verdicts,
+            r#"[{"resource":"VirtualService default/v","origin":"v.yaml, document 1","generation":0,"status":"rejected","messages":[{"field":"spec.hosts","text":"names no host; name the service whose requests are to be routed"}]}]"#
+        );
+        let (status, body) = ask(&handle, "/debug/proxies", "[::1]:1").await;
+        assert_eq!((status, body.as_str()), (StatusCode::OK, "[]"));
+        let (status, _) = ask(&handle, "/debug/verdicts", "10.0.0.1:1").await;
+        assert_eq!(status, StatusCode::FORBIDDEN);
+    }
+}

@@ -50,7 +50,7 @@ pub async fn keep(client: Client, certificate: certificate::Handle) {
             if failed {
                 sleep_until(Instant::now() + RETRY).await;
             } else {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {

@@ -1,4 +1,10 @@
 //! Discovery over real gRPC and mutual TLS, on loopback, from a directory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test that panics is a test that fails"
+)]
 
 mod support;
 

@@ -215,11 +215,9 @@ impl Watch {
 
 /// Whether the API server has no such kind.
 fn is_absent(error: &watcher::Error) -> bool {
-    let cause = match error {
-        watcher::Error::InitialListFailed(cause)
-        | watcher::Error::WatchStartFailed(cause)
-        | watcher::Error::WatchFailed(cause) => cause,
-        _ => return false,
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    let (InitialListFailed(cause) | WatchStartFailed(cause) | WatchFailed(cause)) = error else {
+        return false;
     };
     matches!(cause, kube::Error::Api(status) if status.code == 404)
 }

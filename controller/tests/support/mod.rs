@@ -1,5 +1,11 @@
 //! A controller on loopback, and a proxy that talks to it.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 
 use hyper_util::rt::TokioIo;
 use linnet_controller::{Config, Deps, Running, Source};
@@ -69,7 +75,7 @@ impl Mesh {
     }
 
     pub async fn proxy_of_pod(&self, namespace: &str, account: &str, pod: &str) -> Proxy {
-        let mut proxy = Proxy::connect(
+        let proxy = Proxy::connect(
             self.running.discovery_address,
             &self.authority,
             namespace,
