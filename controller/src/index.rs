@@ -39,6 +39,7 @@ pub struct Index {
     configurations: Configurations,
     problems: BTreeMap<String, String>,
     synced: bool,
+    pods_are_told: bool,
     affected: Affected,
 }
 
@@ -83,8 +84,17 @@ impl Index {
             configurations: Configurations::default(),
             problems: BTreeMap::new(),
             synced: false,
+            pods_are_told: false,
             affected: Affected::default(),
         }
+    }
+
+    /// Says that the source tells every pod. An endpoint whose pod is not known
+    /// then waits for it: taken for unmeshed, it would be called in plaintext.
+    #[must_use]
+    pub fn with_all_pods(mut self) -> Self {
+        self.pods_are_told = true;
+        self
     }
 
     /// Whether the source has told all that was there at its start. Before

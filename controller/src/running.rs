@@ -103,7 +103,10 @@ impl Config {
         let context = Context {
             cluster_domain: self.cluster_domain,
         };
-        let index = Index::new(context, self.trust_domain);
+        let mut index = Index::new(context, self.trust_domain);
+        if matches!(source, Source::Kubernetes(_)) {
+            index = index.with_all_pods();
+        }
         let (handle, _) = discovery::spawn(index, events, readiness.gate("configuration"));
         let admission = match source {
             Source::Directory(path) => {

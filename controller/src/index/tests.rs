@@ -468,3 +468,21 @@ fn a_pod_that_has_finished_gives_its_address_back() {
     );
     assert_eq!(index.peer("10.0.0.1".parse().unwrap()).unwrap().pod, "next");
 }
+
+#[test]
+fn an_endpoint_waits_for_its_pod_where_all_pods_are_told() {
+    let context = Context {
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let mut index = Index::new(context, TrustDomain::default()).with_all_pods();
+    apply(&mut index, CLUSTER);
+    assert_eq!(index.endpoints(&payment(), "default").len(), 2);
+    delete(&mut index, Kind::Pod, "default", "payment-1");
+    assert!(
+        index
+            .take_affected()
+            .services
+            .contains(&Name::new("default", "payment"))
+    );
+    assert_eq!(index.endpoints(&payment(), "default").len(), 1);
+}

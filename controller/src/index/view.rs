@@ -96,7 +96,8 @@ impl Index {
             let Some(&(_, target)) = target else {
                 continue;
             };
-            for member in slice.endpoints.iter().filter(|e| e.ready || e.draining) {
+            let members = slice.endpoints.iter();
+            for member in members.filter(|member| self.takes_requests(member)) {
                 for &ip in &member.addresses {
                     let endpoint = self.member(member, SocketAddr::new(ip, target), &subsets);
                     // While an endpoint moves between slices, both hold it.
@@ -109,6 +110,15 @@ impl Index {
         }
         one_family(&mut endpoints, service.cluster_ips.first().copied());
         endpoints
+    }
+
+    fn takes_requests(&self, member: &SliceEndpoint) -> bool {
+        let waits_for_pod = self.pods_are_told
+            && member
+                .pod
+                .as_ref()
+                .is_some_and(|pod| self.cluster.pod(pod).is_none());
+        (member.ready || member.draining) && !waits_for_pod
     }
 
     fn member(&self, member: &SliceEndpoint, address: SocketAddr, subsets: &[&Subset]) -> Endpoint {
