@@ -63,6 +63,10 @@ pub struct ServeArguments {
     /// A banner, then lines echoed.
     #[arg(long, value_name = "ADDRESS")]
     server_first: Option<SocketAddr>,
+    /// Time to go on as before after SIGTERM, while those who call learn that
+    /// this pod is going.
+    #[arg(long, value_parser = duration, default_value = "0s")]
+    pub linger: Duration,
 }
 
 impl ServeArguments {

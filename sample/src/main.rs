@@ -48,6 +48,7 @@ fn main() -> ExitCode {
 }
 
 async fn serve(arguments: ServeArguments) -> ExitCode {
+    let linger = arguments.linger;
     let server = match arguments.config().serve().await {
         Ok(server) => server,
         Err(error) => {
@@ -57,7 +58,8 @@ async fn serve(arguments: ServeArguments) -> ExitCode {
     };
     tracing::info!(addresses = ?server.addresses(), "serving");
     let signal = signal::shutdown().await;
-    tracing::info!(signal, "draining");
+    tracing::info!(signal, ?linger, "draining");
+    tokio::time::sleep(linger).await;
     server.shutdown(DRAIN).await;
     ExitCode::SUCCESS
 }
