@@ -140,7 +140,18 @@ async fn admit(cluster: &Cluster, namespace: &str, over: Value) -> Pod {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "dry-run"},
-        "spec": {"containers": [{"name": "sample", "image": "linnet/sample:dev"}]},
+        "spec": {
+            // Linnet's own namespace takes no other pods.
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "sample",
+                "image": "linnet/sample:dev",
+                "securityContext": {
+                    "allowPrivilegeEscalation": false,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }],
+        },
     });
     merge(&mut pod, over);
     let api: Api<Pod> = cluster.api(namespace);
