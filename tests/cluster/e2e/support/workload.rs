@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::Api;
 
 use super::cluster::guide;
 use super::command::linnet_succeeds;
@@ -160,5 +162,10 @@ impl Cluster {
         self.delete("", &namespace(UNMESHED, "disabled")).await;
         self.delete("", &namespace(BACKEND, "enabled")).await;
         self.label_namespace(MESHED, "istio-injection", None).await;
+        for name in [UNMESHED, BACKEND] {
+            let api: Api<Namespace> = Api::all(self.client.clone());
+            let gone = |namespace: Option<&Namespace>| namespace.is_none();
+            self.wait(api, name, "gone", gone).await;
+        }
     }
 }
