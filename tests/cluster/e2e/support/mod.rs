@@ -19,8 +19,8 @@ pub(crate) fn run<F: Future<Output = ()>>(point: fn(Cluster) -> F) {
 }
 
 /// Asks `question` over and over until it says yes, at most for `limit`, and
-/// prints how long that took. Only for what nothing can be watched for: how a
-/// call fares.
+/// prints how long that took, unless it was so at once. Only for what nothing
+/// can be watched for: how a call fares.
 pub(crate) async fn eventually(
     what: impl AsRef<str>,
     limit: Duration,
@@ -28,17 +28,18 @@ pub(crate) async fn eventually(
 ) {
     let what = what.as_ref();
     let start = Instant::now();
+    let mut waited = Duration::ZERO;
     loop {
-        let asked = Instant::now();
         match question().await {
-            Ok(()) => {
-                println!("{what}: after {} ms", (asked - start).as_millis());
-                return;
-            }
+            Ok(()) if waited.is_zero() => return,
+            Ok(()) => return println!("{what}: after {} ms", waited.as_millis()),
             Err(reason) if start.elapsed() > limit => {
                 panic!("{what}: not so after {limit:?}: {reason}")
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                waited = start.elapsed();
+            }
         }
     }
 }
