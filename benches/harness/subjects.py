@@ -42,8 +42,10 @@ class Subject:
 class Catalogue:
     """All subjects, given where the programs are and a place for files."""
 
-    def __init__(self, work, envoy_path, linnet_path):
-        self.work, self.envoy, self.linnet = work, envoy_path, linnet_path
+    def __init__(self, work, programs):
+        """`programs`: paths by the names envoy, linnet and relay."""
+        self.work = work
+        self.envoy, self.linnet, self.relay = (programs.get(name) for name in ("envoy", "linnet", "relay"))
 
     def all(self):
         """In the order of the report."""
@@ -52,6 +54,8 @@ class Catalogue:
         two_hops = (*HTTP, *HTTP2, *MESH_TCP, *SIDECARS)
         return [
             Subject("direct", "no proxy", self.nothing, baseline, entry=direct),
+            Subject("relay", "byte relay, two hops, mutual TLS: the limit", self.byte_relay,
+                    ("memory", "closed", "bodies", "paced", "iperf", "resumed_tcp", "idle_tcp")),
             Subject("nginx", "nginx, one hop, plaintext", self.nginx, HTTP),
             Subject("haproxy", "haproxy, one hop, plaintext", self.haproxy, HTTP + PLAIN_TCP, quick=False),
             Subject("envoy-tcp", "Envoy, one hop, plaintext TCP", self.envoy_tcp, PLAIN_TCP),
@@ -69,6 +73,19 @@ class Catalogue:
 
     def nothing(self, processes):
         """The application alone."""
+
+    def byte_relay(self, processes):
+        """The sidecars' TLS, and bytes; HTTP is bytes like any other."""
+        certificates = self.work / "certificates"
+        names = ("http", "tcp", "iperf")
+        for mode, side, listen, target in (
+            ("accept", "server", ports.INNER, ports.BACKEND),
+            ("connect", "client", ports.ENTRY, ports.INNER),
+        ):
+            if mode == "connect":
+                wait_listening(ports.INNER["http"])
+            pairs = [f"127.0.0.1:{listen[name]}=127.0.0.1:{target[name]}" for name in names]
+            processes.start([self.relay, mode, certificates / side, *pairs])
 
     def nginx(self, processes):
         """One process, HTTP only."""
