@@ -32,7 +32,9 @@ test-netns: netns-packages
 # Container images of all services, as archives in target/images
 images:
     cargo build --release --workspace --bins
-    manifests/images/build --registry {{ registry }} --tag {{ tag }}
+    cargo build --profile dist -p linnet-proxy
+    manifests/images/build --registry {{ registry }} --tag {{ tag }} --only identity,injector,controller,init,sample
+    manifests/images/build --registry {{ registry }} --tag {{ tag }} --only proxy --binaries target/dist
 
 # A real single-node Kubernetes on this machine, without a container engine (root)
 cluster-up:

@@ -15,7 +15,10 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::LocalOptions,
+};
 
 /// Pause after a failed accept: the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -39,20 +42,23 @@ pub(crate) enum Role {
 /// Starts a data thread on its listeners.
 ///
 /// # Errors
-/// The thread or its runtime can't be made.
+/// The thread can't be made.
 pub(crate) fn start(
     index: usize,
     listeners: Vec<(Role, StdListener)>,
     shared: Shared,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     std::thread::Builder::new()
         .name(format!("data-{index}"))
         .spawn(move || {
-            let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, run(listeners, shared));
+            // Its tasks never leave this thread, so it is made here.
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(run(listeners, shared)),
+                Err(error) => tracing::error!(index, %error, "cannot start a data thread"),
+            }
         })
 }
 
