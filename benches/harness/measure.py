@@ -26,13 +26,13 @@ class Settings:
     seconds: int = 3
     tcp_seconds: int = 2
     rates: tuple = (200, 1000, 4000)
-    bodies: bool = True
-    settle: bool = True
+    skip: frozenset = frozenset()
 
     @classmethod
     def quick(cls):
         """Under three minutes."""
-        return cls(rounds=2, seconds=2, tcp_seconds=1, rates=(1000,), bodies=False, settle=False)
+        skip = frozenset({"bodies", "paced_tcp", "resumed", "after_load"})
+        return cls(rounds=2, seconds=2, tcp_seconds=1, rates=(1000,), skip=skip)
 
 
 class Visit:
@@ -47,20 +47,25 @@ class Visit:
     def run(self, wanted):
         """Fills `samples` with (metric, value, disturbed), and `troubles`."""
         try:
-            self.subject.start(self.proxies)
-            # Whoever is measured for TCP alone need not speak HTTP.
-            speaks_http = "closed" in self.subject.measures
-            started = load.until_answers(self.port("http" if speaks_http else "tcp"))
+            started = self.restart()
             if "memory" in self.subject.measures:
                 self.add("start_ms", started * 1e3)
             for measure in self.subject.measures:
-                if not wanted or measure in wanted:
+                if measure in wanted or not (wanted or measure in self.settings.skip):
                     self.attempt(measure)
                     self.proxies.check()
         except FAILURES as failure:
             self.troubles.append(str(failure))
         finally:
             self.proxies.stop()
+
+    def restart(self):
+        """The subject as new; seconds from its start to its first answer."""
+        self.proxies.stop()
+        self.subject.start(self.proxies)
+        # Whoever is measured for TCP alone need not speak HTTP.
+        speaks_http = "closed" in self.subject.measures
+        return load.until_answers(self.port("http" if speaks_http else "tcp"))
 
     def attempt(self, measure):
         """One measure; its failure does not stop the others."""
@@ -104,10 +109,9 @@ class Visit:
 
     def bodies(self):
         """Larger bodies."""
-        if self.settings.bodies:
-            for name, connections in (("64k", CONNECTIONS), ("10m", 4)):
-                self.requests(f"body_{name}", load.closed, self.port("http"),
-                              self.settings.tcp_seconds, connections, f"/files/{name}")
+        for name, connections in (("64k", CONNECTIONS), ("10m", 4)):
+            self.requests(f"body_{name}", load.closed, self.port("http"), self.settings.tcp_seconds,
+                          connections, f"/files/{name}")
 
     def http2(self):
         """The same over HTTP/2."""
@@ -174,6 +178,7 @@ class Visit:
 
     def memory(self):
         """At rest, and what idle HTTP/1.1 connections add."""
+        self.restart()
         time.sleep(0.5)
         anonymous, resident = machine.memory(self.proxies.pids())
         hops = len(self.proxies.all)
@@ -183,14 +188,17 @@ class Visit:
 
     def idle_http2(self):
         """What idle HTTP/2 connections add."""
+        self.restart()
         self.idle("idle_h2", "http2", load.ask_http2)
 
     def idle_tcp(self):
         """What idle opaque connections add, each with a TLS connection between."""
+        self.restart()
         self.idle("idle_tcp", "tcp", load.ask)
 
     def idle(self, metric, entry, first):
-        """Bytes that each of a thousand connections adds to all hops together."""
+        """Bytes that each of a thousand connections adds to all hops together, in
+        processes that have no freed memory to reuse."""
         with contextlib.ExitStack() as stack:
             used = []
             for count in (IDLE_BEFORE, IDLE):
@@ -202,7 +210,7 @@ class Visit:
 
     def after_load(self):
         """Whether the memory of load comes back."""
-        if self.settings.settle and self.first:
+        if self.first:
             hops = len(self.proxies.all)
             self.add("loaded_anonymous", machine.memory(self.proxies.pids())[0] / hops)
             time.sleep(SETTLE)
@@ -214,15 +222,12 @@ class Visit:
             return
         used = []
         for count in (1, HOSTS):
-            # Its ports are the subject's, which has to make room.
+            # On the subject's ports.
             self.proxies.stop()
             self.catalogue.many_hosts(self.subject.name, count, self.proxies)
             self.wait_for_entry()
             used.append(machine.memory(self.proxies.pids())[0])
-        self.proxies.stop()
         self.add("endpoint_bytes", (used[1] - used[0]) / (HOSTS - 1))
-        self.subject.start(self.proxies)
-        load.until_answers(self.port("http"))
 
     def wait_for_entry(self):
         """Until the process listens, and has done what it does at its start."""

@@ -23,7 +23,9 @@ HTTP = ("memory", "closed", "bodies", "paced")
 HTTP2 = ("http2", "grpc")
 PLAIN_TCP = ("plain_iperf", "plain_connections")
 MESH_TCP = ("iperf", "paced_tcp")
-SIDECARS = ("idle_http2", "idle_tcp", "endpoints", "after_load")
+SIDECARS = ("idle_http2", "idle_tcp", *HTTP, *HTTP2, *MESH_TCP)
+# After all that is load; the second takes the subject's place.
+LAST = ("after_load", "endpoints")
 
 
 @dataclasses.dataclass
@@ -51,11 +53,11 @@ class Catalogue:
         """In the order of the report."""
         direct = {"http": ports.HTTP, "http2": ports.HTTP2, "tcp": ports.HTTP, "iperf": ports.IPERF}
         baseline = ("closed", "bodies", "paced", *HTTP2, "plain_iperf")
-        two_hops = (*HTTP, *HTTP2, *MESH_TCP, *SIDECARS)
         return [
             Subject("direct", "no proxy", self.nothing, baseline, entry=direct),
             Subject("relay", "byte relay, two hops, mutual TLS: the limit", self.byte_relay,
-                    ("memory", "closed", "bodies", "paced", "iperf", "resumed_tcp", "idle_tcp")),
+                    ("idle_tcp", *HTTP, "iperf", "resumed_tcp"),
+                    quick=False),
             Subject("nginx", "nginx, one hop, plaintext", self.nginx, HTTP),
             Subject("haproxy", "haproxy, one hop, plaintext", self.haproxy, HTTP + PLAIN_TCP, quick=False),
             Subject("envoy-tcp", "Envoy, one hop, plaintext TCP", self.envoy_tcp, PLAIN_TCP),
@@ -63,10 +65,10 @@ class Catalogue:
             Subject("envoy-h1", "Envoy, two hops, mutual TLS, HTTP/1.1 between", self.envoy_h1,
                     ("closed", "bodies", "paced"), quick=False),
             Subject("envoy", "Envoy, two hops, mutual TLS, HTTP/2 between", self.envoy_h2,
-                    (*two_hops, "connections", "resumed")),
+                    (*SIDECARS, "connections", "resumed", *LAST)),
             # A pair with all features on joins here once there are features.
             Subject("linnet", "Linnet, two hops, mutual TLS, bare", self.linnet_bare,
-                    (*two_hops, "resumed_tcp")),
+                    (*SIDECARS, "resumed_tcp", *LAST)),
             Subject("linnet-fresh", "Linnet, two hops, no session ever resumed",
                     self.linnet_full_handshakes, ("connections",)),
         ]
