@@ -1,5 +1,11 @@
 //! A mesh in one process, over loopback: no root, no cluster.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test a failure is a panic with a line number"
+)]
+
 mod protocols;
 mod strict;
 mod support;

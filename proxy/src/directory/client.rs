@@ -73,7 +73,7 @@ pub(crate) async fn run(
 
 #[derive(Debug, thiserror::Error)]
 enum StreamError {
-    #[error("connecting: {0}")]
+    #[error("connecting: {}", with_causes(.0))]
     Connect(#[from] tonic::transport::Error),
     #[error("{}: {}", .0.code(), .0.message())]
     Status(#[from] tonic::Status),
@@ -81,6 +81,17 @@ enum StreamError {
     Ended,
     #[error("{0} is not host:port")]
     Address(String),
+}
+
+/// tonic's own text says only that the transport failed.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 struct Stream<'a> {
