@@ -57,12 +57,12 @@ deploy *arguments: images
 
 # Linnet beside Envoy, nginx and haproxy on this machine (root, 12 min); `--quick` takes under three
 bench *arguments: bench-peers
-    cargo build --release -p linnet-proxy -p linnet-bench-relay
+    cargo build --profile dist -p linnet-proxy -p linnet-bench-relay
     {{ as_root }} benches/bench {{ arguments }}
 
 # Instructions per request by callgrind, against benches/instructions.json (root); `--accept` rewrites it
 bench-instructions *arguments: bench-packages
-    cargo build --release -p linnet-proxy
+    cargo build --profile dist -p linnet-proxy
     {{ as_root }} benches/instructions {{ arguments }}
 
 # Licenses, sources and banned crates of everything we depend on
