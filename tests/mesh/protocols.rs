@@ -178,6 +178,46 @@ async fn bodies_stream_both_ways() {
     assert!(text.contains("3000000"), "{text}");
 }
 
+/// An application that answers before it has read the body leaves its connection
+/// busy: the next request must not wait for that upload.
+#[tokio::test]
+async fn an_early_answer_keeps_nobody_waiting() {
+    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = app.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = app.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                    .await?;
+                // Stays open for the body that never comes.
+                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+            });
+        }
+    });
+    let mesh = Mesh::new();
+    let pair = Pair::before(&mesh, "payment", &[address]).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(pair.port(HTTP)).await.unwrap();
+        let head = "POST / HTTP/1.1\r\nhost: payment\r\ncontent-length: 100\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 15];
+        let read = stream.read_exact(&mut answer);
+        let in_time = tokio::time::timeout(std::time::Duration::from_secs(20), read).await;
+        in_time
+            .expect("an answer although others still upload")
+            .unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        open.push(stream);
+    }
+}
+
 #[tokio::test]
 async fn connections_are_reused_and_drained() {
     let mesh = Mesh::new();

@@ -84,15 +84,12 @@ pub(crate) async fn sample() -> server::Server {
 pub(crate) struct Pair {
     pub(crate) client: Running,
     pub(crate) server: Running,
-    /// Serves while it lives.
-    _app: server::Server,
 }
 
 impl Pair {
-    /// Outbound ports in the order http, tls, tcp, server-first.
+    /// Outbound ports in the order http, tls, tcp, server-first of the sample.
     pub(crate) async fn start(mesh: &Mesh, expected: &str) -> Self {
-        let app = sample().await;
-        let addresses = app.addresses();
+        let addresses = sample().await.addresses();
         let ports: Vec<_> = [
             addresses.http,
             addresses.tls,
@@ -102,6 +99,11 @@ impl Pair {
         .into_iter()
         .flatten()
         .collect();
+        Self::before(mesh, expected, &ports).await
+    }
+
+    /// The same before applications of a test's own.
+    pub(crate) async fn before(mesh: &Mesh, expected: &str, ports: &[SocketAddr]) -> Self {
         let inbound: Vec<_> = ports
             .iter()
             .map(|app| format!("127.0.0.1:0={app}"))
@@ -132,11 +134,7 @@ impl Pair {
                 services,
             })
             .await;
-        Self {
-            client,
-            server,
-            _app: app,
-        }
+        Self { client, server }
     }
 
     pub(crate) fn port(&self, position: usize) -> SocketAddr {

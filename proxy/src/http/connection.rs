@@ -78,12 +78,18 @@ pub(crate) struct Failure {
 }
 
 impl Connections {
-    /// The connection that was used last, while it is still open.
+    /// The connection that was used last and can serve a request now. One whose
+    /// response came before its request had been sent is still busy: it stays.
     fn take_idle(&self) -> Option<http1::SendRequest<Body>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(last) = idle.pop() {
-            if !last.sender.is_closed() {
-                return Some(last.sender);
+        let mut position = idle.len();
+        while position > 0 {
+            position -= 1;
+            let sender = &idle[position].sender;
+            if sender.is_closed() {
+                idle.remove(position);
+            } else if sender.is_ready() {
+                return Some(idle.remove(position).sender);
             }
         }
         None
