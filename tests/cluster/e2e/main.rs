@@ -13,6 +13,7 @@
 mod install;
 mod mtls;
 mod pods;
+mod prometheus;
 mod protocols;
 mod rotation;
 mod split;
@@ -34,6 +35,11 @@ fn point_1_install_and_inject() {
 #[test]
 fn point_2_every_protocol_over_mutual_tls() {
     run(protocols::every_protocol_is_carried_and_measured);
+}
+
+#[test]
+fn point_2b_prometheus_reads_it() {
+    run(prometheus::prometheus_finds_and_reads_the_sidecars);
 }
 
 #[test]
