@@ -17,6 +17,7 @@ pub use peer_authentication::{
     MutualTls, PeerAuthentication, PeerAuthenticationSpec, WorkloadSelector,
 };
 pub use virtual_service::{
-    Destination, HttpMatchRequest, HttpRoute, HttpRouteDestination, PortSelector, StringMatch,
-    VirtualService, VirtualServiceSpec,
+    Destination, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpBody, HttpDirectResponse,
+    HttpFault, HttpMatchRequest, HttpRedirect, HttpRewrite, HttpRoute, HttpRouteDestination,
+    Percentage, PortSelector, RegexRewrite, StringMatch, VirtualService, VirtualServiceSpec,
 };

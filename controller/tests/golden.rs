@@ -15,7 +15,9 @@ use linnet_controller::{
 };
 use linnet_mesh::{
     AppProtocol, ServicePort, TrustDomain,
-    route::{HttpRoutes, RequestMatch},
+    route::{
+        Answer, Fault, Filters, HeaderFilters, HttpRoutes, QueryMatch, Redirect, RequestMatch,
+    },
 };
 use std::{
     fmt::Write,
@@ -123,6 +125,7 @@ fn write_routes(text: &mut String, routes: &HttpRoutes) {
         for condition in &rule.matches {
             writeln!(text, "    when {}", conditions(condition)).unwrap();
         }
+        write_filters(text, &rule.filters);
         for backend in &rule.backends {
             write!(text, "    {} to {}", backend.weight, backend.service).unwrap();
             if let Some(subset) = &backend.subset {
@@ -132,6 +135,76 @@ fn write_routes(text: &mut String, routes: &HttpRoutes) {
                 write!(text, " (503: {reason})").unwrap();
             }
             text.push('\n');
+            write_headers(text, "      ", &backend.headers);
+        }
+    }
+}
+
+fn write_filters(text: &mut String, filters: &Filters) {
+    let Filters {
+        answer,
+        fault,
+        rewrite,
+        headers,
+        timeout,
+    } = filters;
+    match answer {
+        None => {}
+        Some(Answer::Redirect(redirect)) => {
+            let Redirect {
+                status,
+                scheme,
+                authority,
+                port,
+                path,
+            } = redirect;
+            writeln!(
+                text,
+                "    redirect {status}: scheme {scheme:?} authority {authority:?} port {port:?} path {path:?}"
+            )
+            .unwrap();
+        }
+        Some(Answer::Direct(direct)) => {
+            let body = String::from_utf8_lossy(&direct.body);
+            writeln!(text, "    answer {} {body:?}", direct.status).unwrap();
+        }
+    }
+    if let Some(Fault { delay, abort }) = fault {
+        if let Some(delay) = delay {
+            let share = delay.share.per_million;
+            writeln!(text, "    delay {:?} for {share} ppm", delay.duration).unwrap();
+        }
+        if let Some(abort) = abort {
+            let share = abort.share.per_million;
+            writeln!(text, "    abort {:?} for {share} ppm", abort.status).unwrap();
+        }
+    }
+    if let Some(rewrite) = rewrite {
+        if let Some(path) = &rewrite.path {
+            writeln!(text, "    rewrite path {path:?}").unwrap();
+        }
+        if let Some(authority) = &rewrite.authority {
+            writeln!(text, "    rewrite authority {authority}").unwrap();
+        }
+    }
+    write_headers(text, "    ", headers);
+    if let Some(timeout) = timeout {
+        writeln!(text, "    timeout {timeout:?}").unwrap();
+    }
+}
+
+fn write_headers(text: &mut String, indent: &str, filters: &HeaderFilters) {
+    for (kind, edits) in [
+        ("request", &filters.request),
+        ("response", &filters.response),
+    ] {
+        for name in &edits.remove {
+            writeln!(text, "{indent}{kind} remove {name}").unwrap();
+        }
+        for (verb, pairs) in [("set", &edits.set), ("add", &edits.add)] {
+            for (name, value) in pairs {
+                writeln!(text, "{indent}{kind} {verb} {name} {value:?}").unwrap();
+            }
         }
     }
 }
@@ -159,6 +232,12 @@ fn conditions(condition: &RequestMatch) -> String {
             .as_ref()
             .map_or("present".to_owned(), ToString::to_string);
         all.push(format!("{not}header {} {value}", header.name));
+    }
+    for (name, condition) in &condition.query {
+        all.push(match condition {
+            QueryMatch::Present => format!("query {name} present"),
+            QueryMatch::Value(value) => format!("query {name} {value}"),
+        });
     }
     if all.is_empty() {
         "anything".to_owned()

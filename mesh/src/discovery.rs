@@ -7,6 +7,7 @@
 mod decode;
 mod encode;
 #[cfg(test)]
+mod filters;
 mod tests;
 
 /// The generated messages and stubs.

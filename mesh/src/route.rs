@@ -3,6 +3,15 @@
 //! Randomness comes in as a number, so that `linnet why`, a test and the data
 //! path decide alike.
 
+mod answer;
+mod fault;
+mod filter;
+pub mod grpc;
+
+pub use answer::{Answer, DirectResponse, Redirect, RedirectPath};
+pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
+pub use filter::{Filters, HeaderEdits, HeaderFilters, PathRewrite, Rewrite, RewriteError};
+
 use crate::{ResourceRef, ServicePort};
 use http::{HeaderMap, HeaderName, Method};
 use std::fmt;
@@ -25,6 +34,8 @@ pub struct HttpRule {
     pub matches: Vec<RequestMatch>,
     /// Where matching requests go, by weight.
     pub backends: Vec<Backend>,
+    /// What else happens to them.
+    pub filters: Filters,
 }
 
 /// Conditions that must all hold.
@@ -42,6 +53,17 @@ pub struct RequestMatch {
     pub scheme: Option<StringMatch>,
     /// Headers.
     pub headers: Vec<HeaderMatch>,
+    /// Query parameters, by name; the first of several counts.
+    pub query: Vec<(String, QueryMatch)>,
+}
+
+/// A condition on a query parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QueryMatch {
+    /// It is there.
+    Present,
+    /// Its value, as sent.
+    Value(StringMatch),
 }
 
 /// A condition on one header.
@@ -152,6 +174,8 @@ pub struct Backend {
     pub weight: u32,
     /// Why it can't be resolved; a request that draws it is answered 503.
     pub unresolved: Option<String>,
+    /// Header edits, after the rule's own.
+    pub headers: HeaderFilters,
 }
 
 /// What a rule looks at in a request.
@@ -161,6 +185,8 @@ pub struct RequestParts<'a> {
     pub method: &'a Method,
     /// The path without its query.
     pub path: &'a str,
+    /// The query, without `?`; empty where there is none.
+    pub query: &'a str,
     /// `Host` or `:authority`.
     pub authority: &'a str,
     /// `http` or `https`.
@@ -183,6 +209,12 @@ impl HttpRule {
     /// Whether the rule applies to a request.
     pub fn matches(&self, request: &RequestParts<'_>) -> bool {
         self.matches.is_empty() || self.matches.iter().any(|entry| entry.matches(request))
+    }
+
+    /// The condition on the path by which a request matches, if there is one.
+    pub fn matched_path(&self, request: &RequestParts<'_>) -> Option<&StringMatch> {
+        let mut entries = self.matches.iter();
+        entries.find(|entry| entry.matches(request))?.path.as_ref()
     }
 
     /// The backend that `random` (any number, evenly spread) draws by weight. A
@@ -227,6 +259,26 @@ impl RequestMatch {
                 .headers
                 .iter()
                 .all(|header| header.matches(request.headers))
+            && self
+                .query
+                .iter()
+                .all(|(name, condition)| condition.matches(name, request.query))
+    }
+}
+
+impl QueryMatch {
+    /// Whether the condition on the parameter `name` holds. Parameters are
+    /// compared as they were sent, percent-encoding included.
+    pub fn matches(&self, name: &str, query: &str) -> bool {
+        let found = query
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .find(|(key, _)| *key == name);
+        match (self, found) {
+            (_, None) => false,
+            (Self::Present, Some(_)) => true,
+            (Self::Value(condition), Some((_, value))) => condition.matches(value),
+        }
     }
 }
 

@@ -3,8 +3,12 @@
 
 use crate::telemetry::Flags;
 use http::StatusCode;
-use linnet_mesh::{ResourceRef, ServicePort, SpiffeId, discovery::Target};
-use std::{net::SocketAddr, sync::Arc};
+use linnet_mesh::{
+    ResourceRef, ServicePort, SpiffeId,
+    discovery::Target,
+    route::{AbortStatus, grpc as status},
+};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// What went wrong on the way of a request or a connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,8 +47,20 @@ pub(crate) enum Error {
     Discovery(Target),
     #[error("{address} ended the connection: {reason}")]
     Upstream { address: SocketAddr, reason: String },
+    #[error("RBAC: access denied\n{by}")]
+    Denied { by: String },
     #[error("the request can't be forwarded: {0}")]
     BadRequest(String),
+    #[error("{source_resource}: no complete answer within {limit:?}")]
+    Timeout {
+        source_resource: ResourceRef,
+        limit: Duration,
+    },
+    #[error("{source_resource}: an injected fault")]
+    Fault {
+        source_resource: ResourceRef,
+        status: AbortStatus,
+    },
 }
 
 fn subset_text(subset: Option<&str>) -> String {
@@ -59,7 +75,21 @@ impl Error {
         match self {
             Self::NoRule { .. } => StatusCode::NOT_FOUND,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Fault { status, .. } => status.http(),
             _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The gRPC status of the answer to a gRPC caller.
+    pub(crate) fn grpc_status(&self) -> u16 {
+        match self {
+            Self::Timeout { .. } => status::DEADLINE_EXCEEDED,
+            Self::Fault { status, .. } => status.grpc(),
+            Self::NoRule { .. } => status::UNIMPLEMENTED,
+            Self::Denied { .. } => status::PERMISSION_DENIED,
+            _ => status::UNAVAILABLE,
         }
     }
 
@@ -72,6 +102,17 @@ impl Error {
             Self::Connect { .. } | Self::MutualTls { .. } | Self::NoCertificate => Flags::UF,
             Self::Upstream { .. } => Flags::UC,
             Self::BadRequest(_) => Flags::DPE,
+            Self::Denied { .. } => Flags::UAEX,
+            Self::Timeout { .. } => Flags::UT,
+            Self::Fault { .. } => Flags::FI,
+        }
+    }
+
+    /// The answer's text. A denial is worded as Istio's, which callers look for.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Denied { .. } => self.to_string(),
+            _ => format!("linnet: {self}"),
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) fn read(
 }
 
 /// The engine draws the pattern over several lines; an error is one line.
-fn reason(error: &impl ToString) -> String {
+pub(super) fn reason(error: &impl ToString) -> String {
     let text = error.to_string();
     let last = text.lines().last().unwrap_or(&text).trim();
     format!(

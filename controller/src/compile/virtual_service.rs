@@ -2,9 +2,12 @@
 //!
 //! A match entry with a condition that is not honoured is left out, never
 //! widened: a request must not follow a rule that its author did not mean for
-//! it. A rule that ends in something not honoured (a redirect) still ends the
+//! it. A rule that ends in something not honoured (a delegate) still ends the
 //! search, with an answer that says so.
 
+mod duration;
+mod filters;
+mod headers;
 mod matches;
 
 use super::{Context, Host, Note, Visibility, spec};
@@ -14,7 +17,7 @@ use crate::{
 };
 use linnet_mesh::{
     ResourceRef, ServicePort,
-    route::{Backend, HttpRoutes, HttpRule, RequestMatch},
+    route::{Answer, Backend, Filters, HeaderFilters, HttpRoutes, HttpRule, RequestMatch},
 };
 
 /// A VirtualService as far as it is honoured.
@@ -38,6 +41,9 @@ struct Rule {
     backends: Vec<Destination>,
     /// What the rule does instead of routing, which is not honoured.
     other_action: Option<String>,
+    filters: Filters,
+    /// A redirect goes to the port that was asked for.
+    derive_port: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +61,7 @@ struct Destination {
     subset: Option<String>,
     port: Option<u16>,
     weight: u32,
+    headers: HeaderFilters,
 }
 
 /// What routes have to know of other resources.
@@ -68,7 +75,7 @@ pub trait Surroundings {
 /// The gateway that means every sidecar.
 const MESH: &str = "mesh";
 /// What a rule can do instead of routing.
-const OTHER_ACTIONS: [&str; 3] = ["redirect", "directResponse", "delegate"];
+const OTHER_ACTIONS: [&str; 1] = ["delegate"];
 
 pub(super) fn compile(
     configuration: &Configuration,
@@ -171,7 +178,8 @@ impl Compiler<'_> {
             .into_iter()
             .map(|action| format!("{path}.{action}"))
             .find(|field| self.unknown.contains(field));
-        if route.route.is_empty() && other_action.is_none() {
+        let filters = self.filters(&path, route);
+        if route.route.is_empty() && other_action.is_none() && filters.answer.is_none() {
             self.errors.push(Note::new(
                 format!("{path}.route"),
                 "has no destination; add one with the host that requests go to",
@@ -185,7 +193,10 @@ impl Compiler<'_> {
             name: route.name.clone(),
             matches,
             backends,
-            other_action: other_action.filter(|_| route.route.is_empty()),
+            other_action: other_action
+                .filter(|_| route.route.is_empty() && filters.answer.is_none()),
+            derive_port: filters::derives_port(route),
+            filters,
         })
     }
 
@@ -262,6 +273,7 @@ impl Compiler<'_> {
                 .filter(|subset| !subset.is_empty()),
             port,
             weight,
+            headers: self.header_filters(&format!("{path}.headers"), route.headers.as_ref()),
         })
     }
 
@@ -377,6 +389,7 @@ impl Rule {
                 subset: None,
                 weight: 1,
                 unresolved: Some(format!("{field} of {source} is not honoured yet")),
+                headers: HeaderFilters::default(),
             }],
             None => self
                 .backends
@@ -384,10 +397,15 @@ impl Rule {
                 .map(|destination| destination.backend(of, surroundings))
                 .collect(),
         };
+        let mut filters = self.filters.clone();
+        if let (true, Some(Answer::Redirect(redirect))) = (self.derive_port, &mut filters.answer) {
+            redirect.port = Some(of.port);
+        }
         Some(HttpRule {
             name: self.name.clone(),
             matches,
             backends,
+            filters,
         })
     }
 }
@@ -411,6 +429,7 @@ impl Destination {
             subset: self.subset.clone(),
             weight: self.weight,
             unresolved,
+            headers: self.headers.clone(),
         }
     }
 

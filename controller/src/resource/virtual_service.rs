@@ -47,6 +47,175 @@ pub struct HttpRoute {
     /// Where requests go, by weight.
     #[serde(default)]
     pub route: Vec<HttpRouteDestination>,
+    /// The caller is to ask elsewhere.
+    #[serde(default)]
+    pub redirect: Option<HttpRedirect>,
+    /// A fixed response.
+    #[serde(default)]
+    pub direct_response: Option<HttpDirectResponse>,
+    /// A new path or authority for what is forwarded.
+    #[serde(default)]
+    pub rewrite: Option<HttpRewrite>,
+    /// Edits of request and response headers.
+    #[serde(default)]
+    pub headers: Option<Headers>,
+    /// How long an exchange may take; none unless set.
+    #[serde(default)]
+    pub timeout: Option<String>,
+    /// Faults to inject.
+    #[serde(default)]
+    pub fault: Option<HttpFault>,
+}
+
+/// A redirect.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRedirect {
+    /// The path; `%PREFIX()%` in front puts it in the place of the matched prefix.
+    #[serde(default)]
+    pub uri: Option<String>,
+    /// The host.
+    #[serde(default)]
+    pub authority: Option<String>,
+    /// The port.
+    #[serde(default)]
+    pub port: Option<i64>,
+    /// `FROM_PROTOCOL_DEFAULT` or `FROM_REQUEST_PORT`.
+    #[serde(default)]
+    pub derive_port: Option<String>,
+    /// `http` or `https`.
+    #[serde(default)]
+    pub scheme: Option<String>,
+    /// 301 (the default), 302, 303, 307 or 308.
+    #[serde(default)]
+    pub redirect_code: Option<i64>,
+}
+
+/// A fixed response.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpDirectResponse {
+    /// Its status.
+    pub status: i64,
+    /// Its body.
+    #[serde(default)]
+    pub body: Option<HttpBody>,
+}
+
+/// A body: one of its fields.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpBody {
+    /// Text.
+    #[serde(default)]
+    pub string: Option<String>,
+    /// Base64.
+    #[serde(default)]
+    pub bytes: Option<String>,
+}
+
+/// A new path or authority.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRewrite {
+    /// In the place of the matched prefix, or of the whole path.
+    #[serde(default)]
+    pub uri: Option<String>,
+    /// The authority.
+    #[serde(default)]
+    pub authority: Option<String>,
+    /// A rewrite of the path by regular expression.
+    #[serde(default)]
+    pub uri_regex_rewrite: Option<RegexRewrite>,
+}
+
+/// A rewrite by regular expression.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegexRewrite {
+    /// The expression, RE2 syntax.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// What stands in its place; `\1` is its first group.
+    pub rewrite: String,
+}
+
+/// Edits of request and response headers.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Headers {
+    /// Of the request.
+    #[serde(default)]
+    pub request: Option<HeaderOperations>,
+    /// Of the response.
+    #[serde(default)]
+    pub response: Option<HeaderOperations>,
+}
+
+/// Edits of a message's headers.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderOperations {
+    /// Headers to replace.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Values to append.
+    #[serde(default)]
+    pub add: BTreeMap<String, String>,
+    /// Headers to take away.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}
+
+/// Faults to inject.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpFault {
+    /// Wait first.
+    #[serde(default)]
+    pub delay: Option<FaultDelay>,
+    /// Then answer this.
+    #[serde(default)]
+    pub abort: Option<FaultAbort>,
+}
+
+/// A delay.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultDelay {
+    /// How long.
+    #[serde(default)]
+    pub fixed_delay: Option<String>,
+    /// The share of requests; none unless set.
+    #[serde(default)]
+    pub percentage: Option<Percentage>,
+    /// The same, whole, as older resources have it.
+    #[serde(default)]
+    pub percent: Option<i64>,
+}
+
+/// An answer instead of the backend's.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultAbort {
+    /// An HTTP status.
+    #[serde(default)]
+    pub http_status: Option<i64>,
+    /// A gRPC status, by name or number.
+    #[serde(default)]
+    pub grpc_status: Option<String>,
+    /// The share of requests; none unless set.
+    #[serde(default)]
+    pub percentage: Option<Percentage>,
+}
+
+/// A share of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Percentage {
+    /// Percent, from 0 to 100.
+    #[serde(default)]
+    pub value: f64,
 }
 
 /// Conditions that must all hold.
@@ -74,6 +243,9 @@ pub struct HttpMatchRequest {
     /// Headers that must not match.
     #[serde(default)]
     pub without_headers: BTreeMap<String, StringMatch>,
+    /// Query parameters that must match; an empty condition means presence.
+    #[serde(default)]
+    pub query_params: BTreeMap<String, StringMatch>,
     /// Compare an exact path or a prefix without case.
     #[serde(default)]
     pub ignore_uri_case: bool,
@@ -109,6 +281,9 @@ pub struct HttpRouteDestination {
     /// The share relative to the others'.
     #[serde(default)]
     pub weight: Option<i64>,
+    /// Edits of request and response headers, after the rule's own.
+    #[serde(default)]
+    pub headers: Option<Headers>,
 }
 
 /// A service, or a part of it.

@@ -4,42 +4,47 @@ use super::{DecodeError, EndpointsUpdate, Resolution, Target, Update, proto};
 use crate::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
     Workload,
-    route::{Backend, HeaderMatch, HttpRoutes, HttpRule, RequestMatch, StringMatch, WholeRegex},
+    route::{
+        Backend, HeaderMatch, HttpRoutes, HttpRule, QueryMatch, RequestMatch, StringMatch,
+        WholeRegex,
+    },
 };
 use std::{fmt::Display, str::FromStr, sync::Arc};
 
-type Result<T> = std::result::Result<T, DecodeError>;
+pub(super) type Result<T> = std::result::Result<T, DecodeError>;
 
-fn required<T>(field: &'static str, value: Option<T>) -> Result<T> {
+pub(super) fn required<T>(field: &'static str, value: Option<T>) -> Result<T> {
     value.ok_or_else(|| DecodeError {
         field,
         reason: "missing".to_owned(),
     })
 }
 
-fn parse<T: FromStr<Err: Display>>(field: &'static str, text: &str) -> Result<T> {
+pub(super) fn parse<T: FromStr<Err: Display>>(field: &'static str, text: &str) -> Result<T> {
     text.parse().map_err(|error: T::Err| DecodeError {
         field,
         reason: error.to_string(),
     })
 }
 
-fn port(field: &'static str, number: u32) -> Result<u16> {
+pub(super) fn port(field: &'static str, number: u32) -> Result<u16> {
     u16::try_from(number).map_err(|_| DecodeError {
         field,
         reason: format!("{number} is not a port"),
     })
 }
 
-fn all<T, M: TryInto<T, Error = DecodeError>>(messages: Vec<M>) -> Result<Vec<T>> {
+pub(super) fn all<T, M: TryInto<T, Error = DecodeError>>(messages: Vec<M>) -> Result<Vec<T>> {
     messages.into_iter().map(TryInto::try_into).collect()
 }
 
-fn optional<T, M: TryInto<T, Error = DecodeError>>(message: Option<M>) -> Result<Option<T>> {
+pub(super) fn optional<T, M: TryInto<T, Error = DecodeError>>(
+    message: Option<M>,
+) -> Result<Option<T>> {
     message.map(TryInto::try_into).transpose()
 }
 
-fn non_empty(text: String) -> Option<String> {
+pub(super) fn non_empty(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
@@ -168,6 +173,7 @@ impl TryFrom<proto::HttpRule> for HttpRule {
             name: non_empty(message.name),
             matches: all(message.matches)?,
             backends: all(message.backends)?,
+            filters: optional(message.filters)?.unwrap_or_default(),
         })
     }
 }
@@ -183,6 +189,15 @@ impl TryFrom<proto::RequestMatch> for RequestMatch {
             authority: optional(message.authority)?,
             scheme: optional(message.scheme)?,
             headers: all(message.headers)?,
+            query: message
+                .query
+                .into_iter()
+                .map(|query| {
+                    let value = optional(query.value)?;
+                    let condition = value.map_or(QueryMatch::Present, QueryMatch::Value);
+                    Ok((query.name, condition))
+                })
+                .collect::<Result<_>>()?,
         })
     }
 }
@@ -226,6 +241,7 @@ impl TryFrom<proto::Backend> for Backend {
             subset: non_empty(message.subset),
             weight: message.weight,
             unresolved: non_empty(message.unresolved),
+            headers: optional(message.headers)?.unwrap_or_default(),
         })
     }
 }

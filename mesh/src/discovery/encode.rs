@@ -4,7 +4,10 @@ use super::{EndpointsUpdate, Resolution, Target, Update, proto};
 use crate::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
     Workload,
-    route::{Backend, HeaderMatch, HttpRoutes, HttpRule, RequestMatch, StringMatch},
+    route::{
+        Backend, Filters, HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, QueryMatch,
+        RequestMatch, StringMatch,
+    },
 };
 
 impl From<&Target> for proto::Target {
@@ -120,6 +123,7 @@ impl From<&HttpRule> for proto::HttpRule {
             name: rule.name.clone().unwrap_or_default(),
             matches: rule.matches.iter().map(Into::into).collect(),
             backends: rule.backends.iter().map(Into::into).collect(),
+            filters: (rule.filters != Filters::default()).then(|| (&rule.filters).into()),
         }
     }
 }
@@ -134,7 +138,18 @@ impl From<&RequestMatch> for proto::RequestMatch {
             scheme: text(&entry.scheme),
             headers: entry.headers.iter().map(Into::into).collect(),
             ignore_path_case: entry.ignore_path_case,
+            query: entry.query.iter().map(encode_query).collect(),
         }
+    }
+}
+
+fn encode_query((name, condition): &(String, QueryMatch)) -> proto::QueryMatch {
+    proto::QueryMatch {
+        name: name.clone(),
+        value: match condition {
+            QueryMatch::Present => None,
+            QueryMatch::Value(value) => Some(value.into()),
+        },
     }
 }
 
@@ -168,6 +183,8 @@ impl From<&Backend> for proto::Backend {
             subset: backend.subset.clone().unwrap_or_default(),
             weight: backend.weight,
             unresolved: backend.unresolved.clone().unwrap_or_default(),
+            headers: (backend.headers != HeaderFilters::default())
+                .then(|| (&backend.headers).into()),
         }
     }
 }

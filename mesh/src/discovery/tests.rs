@@ -1,7 +1,11 @@
 use super::*;
 use crate::{
     AppProtocol, InboundPort, MtlsMode, ResourceRef,
-    route::{Backend, HeaderMatch, HttpRoutes, HttpRule, RequestMatch, StringMatch, WholeRegex},
+    route::{
+        Abort, AbortStatus, Answer, Backend, Delay, DirectResponse, Fault, Filters, HeaderEdits,
+        HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, PathRewrite, QueryMatch, Redirect,
+        RedirectPath, RequestMatch, Rewrite, Share, StringMatch, WholeRegex,
+    },
 };
 
 fn key() -> ServicePort {
@@ -30,6 +34,74 @@ fn endpoint() -> Arc<Endpoint> {
     })
 }
 
+fn headers(name: &'static str) -> HeaderFilters {
+    let name = http::HeaderName::from_static(name);
+    let value = http::HeaderValue::from_bytes(b"caf\xe9").unwrap();
+    let edits = HeaderEdits {
+        remove: vec![name.clone()],
+        set: vec![(name.clone(), value.clone())],
+        add: vec![(name, value)],
+    };
+    HeaderFilters {
+        request: edits.clone(),
+        response: edits,
+    }
+}
+
+fn filters() -> Filters {
+    Filters {
+        answer: Some(Answer::Redirect(Redirect {
+            status: http::StatusCode::FOUND,
+            scheme: Some("https".into()),
+            authority: Some("b".into()),
+            port: Some(8443),
+            path: Some(RedirectPath::Prefix("/new".into())),
+        })),
+        fault: Some(Fault {
+            delay: Some(Delay {
+                share: Share::percent(1.5),
+                duration: std::time::Duration::from_millis(7),
+            }),
+            abort: Some(Abort {
+                share: Share::ALL,
+                status: AbortStatus::Grpc(14),
+            }),
+        }),
+        rewrite: Some(Rewrite {
+            path: Some(PathRewrite::regex("a(b)", r"\1").unwrap()),
+            authority: Some("ratings:80".parse().unwrap()),
+        }),
+        headers: headers("x-rule"),
+        timeout: Some(std::time::Duration::from_millis(1500)),
+    }
+}
+
+#[test]
+fn each_kind_of_filter_arrives() {
+    let direct = Filters {
+        answer: Some(Answer::Direct(DirectResponse {
+            status: http::StatusCode::IM_A_TEAPOT,
+            body: b"short and stout".to_vec(),
+        })),
+        rewrite: Some(Rewrite {
+            path: Some(PathRewrite::Matched("/v2".into())),
+            authority: None,
+        }),
+        fault: Some(Fault {
+            delay: None,
+            abort: Some(Abort {
+                share: Share::percent(0.0),
+                status: AbortStatus::Http(http::StatusCode::BAD_GATEWAY),
+            }),
+        }),
+        ..Filters::default()
+    };
+    for filters in [filters(), direct, Filters::default()] {
+        let message = proto::Filters::from(&filters);
+        assert_eq!(Filters::try_from(message).unwrap(), filters);
+    }
+}
+
 fn service() -> Service {
     let entry = RequestMatch {
         path: Some(StringMatch::Regex(WholeRegex::new("/a.*").unwrap())),
@@ -40,6 +112,13 @@ fn service() -> Service {
             negate: true,
         }],
         ignore_path_case: true,
+        query: vec![
+            ("user".into(), QueryMatch::Present),
+            (
+                "kind".into(),
+                QueryMatch::Value(StringMatch::Exact("a".into())),
+            ),
+        ],
         ..RequestMatch::default()
     };
     Service {
@@ -60,7 +139,9 @@ fn service() -> Service {
                     subset: Some("v1".into()),
                     weight: 90,
                     unresolved: Some("subset v1 is not defined".into()),
+                    headers: headers("x-backend"),
                 }],
+                filters: filters(),
             }],
         })),
         subsets: vec!["v1".into()],

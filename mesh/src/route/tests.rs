@@ -11,6 +11,7 @@ fn backend(name: &str, weight: u32) -> Backend {
         subset: None,
         weight,
         unresolved: None,
+        headers: HeaderFilters::default(),
     }
 }
 
@@ -19,6 +20,7 @@ fn rule(backends: Vec<Backend>) -> HttpRule {
         name: None,
         matches: vec![],
         backends,
+        filters: Filters::default(),
     }
 }
 
@@ -26,6 +28,7 @@ fn request<'a>(method: &'a Method, path: &'a str, headers: &'a HeaderMap) -> Req
     RequestParts {
         method,
         path,
+        query: "",
         authority: "payment",
         scheme: "http",
         headers,
@@ -94,6 +97,24 @@ fn header_presence_value_and_absence() {
         Some(StringMatch::Exact("a,b".into())),
         false
     ));
+}
+
+#[test]
+fn query_parameters_match_by_value_or_presence() {
+    let exact = |text: &str| QueryMatch::Value(StringMatch::Exact(text.into()));
+    let query = "a=1&b&c=x%20y&a=2&d=";
+    for (name, condition, expected) in [
+        ("a", exact("1"), true),
+        ("a", exact("2"), false),
+        ("b", QueryMatch::Present, true),
+        ("b", exact(""), true),
+        ("d", exact(""), true),
+        ("c", exact("x%20y"), true),
+        ("e", QueryMatch::Present, false),
+        ("", QueryMatch::Present, false),
+    ] {
+        assert_eq!(condition.matches(name, query), expected, "{name}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use std::{
     task::{Context, Poll},
     time::Instant,
 };
+use tokio::time::Sleep;
 
 /// See the module.
 pub(crate) struct Exchange {
@@ -112,7 +113,7 @@ impl Exchange {
     }
 
     pub(crate) fn flag(&self, flags: Flags) {
-        self.flags.set(flags);
+        self.flags.set(self.flags.get() | flags);
     }
 
     pub(crate) fn hold(&self, in_flight: InFlight) {
@@ -187,6 +188,17 @@ impl Drop for Exchange {
 pub(crate) struct Body {
     kind: Kind,
     meter: Option<Meter>,
+    /// When it must have ended.
+    end: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    #[error("the route's timeout has passed")]
+    TimedOut,
 }
 
 enum Kind {
@@ -205,6 +217,7 @@ impl Body {
         Self {
             kind: Kind::Incoming(incoming),
             meter: None,
+            end: None,
         }
     }
 
@@ -212,6 +225,7 @@ impl Body {
         Self {
             kind: Kind::Text(Some(text.into())),
             meter: None,
+            end: None,
         }
     }
 
@@ -219,6 +233,7 @@ impl Body {
         Self {
             kind: Kind::Text(None),
             meter: None,
+            end: None,
         }
     }
 
@@ -230,6 +245,21 @@ impl Body {
     pub(crate) fn count_response(mut self, exchange: Rc<Exchange>) -> Self {
         self.meter = Some(Meter::Response(exchange));
         self
+    }
+
+    /// Breaks the body off when it has not ended by then.
+    pub(crate) fn until(mut self, end: Pin<Box<Sleep>>) -> Self {
+        self.end = Some(end);
+        self
+    }
+
+    fn is_late(&mut self, context: &mut Context<'_>) -> bool {
+        let end = self.end.as_mut();
+        let late = end.is_some_and(|end| end.as_mut().poll(context).is_ready());
+        if late && let Some(Meter::Response(exchange)) = &self.meter {
+            exchange.flag(Flags::UT);
+        }
+        late
     }
 
     fn note(&self, frame: Option<&Frame<Bytes>>) {
@@ -256,20 +286,26 @@ impl Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = match &mut self.kind {
-            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
+            Kind::Incoming(incoming) => Pin::new(incoming)
+                .poll_frame(context)
+                .map_err(BodyError::from),
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => self.note(Some(frame)),
             Poll::Ready(None) => self.note(None),
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+            Poll::Ready(Some(Err(_))) => {}
+            Poll::Pending if self.is_late(context) => {
+                return Poll::Ready(Some(Err(BodyError::TimedOut)));
+            }
+            Poll::Pending => {}
         }
         polled
     }

@@ -6,7 +6,7 @@ use super::{
     exchange::{Body, Exchange},
 };
 use crate::error::Error;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, header};
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
@@ -15,11 +15,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 use tower::{Layer, Service};
-
-/// gRPC status UNAVAILABLE.
-const GRPC_UNAVAILABLE: u16 = 14;
-/// gRPC status UNIMPLEMENTED, what a missing route means to a gRPC caller.
-const GRPC_UNIMPLEMENTED: u16 = 12;
 
 /// Layer of [`Rescue`]; `unplaced` gives an exchange that failed before it had
 /// an endpoint somewhere to be recorded.
@@ -103,7 +98,7 @@ where
 
 /// The response to an error.
 fn respond(error: &Error, grpc: bool) -> Response<Body> {
-    let text = format!("linnet: {error}");
+    let text = error.text();
     if !grpc {
         let mut response = Response::new(Body::text(text));
         *response.status_mut() = error.status();
@@ -111,10 +106,7 @@ fn respond(error: &Error, grpc: bool) -> Response<Body> {
         response.headers_mut().insert(header::CONTENT_TYPE, plain);
         return response;
     }
-    let code = match error.status() {
-        StatusCode::NOT_FOUND => GRPC_UNIMPLEMENTED,
-        _ => GRPC_UNAVAILABLE,
-    };
+    let code = error.grpc_status();
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(
@@ -144,6 +136,7 @@ fn percent_encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::StatusCode;
 
     #[test]
     fn grpc_callers_get_a_trailers_only_answer() {

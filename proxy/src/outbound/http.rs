@@ -1,6 +1,10 @@
 //! The outbound HTTP stack: measure, rescue, upgrade, and at its heart the
 //! route, which sends a request to an endpoint of the backend it draws.
 
+mod filter;
+#[cfg(test)]
+mod tests;
+
 use super::{Destination, destination_service, parties, unplaced};
 use crate::{
     balance::{Balancer, InFlight},
@@ -17,13 +21,10 @@ use crate::{
     thread::Thread,
 };
 use ::http::{Request, Response, StatusCode, header::HOST};
-use linnet_mesh::{
-    ServicePort,
-    route::{HttpRoutes, RequestParts},
-};
+use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts};
 use std::{
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
     time::Instant,
@@ -40,22 +41,19 @@ pub(super) fn stack(
     thread: Rc<Thread>,
     destination: Rc<Destination>,
 ) -> Stack<impl Fn(&Exchange) + Clone> {
+    let route = Route {
+        thread,
+        destination,
+    };
     let unplaced = {
-        let (thread, destination) = (thread.clone(), destination.clone());
-        move |exchange: &Exchange| {
-            let parties = unplaced(&thread, destination.service());
-            let series = thread.shared.telemetry.http(&parties, exchange.protocol);
-            exchange.record_in(Sink::Series(series));
-        }
+        let route = route.clone();
+        move |exchange: &Exchange| route.record_unplaced(exchange)
     };
     ServiceBuilder::new()
         .layer(MeasureLayer)
         .layer(RescueLayer { unplaced })
         .layer(UpgradeLayer)
-        .service(Route {
-            thread,
-            destination,
-        })
+        .service(route)
 }
 
 /// Sends a request where the destination's routes say.
@@ -80,18 +78,15 @@ impl Service<Call> for Route {
     }
 }
 
-/// A backend that was drawn.
-struct Drawn {
-    balancer: Rc<Balancer>,
-    subset: Option<String>,
-}
-
 impl Route {
     async fn send(&self, call: Call) -> Result<Response<Body>, Error> {
         match self.destination.as_ref() {
             Destination::Service(balancer) => {
-                let drawn = self.draw(balancer, &call.request)?;
-                self.send_to_backend(&drawn, call).await
+                let service = balancer.cell.service();
+                match service.as_ref().and_then(|service| service.http.as_ref()) {
+                    None => self.send_to_backend(balancer, None, call).await,
+                    Some(routes) => self.follow(balancer, routes, call).await,
+                }
             }
             Destination::Endpoint(candidate) => {
                 let in_flight = InFlight::new(candidate.clone(), Instant::now());
@@ -109,41 +104,60 @@ impl Route {
         }
     }
 
-    /// The backend that the service's routes draw for a request.
-    fn draw(&self, balancer: &Rc<Balancer>, request: &Request<Body>) -> Result<Drawn, Error> {
-        let service = balancer.cell.service();
-        let Some(routes) = service.as_ref().and_then(|service| service.http.as_ref()) else {
-            return Ok(Drawn {
-                balancer: balancer.clone(),
-                subset: None,
-            });
-        };
-        let backend = draw_backend(routes, &balancer.cell.key, request)?;
+    /// Does what the rule that matches a request says.
+    async fn follow(
+        &self,
+        balancer: &Rc<Balancer>,
+        routes: &HttpRoutes,
+        mut call: Call,
+    ) -> Result<Response<Body>, Error> {
+        let parts = request_parts(&call.request, authority(&call.request));
+        let found = routes.rule(&parts);
+        let (position, rule) = found.ok_or_else(|| Error::NoRule {
+            service: balancer.cell.key.clone(),
+            source_resource: routes.source.clone(),
+        })?;
+        if let Some(fault) = &rule.filters.fault {
+            Box::pin(filter::inject(fault, &routes.source, &call.exchange)).await?;
+        }
+        if let Some(answer) = &rule.filters.answer {
+            self.record_unplaced(&call.exchange);
+            return filter::answer(answer, rule, &call.request);
+        }
+        let backend = draw(routes, position, rule)?;
         let found = self.thread.balancer_of(&backend.service);
         let balancer = found.ok_or_else(|| Error::UnresolvedBackend {
             source_resource: routes.source.clone(),
             reason: format!("the controller has not described {}", backend.service),
         })?;
-        Ok(Drawn {
-            balancer,
-            subset: backend.subset.clone(),
-        })
+        filter::request_head(rule, backend, &mut call.request)?;
+        let sending = pin!(self.send_to_backend(&balancer, backend.subset.as_deref(), call));
+        let mut response = match rule.filters.timeout {
+            None => sending.await?,
+            Some(limit) => filter::within(limit, &routes.source, sending).await?,
+        };
+        filter::response_head(rule, backend, response.headers_mut());
+        Ok(response)
     }
 
-    async fn send_to_backend(&self, drawn: &Drawn, call: Call) -> Result<Response<Body>, Error> {
+    async fn send_to_backend(
+        &self,
+        balancer: &Rc<Balancer>,
+        subset: Option<&str>,
+        call: Call,
+    ) -> Result<Response<Body>, Error> {
         let Call {
             mut request,
             exchange,
         } = call;
-        let subset = drawn.subset.as_deref();
         let mut tried: Vec<SocketAddr> = Vec::new();
         loop {
-            let chosen = drawn.balancer.choose(subset, &tried);
+            let chosen = balancer.choose(subset, &tried);
             let in_flight = chosen.ok_or_else(|| Error::NoEndpoint {
-                service: drawn.balancer.cell.key.clone(),
-                subset: drawn.subset.clone(),
+                service: balancer.cell.key.clone(),
+                subset: subset.map(str::to_owned),
             })?;
-            self.place(&exchange, &in_flight, Some(&drawn.balancer));
+            self.place(&exchange, &in_flight, Some(balancer));
             let candidate = in_flight.candidate.clone();
             match connection::send(&self.thread.tls, &candidate, request).await {
                 Ok(answer) => return Ok(accept(answer, &exchange, in_flight)),
@@ -161,6 +175,13 @@ impl Route {
         }
     }
 
+    /// Notes that an exchange went nowhere.
+    fn record_unplaced(&self, exchange: &Exchange) {
+        let parties = unplaced(&self.thread, self.destination.service());
+        let telemetry = &self.thread.shared.telemetry;
+        exchange.record_in(Sink::Series(telemetry.http(&parties, exchange.protocol)));
+    }
+
     /// Notes where an exchange went.
     fn place(&self, exchange: &Exchange, in_flight: &InFlight, balancer: Option<&Rc<Balancer>>) {
         let thread = &self.thread;
@@ -174,33 +195,33 @@ impl Route {
     }
 }
 
-fn draw_backend<'a>(
+fn draw<'a>(
     routes: &'a HttpRoutes,
-    service: &ServicePort,
-    request: &Request<Body>,
-) -> Result<&'a linnet_mesh::route::Backend, Error> {
-    let uri = request.uri();
-    let parts = RequestParts {
-        method: request.method(),
-        path: uri.path(),
-        authority: authority(request),
-        scheme: uri.scheme_str().unwrap_or("http"),
-        headers: request.headers(),
-    };
+    position: usize,
+    rule: &'a HttpRule,
+) -> Result<&'a Backend, Error> {
     let unresolved = |reason: String| Error::UnresolvedBackend {
         source_resource: routes.source.clone(),
         reason,
     };
-    let (position, rule) = routes.rule(&parts).ok_or_else(|| Error::NoRule {
-        service: service.clone(),
-        source_resource: routes.source.clone(),
-    })?;
     let backend = rule
         .backend(rand::random())
         .ok_or_else(|| unresolved(format!("rule {position} gives every destination weight 0")))?;
     match &backend.unresolved {
         None => Ok(backend),
         Some(reason) => Err(unresolved(reason.clone())),
+    }
+}
+
+fn request_parts<'a>(request: &'a Request<Body>, authority: &'a str) -> RequestParts<'a> {
+    let uri = request.uri();
+    RequestParts {
+        method: request.method(),
+        path: uri.path(),
+        query: uri.query().unwrap_or_default(),
+        authority,
+        scheme: uri.scheme_str().unwrap_or("http"),
+        headers: request.headers(),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     compile::{Note, string_match},
     resource::{HttpMatchRequest, StringMatch},
 };
-use linnet_mesh::route::{self, HeaderMatch, RequestMatch};
+use linnet_mesh::route::{self, HeaderMatch, QueryMatch, RequestMatch};
 use std::collections::BTreeMap;
 
 /// A field of a match entry that is no condition: leaving it unhonoured does
@@ -46,6 +46,7 @@ impl Compiler<'_> {
                 headers.extend(self.headers(&without, &entry.without_headers, true));
                 headers
             },
+            query: self.query(&format!("{path}.queryParams"), &entry.query_params),
         };
         let in_mesh = entry.gateways.is_empty() || entry.gateways.iter().any(|g| g == MESH);
         (unknown.is_empty() && in_mesh).then_some(Match { port, request })
@@ -64,6 +65,24 @@ impl Compiler<'_> {
             Err(error) => self.errors.push(error),
         }
         None
+    }
+
+    fn query(
+        &mut self,
+        path: &str,
+        conditions: &BTreeMap<String, StringMatch>,
+    ) -> Vec<(String, QueryMatch)> {
+        let mut query = Vec::new();
+        for (name, condition) in conditions {
+            match string_match::read(condition, &format!("{path}.{name}")) {
+                Ok(value) => {
+                    let condition = value.map_or(QueryMatch::Present, QueryMatch::Value);
+                    query.push((name.clone(), condition));
+                }
+                Err(error) => self.errors.push(error),
+            }
+        }
+        query
     }
 
     fn headers(

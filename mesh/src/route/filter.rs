@@ -1,0 +1,259 @@
+//! What a rule does to a request and its response on their way: rewriting the
+//! path and authority, editing headers.
+//!
+//! Everything acts on a head in place; a query string is always kept.
+
+use super::{Answer, Fault, StringMatch};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri,
+    header::HOST,
+    uri::{Authority, PathAndQuery},
+};
+use std::time::Duration;
+
+/// What a rule does besides choosing a backend.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filters {
+    /// Answered here instead of by a backend.
+    pub answer: Option<Answer>,
+    /// Faults to inject.
+    pub fault: Option<Fault>,
+    /// A new path or authority.
+    pub rewrite: Option<Rewrite>,
+    /// Header edits.
+    pub headers: HeaderFilters,
+    /// How long the exchange may take, until the last of the response.
+    pub timeout: Option<Duration>,
+}
+
+/// Edits of both heads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderFilters {
+    /// Of the request.
+    pub request: HeaderEdits,
+    /// Of the response.
+    pub response: HeaderEdits,
+}
+
+/// Edits of a head, in this order: remove, set, add.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    /// Headers to take away.
+    pub remove: Vec<HeaderName>,
+    /// Headers to replace; `host` means the authority.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Values to append.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// A new path, authority, or both.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rewrite {
+    /// The path.
+    pub path: Option<PathRewrite>,
+    /// The authority.
+    pub authority: Option<Authority>,
+}
+
+/// How a path changes.
+#[derive(Clone, Debug)]
+pub enum PathRewrite {
+    /// Puts text in the place of the matched prefix, or of the whole path where
+    /// the rule matched it exactly or by a regular expression. A rule that
+    /// looks at no path matches by the prefix `/`.
+    Matched(String),
+    /// Replaces every match of a regular expression; `\1` stands for a group.
+    Regex {
+        /// The expression, as compiled.
+        regex: regex::Regex,
+        /// What stands in its place.
+        substitution: String,
+    },
+}
+
+impl PartialEq for PathRewrite {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Matched(a), Self::Matched(b)) => a == b,
+            (
+                Self::Regex {
+                    regex: a,
+                    substitution: to_a,
+                },
+                Self::Regex {
+                    regex: b,
+                    substitution: to_b,
+                },
+            ) => a.as_str() == b.as_str() && to_a == to_b,
+            _ => false,
+        }
+    }
+}
+
+/// A request that can't be rewritten.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the rewritten path {0:?} is not a path")]
+pub struct RewriteError(String);
+
+impl PathRewrite {
+    /// Largest compiled program of a regular expression, bytes.
+    const SIZE_LIMIT: usize = 1 << 20;
+
+    /// A rewrite by regular expression.
+    ///
+    /// # Errors
+    /// A pattern that is invalid or too large when compiled.
+    pub fn regex(pattern: &str, substitution: &str) -> Result<Self, regex::Error> {
+        let regex = regex::RegexBuilder::new(pattern)
+            .size_limit(Self::SIZE_LIMIT)
+            .build()?;
+        Ok(Self::Regex {
+            regex,
+            substitution: substitution.to_owned(),
+        })
+    }
+
+    /// The new path for `path`, which the rule matched by `matched`.
+    pub fn rewritten(&self, matched: Option<&StringMatch>, path: &str) -> String {
+        let new = match self {
+            Self::Matched(text) => format!("{text}{}", behind(matched, path)),
+            Self::Regex {
+                regex,
+                substitution,
+            } => regex
+                .replace_all(path, |groups: &regex::Captures<'_>| {
+                    substituted(substitution, groups)
+                })
+                .into_owned(),
+        };
+        if new.starts_with('/') {
+            new
+        } else {
+            format!("/{new}")
+        }
+    }
+}
+
+/// What of a path stays when its matched part is replaced.
+fn behind<'a>(matched: Option<&StringMatch>, path: &'a str) -> &'a str {
+    let start = match matched {
+        None => 1,
+        Some(StringMatch::Prefix(prefix)) => prefix.len(),
+        Some(StringMatch::Exact(_) | StringMatch::Regex(_)) => path.len(),
+    };
+    path.get(start..).unwrap_or_default()
+}
+
+fn substituted(substitution: &str, groups: &regex::Captures<'_>) -> String {
+    let mut text = String::new();
+    let mut rest = substitution.chars();
+    while let Some(character) = rest.next() {
+        if character != '\\' {
+            text.push(character);
+            continue;
+        }
+        match rest.next() {
+            Some(digit) if digit.is_ascii_digit() => {
+                let number = digit as usize - '0' as usize;
+                text.push_str(groups.get(number).map_or("", |group| group.as_str()));
+            }
+            other => text.extend(other),
+        }
+    }
+    text
+}
+
+impl Rewrite {
+    /// Rewrites a request's target.
+    ///
+    /// # Errors
+    /// A path that is none any more; the request is left as it was.
+    pub fn apply(
+        &self,
+        matched: Option<&StringMatch>,
+        uri: &mut Uri,
+        headers: &mut HeaderMap,
+    ) -> Result<(), RewriteError> {
+        // Not `*` of OPTIONS, nor CONNECT's authority form.
+        if let Some(path) = &self.path
+            && uri.path().starts_with('/')
+        {
+            set_path(uri, path.rewritten(matched, uri.path()))?;
+        }
+        if let Some(authority) = &self.authority {
+            set_authority(uri, headers, authority);
+        }
+        Ok(())
+    }
+}
+
+fn set_path(uri: &mut Uri, mut path: String) -> Result<(), RewriteError> {
+    if let Some(query) = uri.query() {
+        path.push(if path.contains('?') { '&' } else { '?' });
+        path.push_str(query);
+    }
+    let mut parts = uri.clone().into_parts();
+    let made = PathAndQuery::try_from(path.as_str()).map_err(|_| RewriteError(path))?;
+    parts.path_and_query = Some(made);
+    // The other parts were a URI's already.
+    if let Ok(made) = Uri::from_parts(parts) {
+        *uri = made;
+    }
+    Ok(())
+}
+
+/// HTTP/2 and absolute-form requests name it in the URI, others in `Host`.
+fn set_authority(uri: &mut Uri, headers: &mut HeaderMap, authority: &Authority) {
+    let in_uri = uri.authority().is_some();
+    if in_uri {
+        let mut parts = uri.clone().into_parts();
+        parts.authority = Some(authority.clone());
+        if let Ok(made) = Uri::from_parts(parts) {
+            *uri = made;
+        }
+    }
+    if (!in_uri || headers.contains_key(HOST))
+        && let Ok(value) = HeaderValue::from_str(authority.as_str())
+    {
+        headers.insert(HOST, value);
+    }
+}
+
+impl HeaderEdits {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Edits a response's headers, or a request's but for its authority.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name, value.clone());
+        }
+    }
+
+    /// Edits a request's headers; one named `host` is the authority.
+    pub fn apply_to_request(&self, uri: &mut Uri, headers: &mut HeaderMap) {
+        if self.is_empty() {
+            return;
+        }
+        let set = self.set.iter().rev().find(|(name, _)| name == HOST);
+        self.apply(headers);
+        let authority = set.and_then(|(_, value)| Authority::try_from(value.as_bytes()).ok());
+        if let Some(authority) = authority {
+            set_authority(uri, headers, &authority);
+            if uri.authority().is_some() {
+                headers.remove(HOST);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! A data thread whose directory knows one service, and its endpoints.
+
+use crate::{
+    config::{StaticConfig, StaticEndpoint, StaticService},
+    directory::{Directory, fixed},
+    outbound::serve_connection,
+    telemetry::Telemetry,
+    thread::{Shared, Thread},
+};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use linnet_mesh::{
+    AppProtocol, MtlsMode, ResourceRef, Service, ServicePort,
+    discovery::{Target, Update},
+    route::{Backend, Filters, HeaderFilters, HttpRoutes, HttpRule},
+};
+use linnet_runtime::{
+    certificate::{self, testing::Authority},
+    drain,
+};
+use std::{cell::RefCell, convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(super) const HOST: &str = "payment.default.svc.cluster.local:80";
+
+pub(super) fn key() -> ServicePort {
+    ServicePort {
+        namespace: "default".into(),
+        name: "payment".into(),
+        port: 80,
+    }
+}
+
+pub(super) fn rule(filters: Filters) -> HttpRule {
+    HttpRule {
+        name: None,
+        matches: vec![],
+        backends: vec![Backend {
+            service: key(),
+            subset: None,
+            weight: 1,
+            unresolved: None,
+            headers: HeaderFilters::default(),
+        }],
+        filters,
+    }
+}
+
+/// A server and the heads of what it was sent.
+pub(super) struct Upstream {
+    pub(super) address: SocketAddr,
+    pub(super) seen: Rc<RefCell<Vec<(http::request::Parts, Bytes)>>>,
+}
+
+impl Upstream {
+    /// Answers each request, numbered from 0.
+    pub(super) async fn start<F, R>(answer: F) -> Self
+    where
+        F: Fn(usize) -> R + 'static,
+        R: Future<Output = Response<Full<Bytes>>> + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Rc::<RefCell<Vec<_>>>::default();
+        let (heads, answer) = (seen.clone(), Rc::new(answer));
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (heads, answer) = (heads.clone(), answer.clone());
+                tokio::task::spawn_local(async move {
+                    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                        let (heads, answer) = (heads.clone(), answer.clone());
+                        async move {
+                            let (head, body) = request.into_parts();
+                            let body = body.collect().await.unwrap().to_bytes();
+                            heads.borrow_mut().push((head, body));
+                            let number = heads.borrow().len() - 1;
+                            Ok::<_, Infallible>(answer(number).await)
+                        }
+                    });
+                    let executor = crate::http::LocalExecutor;
+                    let server = hyper_util::server::conn::auto::Builder::new(executor);
+                    let stream = TokioIo::new(stream);
+                    // A test may break the connection on purpose.
+                    let _ = server.serve_connection(stream, service).await;
+                });
+            }
+        });
+        Self { address, seen }
+    }
+
+    pub(super) async fn ok() -> Self {
+        Self::start(|_| async { status(200) }).await
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.seen.borrow().len()
+    }
+}
+
+pub(super) fn status(code: u16) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::from_u16(code).unwrap();
+    response
+}
+
+/// The caller's sidecar.
+pub(super) struct Sidecar {
+    thread: Rc<Thread>,
+    _signal: drain::Signal,
+}
+
+impl Sidecar {
+    pub(super) fn new(rules: Option<Vec<HttpRule>>, endpoints: &[SocketAddr]) -> Self {
+        let (directory, commands) = Directory::new(vec![]);
+        // Nobody serves them: all there is to know is told here.
+        drop(commands);
+        let endpoints = endpoints.iter().map(|&address| StaticEndpoint {
+            address,
+            identity: None,
+        });
+        let service = StaticService {
+            host: HOST.to_owned(),
+            endpoints: endpoints.collect(),
+        };
+        let config = StaticConfig {
+            services: vec![service],
+            inbound_mtls: MtlsMode::Permissive,
+        };
+        fixed::fill(&directory, &config);
+        directory.apply(vec![Update::Service(Arc::new(Service {
+            key: key(),
+            hostname: "payment.default.svc.cluster.local".into(),
+            protocol: AppProtocol::Detect,
+            http: rules.map(|rules| {
+                Arc::new(HttpRoutes {
+                    source: ResourceRef {
+                        kind: "VirtualService".into(),
+                        namespace: "default".into(),
+                        name: "payment".into(),
+                    },
+                    rules,
+                })
+            }),
+            subsets: vec![],
+        }))]);
+        let (signal, watch) = drain::channel();
+        let workload = Authority::default().workload("default", "checkout");
+        let thread = Thread::new(Shared {
+            directory,
+            certificates: certificate::Handle::fixed(workload),
+            telemetry: Telemetry::new("test"),
+            opaque_ports: Arc::default(),
+            drain: watch,
+        });
+        Self {
+            thread,
+            _signal: signal,
+        }
+    }
+
+    async fn connection(&self) -> TokioIo<TcpStream> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let target = Target::Host(HOST.into());
+        let serve = serve_connection(self.thread.clone(), accepted.unwrap().0, target);
+        tokio::task::spawn_local(serve);
+        TokioIo::new(client.unwrap())
+    }
+
+    /// One request over a connection of its own, HTTP/1.1.
+    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        let io = self.connection().await;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        sender.send_request(request).await.unwrap()
+    }
+
+    pub(super) async fn send_http2(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        let io = self.connection().await;
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+                .await
+                .unwrap();
+        tokio::task::spawn_local(connection);
+        sender.send_request(request).await.unwrap()
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Response<Incoming> {
+        self.send(get(path)).await
+    }
+
+    /// Response flags of what has been recorded, once so many are.
+    pub(super) async fn flags(&self, requests: usize) -> Vec<String> {
+        loop {
+            let text = self.thread.shared.telemetry.render();
+            let mut flags = Vec::new();
+            for line in text.lines() {
+                let Some(labels) = line.strip_prefix("istio_requests_total{") else {
+                    continue;
+                };
+                let flag = labels.split("response_flags=\"").nth(1).unwrap();
+                let flag = flag.split('"').next().unwrap().to_owned();
+                let times: f64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();
+                flags.extend(std::iter::repeat_n(flag, times as usize));
+            }
+            if flags.len() >= requests {
+                flags.sort();
+                return flags;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+pub(super) fn get(path: &str) -> Request<Full<Bytes>> {
+    let request = Request::builder().uri(path).header("host", "payment");
+    request.body(Full::default()).unwrap()
+}
+
+pub(super) async fn text(response: Response<Incoming>) -> String {
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+pub(super) async fn local(test: impl Future<Output = ()>) {
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+/// A server that says this to each connection once it has heard something, and
+/// then nothing.
+pub(super) async fn raw(says: &'static str) -> SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.read_u8().await.unwrap();
+            stream.write_all(says.as_bytes()).await.unwrap();
+            open.push(stream);
+        }
+    });
+    address
+}
