@@ -4,6 +4,7 @@
 //! subset exist, who is older) is the index's business, so that an edit of one
 //! resource recompiles that one only.
 
+mod authorization_policy;
 mod destination_rule;
 mod host;
 mod mesh_policy;
@@ -13,6 +14,8 @@ mod string_match;
 mod verdict;
 mod virtual_service;
 
+pub(crate) use authorization_policy::closed;
+pub use authorization_policy::{AuthorizationPolicy, Target};
 pub use destination_rule::{DestinationRule, Subset};
 pub use host::{Host, Visibility};
 pub use peer_authentication::PeerAuthentication;
@@ -35,6 +38,8 @@ pub enum Compiled {
     VirtualService(VirtualService),
     /// Subsets.
     DestinationRule(DestinationRule),
+    /// Who may call.
+    AuthorizationPolicy(AuthorizationPolicy),
     /// Modes of mutual TLS; what a MeshPolicy says is one too.
     PeerAuthentication(PeerAuthentication),
 }
@@ -53,6 +58,8 @@ pub fn compile(
             .map(Compiled::VirtualService),
         Kind::DestinationRule => destination_rule::compile(configuration, context, &mut notes)
             .map(Compiled::DestinationRule),
+        Kind::AuthorizationPolicy => authorization_policy::compile(configuration, &mut notes)
+            .map(Compiled::AuthorizationPolicy),
         Kind::MeshPolicy => {
             mesh_policy::compile(configuration, &mut notes).map(Compiled::PeerAuthentication)
         }

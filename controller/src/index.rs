@@ -5,6 +5,7 @@
 //! subscribed to, and compared with what that proxy has, so a change that makes
 //! no difference sends nothing.
 
+mod authorization;
 mod cluster;
 mod configuration;
 mod inbound;

@@ -60,6 +60,8 @@ pub enum Kind {
     DestinationRule,
     /// A PeerAuthentication.
     PeerAuthentication,
+    /// An AuthorizationPolicy.
+    AuthorizationPolicy,
     /// A MeshPolicy.
     MeshPolicy,
 }
@@ -74,6 +76,7 @@ impl Kind {
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::MeshPolicy => "MeshPolicy",
         }
     }
@@ -146,6 +149,8 @@ pub struct Configuration {
     pub generation: i64,
     /// The file and document it stands in, where it comes from a directory.
     pub origin: Option<String>,
+    /// The annotation `istio.io/dry-run`.
+    pub dry_run: Option<String>,
     /// Its spec.
     pub spec: serde_json::Value,
 }

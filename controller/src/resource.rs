@@ -4,12 +4,18 @@
 //! compiler names it in the resource's verdict. A field gets into these types
 //! when something acts on it.
 
+mod authorization_policy;
 mod crd;
 mod destination_rule;
 mod mesh_policy;
 mod peer_authentication;
 mod virtual_service;
 
+pub use authorization_policy::{
+    AuthorizationCondition, AuthorizationFrom, AuthorizationOperation, AuthorizationPolicy,
+    AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource, AuthorizationTo,
+    PolicyTargetReference,
+};
 pub use crd::{definitions, manifest};
 pub use destination_rule::{DestinationRule, DestinationRuleSpec, Subset};
 pub use mesh_policy::{MeshPolicy, MeshPolicySpec, PeerMethod};

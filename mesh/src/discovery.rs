@@ -4,10 +4,11 @@
 //! What comes over the wire is only trusted as far as it converts: a message
 //! with one bad field is refused as a whole, and the error names the field.
 
+mod authorization;
 mod decode;
 mod encode;
-#[cfg(test)]
 mod filters;
+#[cfg(test)]
 mod tests;
 
 /// The generated messages and stubs.

@@ -1,7 +1,7 @@
-//! How a workload is to be called: mTLS modes by port, and the services that
-//! lead to each.
+//! How a workload is to be called: mTLS modes by port, who may call, and the
+//! services that lead to each port.
 
-use crate::{AppProtocol, ResourceRef, ServicePort, Workload};
+use crate::{AppProtocol, ResourceRef, ServicePort, Workload, authorization::Policies};
 use std::sync::Arc;
 
 /// PeerAuthentication's modes; UNSET is resolved before it gets here.
@@ -27,6 +27,8 @@ pub struct Inbound {
     pub mtls_source: Option<ResourceRef>,
     /// Ports of which something is known.
     pub ports: Vec<InboundPort>,
+    /// Who may call; `None`: no policy speaks of it.
+    pub authorization: Option<Arc<Policies>>,
 }
 
 /// One port of the workload.

@@ -110,7 +110,8 @@ pub(crate) enum Command {
 pub(crate) struct Directory {
     state: Mutex<State>,
     inbound: ArcSwap<Inbound>,
-    inbound_known: watch::Sender<bool>,
+    /// How often it was told.
+    inbound_told: watch::Sender<u64>,
     commands: mpsc::UnboundedSender<Command>,
     started: Instant,
     own_ips: Vec<IpAddr>,
@@ -124,7 +125,7 @@ impl Directory {
         let directory = Self {
             state: Mutex::default(),
             inbound: ArcSwap::default(),
-            inbound_known: watch::Sender::new(false),
+            inbound_told: watch::Sender::new(0),
             commands,
             started: Instant::now(),
             own_ips,
@@ -151,10 +152,15 @@ impl Directory {
     pub(crate) async fn inbound_known(&self) {
         // The sender lives in `self`, so waiting can't fail.
         let _ = self
-            .inbound_known
+            .inbound_told
             .subscribe()
-            .wait_for(|known| *known)
+            .wait_for(|times| *times > 0)
             .await;
+    }
+
+    /// Wakes whoever must act when the workload is to be called differently.
+    pub(crate) fn inbound_changes(&self) -> watch::Receiver<u64> {
+        self.inbound_told.subscribe()
     }
 
     /// A service that some resolved target leads to.
@@ -233,7 +239,7 @@ impl Directory {
                 }
                 Update::Inbound(inbound) => {
                     self.inbound.store(inbound);
-                    self.inbound_known.send_replace(true);
+                    self.inbound_told.send_modify(|times| *times += 1);
                 }
                 Update::Peer(ip, workload) => {
                     if let Some(cell) = state.targets.get(&Target::Peer(ip)) {

@@ -2,9 +2,12 @@
 //! and on to the application.
 //!
 //! Nothing of a connection reaches the application before its mTLS mode has
-//! been satisfied.
+//! been satisfied and the workload's policies have allowed the caller.
 
+mod authorize;
 mod http;
+
+pub(crate) use authorize::Decisions;
 
 use crate::{
     connect,
@@ -113,6 +116,11 @@ impl Arrival {
             None => sniff::UNKNOWN,
         };
         let open = async {
+            if !self.admits(&Caller::Unknown) {
+                // It may yet turn out to be HTTP, or a mesh peer.
+                tokio::time::sleep(HELLO_TIMEOUT).await;
+                self.authorize_connection(&Caller::Unknown)?;
+            }
             let stream = connect::tcp(self.app).await?;
             Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
         };
@@ -199,6 +207,14 @@ impl Arrival {
         upstream: Option<Stream>,
         caller: Caller,
     ) -> Result<(), ConnectionError> {
+        if let Err(denied) = self.authorize_connection(&caller) {
+            let source = self.source(&caller).await;
+            let parties = self.parties(&caller, source);
+            let series = self.thread.shared.telemetry.tcp(&parties);
+            series.opened();
+            series.closed(Flags::UAEX);
+            return Err(denied.into());
+        }
         let mut upstream = match upstream {
             Some(upstream) => upstream,
             None => {
@@ -213,7 +229,7 @@ impl Arrival {
             .telemetry
             .tcp(&self.parties(&caller, source));
         series.opened();
-        let result = async {
+        let relayed = async {
             if !greeting.is_empty() {
                 client.write_all(&greeting).await?;
                 series.sent(greeting.len() as u64);
@@ -221,14 +237,21 @@ impl Arrival {
             let received = |bytes| series.received(bytes);
             let sent = |bytes| series.sent(bytes);
             relay(&mut client, &mut upstream, received, sent).await
+        };
+        tokio::select! {
+            result = relayed => {
+                series.closed(if result.is_ok() {
+                    Flags::default()
+                } else {
+                    Flags::UC
+                });
+                Ok(result?)
+            }
+            denied = self.forbidden(&caller) => {
+                series.closed(Flags::UAEX);
+                Err(denied.into())
+            }
         }
-        .await;
-        series.closed(if result.is_ok() {
-            Flags::default()
-        } else {
-            Flags::UC
-        });
-        Ok(result?)
     }
 
     /// The caller's workload: by its address, which the mesh knows, or failing

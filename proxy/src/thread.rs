@@ -5,6 +5,7 @@
 use crate::{
     balance::{Balancer, Candidate},
     directory::{Directory, ServiceCell},
+    inbound::Decisions,
     telemetry::Telemetry,
     tls::Tls,
 };
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
 pub(crate) struct Thread {
     pub(crate) shared: Shared,
     pub(crate) tls: Tls,
+    pub(crate) decisions: Decisions,
     balancers: RefCell<HashMap<ServicePort, Rc<Balancer>>>,
     direct: RefCell<HashMap<SocketAddr, Rc<Candidate>>>,
     first_speakers: RefCell<HashMap<Target, (FirstSpeaker, Instant)>>,
@@ -68,6 +70,7 @@ impl Thread {
     pub(crate) fn new(shared: Shared) -> Rc<Self> {
         Rc::new(Self {
             tls: Tls::new(shared.certificates.clone()),
+            decisions: Decisions::default(),
             shared,
             balancers: RefCell::default(),
             direct: RefCell::default(),

@@ -4,8 +4,8 @@
 use super::Affected;
 use crate::{
     compile::{
-        Compiled, Context, DestinationRule, Note, PeerAuthentication, Subset, VirtualService,
-        compile,
+        AuthorizationPolicy, Compiled, Context, DestinationRule, Note, PeerAuthentication, Subset,
+        VirtualService, closed, compile,
     },
     object::{Configuration, Kind, Name, ObjectRef},
 };
@@ -42,6 +42,8 @@ pub(super) struct Configurations {
     rules_by_host: HashMap<Name, BTreeSet<Age>>,
     /// From a service to the VirtualServices that lead to it.
     routes_by_destination: HashMap<Name, BTreeSet<Name>>,
+    /// AuthorizationPolicies by namespace.
+    authorization: HashMap<Arc<str>, BTreeSet<Name>>,
     /// By namespace; a MeshPolicy's is empty.
     policies: HashMap<Arc<str>, BTreeSet<(i64, ObjectRef)>>,
 }
@@ -94,11 +96,7 @@ impl Configurations {
                     .increment(1);
                 entry.notes = errors;
                 entry.rejected = true;
-                if let Some(old) = old {
-                    entry.created = old.created;
-                    entry.compiled = old.compiled;
-                }
-                self.entries.insert(reference, entry);
+                self.keep(&reference, entry, old, configuration, affected);
             }
             Ok((compiled, notes)) => {
                 for note in &notes {
@@ -118,6 +116,57 @@ impl Configurations {
                 self.entries.insert(reference, entry);
             }
         }
+    }
+
+    /// A version that can't take force leaves the one before in force; where
+    /// there is none, what must fail closed does.
+    fn keep(
+        &mut self,
+        reference: &ObjectRef,
+        mut entry: Entry,
+        old: Option<Entry>,
+        configuration: &Configuration,
+        affected: &mut Affected,
+    ) {
+        let stands_in = |entry: &Entry| match &entry.compiled {
+            None => true,
+            Some(Compiled::AuthorizationPolicy(policy)) => policy.stand_in,
+            Some(_) => false,
+        };
+        match old {
+            Some(old) if reference.kind != Kind::AuthorizationPolicy || !stands_in(&old) => {
+                entry.created = old.created;
+                entry.compiled = old.compiled;
+            }
+            old => {
+                if reference.kind == Kind::AuthorizationPolicy {
+                    entry.compiled = closed(configuration).map(Compiled::AuthorizationPolicy);
+                }
+                if let Some(old) = old {
+                    self.unlink(reference, &old, affected);
+                }
+                self.link(reference, &entry, affected);
+            }
+        }
+        self.entries.insert(reference.clone(), entry);
+    }
+
+    /// The AuthorizationPolicies of a namespace, by name.
+    pub(super) fn authorization_of(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &AuthorizationPolicy> {
+        let names = self.authorization.get(namespace).into_iter().flatten();
+        names.filter_map(|name| {
+            let reference = ObjectRef {
+                kind: Kind::AuthorizationPolicy,
+                name: name.clone(),
+            };
+            match self.entries.get(&reference)?.compiled.as_ref()? {
+                Compiled::AuthorizationPolicy(policy) => Some(policy),
+                _ => None,
+            }
+        })
     }
 
     pub(super) fn remove(&mut self, reference: &ObjectRef, affected: &mut Affected) {
@@ -153,6 +202,10 @@ impl Configurations {
                     .or_default()
                     .insert(age());
             }
+            Some(Compiled::AuthorizationPolicy(policy)) => {
+                let policies = self.authorization.entry(policy.namespace.clone());
+                policies.or_default().insert(name.clone());
+            }
             Some(Compiled::PeerAuthentication(policy)) => {
                 let policies = self.policies.entry(policy.namespace.clone()).or_default();
                 policies.insert((entry.created, reference.clone()));
@@ -179,6 +232,9 @@ impl Configurations {
             })) => {
                 drop_from(&mut self.rules_by_host, host, &age);
             }
+            Some(Compiled::AuthorizationPolicy(policy)) => {
+                drop_from(&mut self.authorization, &policy.namespace, name);
+            }
             Some(Compiled::PeerAuthentication(policy)) => {
                 let key = (entry.created, reference.clone());
                 drop_from(&mut self.policies, &policy.namespace, &key);
@@ -199,12 +255,11 @@ impl Configurations {
                     self.touch_dependents(host, affected);
                 }
             }
+            Some(Compiled::AuthorizationPolicy(policy)) => {
+                touch_pods(&policy.namespace, affected);
+            }
             Some(Compiled::PeerAuthentication(policy)) => {
-                if policy.namespace.is_empty() || ROOTS.contains(&&*policy.namespace) {
-                    affected.all_pods = true;
-                } else {
-                    affected.pods_of.insert(policy.namespace.clone());
-                }
+                touch_pods(&policy.namespace, affected);
             }
             None => {}
         }
@@ -301,5 +356,14 @@ impl Configurations {
                     _ => None,
                 },
             )
+    }
+}
+
+/// Notes the pods that a namespace's policies are for.
+fn touch_pods(namespace: &Arc<str>, affected: &mut Affected) {
+    if namespace.is_empty() || ROOTS.contains(&&**namespace) {
+        affected.all_pods = true;
+    } else {
+        affected.pods_of.insert(namespace.clone());
     }
 }

@@ -39,6 +39,7 @@ impl Index {
             mtls: modes.mode,
             mtls_source: modes.source.cloned(),
             ports: ports.into_values().collect(),
+            authorization: self.authorization(pod, labels),
         }
     }
 

@@ -33,6 +33,7 @@ impl Index {
 
     fn verdict(&self, reference: &ObjectRef, entry: &Entry) -> Verdict {
         let mut messages = entry.notes.clone();
+        messages.extend(entry.compiled.as_ref().and_then(stand_in));
         let mut status = Status::Accepted;
         if entry.rejected {
             status = Status::Rejected;
@@ -40,6 +41,7 @@ impl Index {
             let conflicts = match compiled {
                 Compiled::VirtualService(service) => self.older_routes(&reference.name, service),
                 Compiled::DestinationRule(_) => self.older_subsets(&reference.name),
+                Compiled::AuthorizationPolicy(_) => Vec::new(),
                 Compiled::PeerAuthentication(policy) => self.older_policy(reference.kind, policy),
             };
             if !conflicts.is_empty() {
@@ -134,5 +136,16 @@ impl Index {
             })
             .into_iter()
             .collect()
+    }
+}
+
+/// What is in force instead of a policy that can't be compiled.
+fn stand_in(compiled: &Compiled) -> Option<Note> {
+    match compiled {
+        Compiled::AuthorizationPolicy(policy) if policy.stand_in => Some(Note::new(
+            "spec",
+            "there is no good version to keep in force, so the workloads it selects are closed: what it might deny is denied",
+        )),
+        _ => None,
     }
 }

@@ -30,6 +30,7 @@ struct Header {
 
 const NETWORKING: (&str, &[&str]) = ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]);
 const SECURITY: (&str, &[&str]) = ("security.istio.io", &["v1", "v1beta1"]);
+const DRY_RUN: &str = "istio.io/dry-run";
 const AUTHENTICATION: (&str, &[&str]) = ("authentication.istio.io", &["v1alpha1"]);
 
 /// Takes a manifest. `None`: of a kind that the controller does not look at.
@@ -62,6 +63,7 @@ pub fn parse(manifest: Value, origin: Option<&str>) -> Result<Option<Object>, Pa
         (group, "VirtualService") if group == NETWORKING.0 => Kind::VirtualService,
         (group, "DestinationRule") if group == NETWORKING.0 => Kind::DestinationRule,
         (group, "PeerAuthentication") if group == SECURITY.0 => Kind::PeerAuthentication,
+        (group, "AuthorizationPolicy") if group == SECURITY.0 => Kind::AuthorizationPolicy,
         (group, "MeshPolicy") if group == AUTHENTICATION.0 => Kind::MeshPolicy,
         _ => return Ok(None),
     };
@@ -137,6 +139,9 @@ fn object(
             created: meta.creation_timestamp.map_or(0, |time| time.0.as_second()),
             generation: meta.generation.unwrap_or_default(),
             origin: origin.map(str::to_owned),
+            dry_run: meta
+                .annotations
+                .and_then(|mut annotations| annotations.remove(DRY_RUN)),
             spec: spec(&mut manifest),
         }),
     }))

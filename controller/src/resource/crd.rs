@@ -5,7 +5,7 @@
 //! user wrote for another mesh applies unchanged, and the verdict says which
 //! of it counts.
 
-use super::{DestinationRule, MeshPolicy, PeerAuthentication, VirtualService};
+use super::{AuthorizationPolicy, DestinationRule, MeshPolicy, PeerAuthentication, VirtualService};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceDefinitionVersion, CustomResourceSubresourceStatus,
     CustomResourceSubresources, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -28,6 +28,10 @@ pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
         (
             "peerauthentications.yaml",
             definition(PeerAuthentication::crd(), &["v1", "v1beta1"]),
+        ),
+        (
+            "authorizationpolicies.yaml",
+            definition(AuthorizationPolicy::crd(), &["v1", "v1beta1"]),
         ),
         (
             "meshpolicies.yaml",

@@ -18,7 +18,7 @@ use std::{collections::HashSet, convert::Infallible, fmt::Debug, time::Duration}
 use tokio::{sync::mpsc, time::sleep};
 
 /// The configuration kinds: group, version asked for, kind, plural.
-const CONFIGURATION: [(&str, &str, Kind, &str); 4] = [
+const CONFIGURATION: [(&str, &str, Kind, &str); 5] = [
     (
         "networking.istio.io",
         "v1",
@@ -36,6 +36,12 @@ const CONFIGURATION: [(&str, &str, Kind, &str); 4] = [
         "v1",
         Kind::PeerAuthentication,
         "peerauthentications",
+    ),
+    (
+        "security.istio.io",
+        "v1",
+        Kind::AuthorizationPolicy,
+        "authorizationpolicies",
     ),
     (
         "authentication.istio.io",

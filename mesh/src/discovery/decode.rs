@@ -1,6 +1,6 @@
 //! From messages to the vocabulary: each field is checked on its way in.
 
-use super::{DecodeError, EndpointsUpdate, Resolution, Target, Update, proto};
+use super::{DecodeError, EndpointsUpdate, Resolution, Target, Update, authorization, proto};
 use crate::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
     Workload,
@@ -315,6 +315,7 @@ impl TryFrom<proto::Inbound> for Inbound {
             mtls: required("inbound.mtls", mode("inbound.mtls", message.mtls)?)?,
             mtls_source: message.mtls_source.map(Into::into),
             ports: all(message.ports)?,
+            authorization: authorization::decode(message.authorization)?,
         })
     }
 }

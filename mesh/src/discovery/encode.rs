@@ -248,6 +248,12 @@ impl From<&Inbound> for proto::Inbound {
             mtls: proto::MtlsMode::from(inbound.mtls).into(),
             ports: inbound.ports.iter().map(Into::into).collect(),
             mtls_source: inbound.mtls_source.as_ref().map(Into::into),
+            authorization: inbound
+                .authorization
+                .iter()
+                .flat_map(|policies| policies.iter())
+                .map(Into::into)
+                .collect(),
         }
     }
 }

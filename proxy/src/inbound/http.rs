@@ -1,7 +1,10 @@
-//! The inbound HTTP stack: measure, rescue, upgrade, and the forward to the
+//! The inbound HTTP stack: measure, rescue, authorize, upgrade, and the forward to the
 //! application with the caller's verified identity in a header.
 
-use super::{Arrival, Caller};
+use super::{
+    Arrival, Caller,
+    authorize::{Authorize, AuthorizeLayer},
+};
 use crate::{
     balance::{Candidate, InFlight},
     error::Error,
@@ -28,10 +31,14 @@ use tower::{Service, ServiceBuilder};
 /// Envoy's header that carries identities; from the outside it is worth nothing.
 static FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-type Stack<U> = Measure<Rescue<Upgrade<Forward>, U>>;
+type Stack<U> = Measure<Rescue<Authorize<Upgrade<Forward>>, U>>;
 
 /// The stack for one connection.
 pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exchange) + Clone> {
+    let authorize = AuthorizeLayer {
+        arrival: arrival.clone(),
+        caller: caller.clone(),
+    };
     let app = arrival.thread.direct(&arrival.app_endpoint());
     let forward = Forward {
         state: Rc::new(State {
@@ -52,6 +59,7 @@ pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exch
     ServiceBuilder::new()
         .layer(MeasureLayer)
         .layer(RescueLayer { unplaced })
+        .layer(authorize)
         .layer(UpgradeLayer)
         .service(forward)
 }

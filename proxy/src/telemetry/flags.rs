@@ -43,7 +43,7 @@ flags! {
     FI = 9;
     /// Rate limited.
     RL = 10;
-    /// An external authorizer refused.
+    /// Authorization refused it.
     UAEX = 11;
     /// The client went away.
     DC = 12;

@@ -1,0 +1,46 @@
+//! Which policies are for a workload: those of the root namespaces, of its own
+//! namespace, and of these the ones that select it.
+
+use super::{Index, configuration::ROOTS};
+use crate::{
+    compile::{AuthorizationPolicy, Target},
+    object::Name,
+};
+use linnet_mesh::authorization::Policies;
+use std::{collections::BTreeMap, sync::Arc};
+
+impl Index {
+    /// Who may call a pod; `None`: no policy speaks of it.
+    pub(super) fn authorization(
+        &self,
+        pod: &Name,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Arc<Policies>> {
+        let roots = ROOTS.into_iter().filter(|root| **root != *pod.namespace);
+        let policies = Policies::new(
+            roots
+                .chain([&*pod.namespace])
+                .flat_map(|namespace| self.configurations.authorization_of(namespace))
+                .filter(|policy| self.is_for(policy, pod, labels))
+                .map(|policy| policy.policy.clone()),
+        );
+        (!policies.is_empty()).then(|| Arc::new(policies))
+    }
+
+    fn is_for(
+        &self,
+        policy: &AuthorizationPolicy,
+        pod: &Name,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
+        match &policy.target {
+            Target::Labels(wanted) => wanted
+                .iter()
+                .all(|(key, value)| labels.get(key) == Some(value)),
+            Target::Services(services) => self
+                .cluster
+                .services_of(pod)
+                .any(|service| services.contains(service)),
+        }
+    }
+}

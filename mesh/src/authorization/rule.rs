@@ -1,0 +1,303 @@
+//! Rules, and whether a request fits one.
+
+use super::{
+    Connection, HttpRequest,
+    pattern::{Invalid, Match, Pattern, ServiceAccount, block, port},
+};
+use http::HeaderName;
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// One rule: each of its parts must fit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    /// Who calls: one of these; empty: anybody.
+    pub from: Vec<Source>,
+    /// What is called: one of these; empty: anything.
+    pub to: Vec<Operation>,
+    /// All of these.
+    pub when: Vec<Condition>,
+    /// It says something that this version can't evaluate, so it allows nobody.
+    pub void: bool,
+}
+
+/// Who calls.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Source {
+    /// SPIFFE IDs without their scheme.
+    pub principals: Match<Pattern>,
+    /// Namespaces.
+    pub namespaces: Match<Pattern>,
+    /// Service accounts.
+    pub service_accounts: Match<ServiceAccount>,
+    /// The connection's address.
+    pub ip_blocks: Match<IpNet>,
+    /// The original client's address.
+    pub remote_ip_blocks: Match<IpNet>,
+    /// It asks for a token's principal, which this version never knows.
+    pub request_principals: bool,
+}
+
+/// What is called.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Operation {
+    /// `Host` or `:authority`, ASCII case aside.
+    pub hosts: Match<Pattern>,
+    /// The workload's ports.
+    pub ports: Match<u16>,
+    /// Methods.
+    pub methods: Match<Pattern>,
+    /// Paths, as sent and as normalised.
+    pub paths: Match<Pattern>,
+}
+
+/// A further condition.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// The attribute, as the policy writes it.
+    pub key: String,
+    /// What it must be.
+    pub demand: Demand,
+}
+
+/// What an attribute must be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Demand {
+    /// `request.headers[name]`
+    Header(HeaderName, Match<Pattern>),
+    /// `source.ip`
+    SourceIp(Match<IpNet>),
+    /// `remote.ip`
+    RemoteIp(Match<IpNet>),
+    /// `source.namespace`
+    Namespace(Match<Pattern>),
+    /// `source.principal`
+    Principal(Match<Pattern>),
+    /// `source.serviceAccount`
+    ServiceAccount(Match<ServiceAccount>),
+    /// `destination.ip`
+    DestinationIp(Match<IpNet>),
+    /// `destination.port`
+    DestinationPort(Match<u16>),
+    /// An attribute that this version does not know; the values as written.
+    Unknown(Match<String>),
+}
+
+/// A value of a condition that can't be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct InvalidValue {
+    /// The list and the place in it; `None`: the key.
+    pub at: Option<(&'static str, usize)>,
+    /// What is wrong with it.
+    pub reason: Invalid,
+}
+
+impl Condition {
+    /// Reads a condition of a policy in `namespace`.
+    ///
+    /// # Errors
+    /// The first value that the attribute can't have.
+    pub fn new(
+        key: &str,
+        values: &[String],
+        not_values: &[String],
+        namespace: &str,
+    ) -> Result<Self, InvalidValue> {
+        fn read<T>(
+            values: &[String],
+            not_values: &[String],
+            parse: impl Fn(&str) -> Result<T, Invalid>,
+        ) -> Result<Match<T>, InvalidValue> {
+            let list = |name, texts: &[String]| {
+                let texts = texts.iter().enumerate();
+                texts
+                    .map(|(index, text)| {
+                        parse(text).map_err(|reason| InvalidValue {
+                            at: Some((name, index)),
+                            reason,
+                        })
+                    })
+                    .collect::<Result<Vec<T>, _>>()
+            };
+            Ok(Match {
+                any: list("values", values)?,
+                none: list("notValues", not_values)?,
+            })
+        }
+        let (v, n) = (values, not_values);
+        let account = |text: &str| ServiceAccount::parse(text, namespace);
+        let demand = match key {
+            "source.ip" => Demand::SourceIp(read(v, n, block)?),
+            "remote.ip" => Demand::RemoteIp(read(v, n, block)?),
+            "source.namespace" => Demand::Namespace(read(v, n, str::parse)?),
+            "source.principal" => Demand::Principal(read(v, n, Pattern::principal)?),
+            "source.serviceAccount" => Demand::ServiceAccount(read(v, n, account)?),
+            "destination.ip" => Demand::DestinationIp(read(v, n, block)?),
+            "destination.port" => Demand::DestinationPort(read(v, n, port)?),
+            _ => match header(key).map_err(|reason| InvalidValue { at: None, reason })? {
+                Some(name) => Demand::Header(name, read(v, n, str::parse)?),
+                None => Demand::Unknown(read(v, n, |text| Ok(text.to_owned()))?),
+            },
+        };
+        Ok(Self {
+            key: key.to_owned(),
+            demand,
+        })
+    }
+
+    /// Whether this version can't tell if it holds.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.demand, Demand::Unknown(_))
+    }
+}
+
+/// The header that a key names. What the sidecar itself writes is not the
+/// caller's to say, so it is no attribute.
+fn header(key: &str) -> Result<Option<HeaderName>, Invalid> {
+    let Some(name) = key.strip_prefix("request.headers[") else {
+        return Ok(None);
+    };
+    let name = name.strip_suffix(']').unwrap_or_default();
+    let name =
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| Invalid::Header(name.to_owned()))?;
+    Ok((name != "x-forwarded-client-cert").then_some(name))
+}
+
+/// What a rule is compared with. What can't be evaluated counts as `unknown`:
+/// true where a rule denies, so that it denies more, and false where it allows.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) connection: &'a Connection<'a>,
+    pub(super) http: Option<&'a HttpRequest<'a>>,
+    pub(super) path: &'a str,
+    pub(super) unknown: bool,
+}
+
+impl Rule {
+    /// Whether it speaks of what only HTTP has.
+    pub(super) fn needs_http(&self) -> bool {
+        self.to.iter().any(|operation| {
+            !(operation.hosts.is_empty()
+                && operation.methods.is_empty()
+                && operation.paths.is_empty())
+        }) || self.from.iter().any(|source| source.request_principals)
+            || self.when.iter().any(|condition| {
+                matches!(condition.demand, Demand::Header(..))
+                    || condition.key.starts_with("request.")
+            })
+    }
+
+    pub(super) fn fits(&self, view: View<'_>) -> bool {
+        (self.from.is_empty() || self.from.iter().any(|source| source.fits(view)))
+            && (self.to.is_empty() || self.to.iter().any(|operation| operation.fits(view)))
+            && self.when.iter().all(|condition| condition.fits(view))
+    }
+}
+
+impl Source {
+    fn fits(&self, view: View<'_>) -> bool {
+        let Connection {
+            identity, source, ..
+        } = *view.connection;
+        self.principals
+            .holds(|p| identity.is_some_and(|id| p.matches(id.principal())))
+            && self
+                .namespaces
+                .holds(|p| identity.is_some_and(|id| p.matches(id.namespace())))
+            && self.service_accounts.holds(|a| a.is(identity))
+            && self.ip_blocks.holds(|block| contains(block, source))
+            && self.remote_ip_blocks.holds(|block| contains(block, source))
+            && (!self.request_principals || view.unknown)
+    }
+}
+
+impl Operation {
+    fn fits(&self, view: View<'_>) -> bool {
+        let port = view.connection.destination.port();
+        self.ports.holds(|known| *known == port)
+            && match view.http {
+                Some(request) => {
+                    let bare = bare_host(request.authority);
+                    self.hosts.holds(|host| {
+                        host.matches_ignoring_case(request.authority)
+                            || host.matches_ignoring_case(bare)
+                    }) && self.methods.holds(|m| m.matches(request.method))
+                        && self.paths.holds(|p| p.matches(view.path))
+                }
+                None => {
+                    view.unknown
+                        || (self.hosts.is_empty()
+                            && self.methods.is_empty()
+                            && self.paths.is_empty())
+                }
+            }
+    }
+}
+
+impl Condition {
+    fn fits(&self, view: View<'_>) -> bool {
+        let Connection {
+            identity,
+            source,
+            destination,
+        } = *view.connection;
+        match &self.demand {
+            Demand::Header(name, demand) => match view.http {
+                Some(request) => header_fits(request, name, demand, view.unknown),
+                None => view.unknown,
+            },
+            Demand::SourceIp(demand) | Demand::RemoteIp(demand) => {
+                demand.holds(|block| contains(block, source))
+            }
+            Demand::Namespace(demand) => {
+                demand.holds(|p| identity.is_some_and(|id| p.matches(id.namespace())))
+            }
+            Demand::Principal(demand) => {
+                demand.holds(|p| identity.is_some_and(|id| p.matches(id.principal())))
+            }
+            Demand::ServiceAccount(demand) => demand.holds(|a| a.is(identity)),
+            Demand::DestinationIp(demand) => {
+                demand.holds(|block| contains(block, destination.ip()))
+            }
+            Demand::DestinationPort(demand) => demand.holds(|port| *port == destination.port()),
+            Demand::Unknown(_) => view.unknown,
+        }
+    }
+}
+
+/// A header may be there several times, and the application may go by any of
+/// them: all must fit what allows, one suffices for what denies.
+fn header_fits(
+    request: &HttpRequest<'_>,
+    name: &HeaderName,
+    demand: &Match<Pattern>,
+    denies: bool,
+) -> bool {
+    let mut values = request.headers.get_all(name).iter().peekable();
+    if values.peek().is_none() {
+        return demand.holds(|_| false);
+    }
+    let fits = |value: &http::HeaderValue| {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        demand.holds(|pattern| pattern.matches(&text))
+    };
+    if denies {
+        values.any(fits)
+    } else {
+        values.all(fits)
+    }
+}
+
+fn contains(block: &IpNet, ip: IpAddr) -> bool {
+    block.contains(&ip.to_canonical())
+}
+
+/// A host without port and final dot.
+fn bare_host(authority: &str) -> &str {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    host.strip_suffix('.').unwrap_or(host)
+}

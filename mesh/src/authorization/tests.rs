@@ -1,0 +1,370 @@
+use super::*;
+use http::{HeaderName, HeaderValue};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+mod reference;
+
+fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Policy {
+    Policy {
+        source: ResourceRef {
+            kind: "AuthorizationPolicy".into(),
+            namespace: "shop".into(),
+            name: name.into(),
+        },
+        action,
+        dry_run: false,
+        rules,
+    }
+}
+
+fn any(texts: &[&str]) -> Match<Pattern> {
+    Match {
+        any: texts.iter().map(|text| text.parse().unwrap()).collect(),
+        none: Vec::new(),
+    }
+}
+
+fn methods(texts: &[&str]) -> Rule {
+    Rule {
+        to: vec![Operation {
+            methods: any(texts),
+            ..Operation::default()
+        }],
+        ..Rule::default()
+    }
+}
+
+fn plaintext() -> Connection<'static> {
+    Connection {
+        identity: None,
+        source: [10, 0, 0, 9].into(),
+        destination: ([10, 0, 0, 1], 8080).into(),
+    }
+}
+
+#[test]
+fn wildcards_stand_where_they_mean_something() {
+    for (text, matched, unmatched) in [
+        ("a", "a", "ab"),
+        ("a*", "ab", "ba"),
+        ("*a", "ba", "ab"),
+        ("*", "x", ""),
+        ("a*", "a", ""),
+    ] {
+        let pattern: Pattern = text.parse().unwrap();
+        assert!(pattern.matches(matched), "{text} {matched}");
+        assert!(!pattern.matches(unmatched), "{text} {unmatched}");
+        assert_eq!(pattern.to_string(), text);
+    }
+    for bad in ["", "a*b", "*a*", "**", "a**"] {
+        assert!(bad.parse::<Pattern>().is_err(), "{bad}");
+    }
+    for bad in [
+        "/{*}x",
+        "/{**}/{*}",
+        "/{**}/{**}",
+        "/{*}*",
+        "{*}",
+        "/{a}",
+        "/a{",
+    ] {
+        assert!(Pattern::path(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn templates_match_by_segment() {
+    for (template, path, expected) in [
+        ("/a/{*}", "/a/b", true),
+        ("/a/{*}", "/a/b/c", false),
+        ("/a/{*}", "/a/", false),
+        ("/a/{*}/c", "/a/b/c", true),
+        ("/a/{*}/c", "/a/b/d", false),
+        ("/{*}/b/{**}", "/a/b/c/d", true),
+        ("/{*}/b/{**}", "/a/b/", true),
+        ("/{*}/b/{**}", "/a/b", false),
+        ("/a/{**}/z", "/a/b/c/z", true),
+        ("/a/{**}/z", "/a/b/c", false),
+        ("/a.b/{*}", "/axb/c", false),
+    ] {
+        let pattern = Pattern::path(template).unwrap();
+        assert_eq!(pattern.matches(path), expected, "{template} {path}");
+    }
+}
+
+#[test]
+fn hosts_compare_without_case_at_any_length() {
+    let host: Pattern = "*.Example.com".parse().unwrap();
+    assert!(host.matches_ignoring_case("A.EXAMPLE.com"));
+    assert!(!host.matches_ignoring_case("com"));
+    let host: Pattern = "É*".parse().unwrap();
+    assert!(!host.matches_ignoring_case("e"));
+    assert!(host.matches_ignoring_case("Éa"));
+}
+
+#[test]
+fn custom_comes_before_deny_and_deny_before_allow() {
+    let all = vec![Rule::default()];
+    let headers = HeaderMap::new();
+    let request = HttpRequest {
+        method: "GET",
+        authority: "a",
+        path: "/",
+        headers: &headers,
+    };
+    let mut policies = vec![
+        policy("allow", Action::Allow, all.clone()),
+        policy("deny", Action::Deny, all.clone()),
+        policy("custom", Action::Custom, all.clone()),
+        policy("audit", Action::Audit, all),
+    ];
+    for (expected, allowed) in [("custom", false), ("deny", false), ("allow", true)] {
+        let set = Policies::new(policies.clone());
+        let connection = plaintext();
+        let decision = set.decide(Scope::Enforced, &connection, Some(&request));
+        assert_eq!(decision.allowed, allowed);
+        let By::Rule { policy, rule: 0 } = decision.by else {
+            panic!("{decision:?}");
+        };
+        assert_eq!(policy.source.name, expected);
+        assert!(set.audit(&connection, Some(&request)).is_some());
+        policies.retain(|policy| policy.source.name != expected);
+    }
+    let set = Policies::new(policies);
+    let decision = set.decide(Scope::Enforced, &plaintext(), None);
+    assert!(decision.allowed, "AUDIT never blocks");
+    assert_eq!(decision.by, By::NoPolicy);
+}
+
+#[test]
+fn a_decision_names_what_decided() {
+    let set = Policies::new([
+        policy(
+            "deny",
+            Action::Deny,
+            vec![methods(&["PUT"]), methods(&["GET"])],
+        ),
+        policy("allow", Action::Allow, vec![]),
+    ]);
+    let headers = HeaderMap::new();
+    let by = |method| {
+        let request = HttpRequest {
+            method,
+            authority: "a",
+            path: "/",
+            headers: &headers,
+        };
+        let connection = plaintext();
+        let decision = set.decide(Scope::Enforced, &connection, Some(&request));
+        assert!(!decision.allowed);
+        decision.by.to_string()
+    };
+    assert_eq!(
+        by("GET"),
+        "AuthorizationPolicy shop/deny (DENY), spec.rules[1]"
+    );
+    assert_eq!(by("POST"), "no ALLOW rule matched");
+}
+
+#[test]
+fn dry_run_blocks_nothing_and_says_what_it_would() {
+    let mut dry = policy("dry", Action::Deny, vec![Rule::default()]);
+    dry.dry_run = true;
+    let set = Policies::new([dry]);
+    assert!(set.has_dry_run());
+    assert!(set.decide(Scope::Enforced, &plaintext(), None).allowed);
+    assert!(!set.decide(Scope::WithDryRun, &plaintext(), None).allowed);
+}
+
+#[test]
+fn on_tcp_an_http_attribute_voids_allow_and_widens_deny() {
+    let allow = Policies::new([policy("allow", Action::Allow, vec![methods(&["GET"])])]);
+    assert!(!allow.decide(Scope::Enforced, &plaintext(), None).allowed);
+    let deny = Policies::new([policy("deny", Action::Deny, vec![methods(&["GET"])])]);
+    assert!(!deny.decide(Scope::Enforced, &plaintext(), None).allowed);
+}
+
+fn words(list: &'static [&'static str]) -> impl Strategy<Value = Match<Pattern>> {
+    let one = select(list).prop_map(|text| Pattern::path(text).unwrap());
+    (vec(one.clone(), 0..3), vec(one, 0..2)).prop_map(|(any, none)| Match { any, none })
+}
+
+fn sparse<T: Default + std::fmt::Debug>(
+    strategy: impl Strategy<Value = T>,
+) -> impl Strategy<Value = T> {
+    option::weighted(0.4, strategy).prop_map(Option::unwrap_or_default)
+}
+
+fn blocks() -> impl Strategy<Value = Match<ipnet::IpNet>> {
+    let one = select(&["10.0.0.0/24", "10.0.0.9", "fd00::/8", "0.0.0.0/0"][..])
+        .prop_map(|text| pattern::block(text).unwrap());
+    (vec(one.clone(), 0..2), vec(one, 0..2)).prop_map(|(any, none)| Match { any, none })
+}
+
+const PRINCIPALS: &[&str] = &[
+    "cluster.local/ns/shop/sa/web",
+    "cluster.local/*",
+    "*/sa/db",
+    "*",
+];
+const NAMESPACES: &[&str] = &["shop", "sh*", "*op", "other"];
+const ACTIONS: &[Action] = &[Action::Custom, Action::Deny, Action::Allow, Action::Audit];
+const PATHS: &[&str] = &["/a", "/a/*", "*/b", "/{*}/b", "/a/{**}", "*"];
+
+fn source() -> impl Strategy<Value = Source> {
+    let account = select(&["shop/web", "shop/db"][..])
+        .prop_map(|text| ServiceAccount::parse(text, "").unwrap());
+    let accounts = vec(account, 0..2).prop_map(|any| Match { any, none: vec![] });
+    (
+        sparse(words(PRINCIPALS)),
+        sparse(words(NAMESPACES)),
+        sparse(accounts),
+        sparse(blocks()),
+        sparse(blocks()),
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(
+            |(principals, namespaces, service_accounts, ip_blocks, remote_ip_blocks, token)| {
+                Source {
+                    principals,
+                    namespaces,
+                    service_accounts,
+                    ip_blocks,
+                    remote_ip_blocks,
+                    request_principals: token,
+                }
+            },
+        )
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let ports = vec(select(&[80u16, 8080][..]), 0..2).prop_map(|any| Match { any, none: vec![] });
+    (
+        sparse(words(&["shop", "*.shop", "SHOP*", "*"])),
+        sparse(ports),
+        sparse(words(&["GET", "P*", "*"])),
+        sparse(words(PATHS)),
+    )
+        .prop_map(|(hosts, ports, methods, paths)| Operation {
+            hosts,
+            ports,
+            methods,
+            paths,
+        })
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    let keys = select(
+        &[
+            ("request.headers[x-a]", "1"),
+            ("request.headers[x-a]", "*"),
+            ("source.namespace", "shop"),
+            ("source.principal", "*"),
+            ("source.ip", "10.0.0.0/24"),
+            ("destination.port", "80"),
+            ("destination.ip", "10.0.0.1"),
+            ("connection.sni", "x"),
+        ][..],
+    );
+    (keys, any_bool()).prop_map(|((key, value), negate)| {
+        let values = [value.to_owned()];
+        let (any, none): (&[String], &[String]) = if negate {
+            (&[], &values)
+        } else {
+            (&values, &[])
+        };
+        Condition::new(key, any, none, "shop").unwrap()
+    })
+}
+
+fn any_bool() -> impl Strategy<Value = bool> {
+    prop::bool::ANY
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (
+        vec(source(), 0..3),
+        vec(operation(), 0..3),
+        vec(condition(), 0..3),
+        prop::bool::weighted(0.05),
+    )
+        .prop_map(|(from, to, when, void)| Rule {
+            from,
+            to,
+            when,
+            void,
+        })
+}
+
+fn policies() -> impl Strategy<Value = Policies> {
+    let one = (
+        select(ACTIONS),
+        prop::bool::weighted(0.2),
+        vec(rule(), 0..3),
+    );
+    vec(one, 0..4).prop_map(|all| {
+        Policies::new(
+            all.into_iter()
+                .enumerate()
+                .map(|(at, (action, dry_run, rules))| Policy {
+                    dry_run,
+                    ..policy(&at.to_string(), action, rules)
+                }),
+        )
+    })
+}
+
+fn path() -> impl Strategy<Value = String> {
+    vec(
+        select(&["/", "a", "b", ".", "%2e", "%2F", "c", "\\", ";x", "?q"][..]),
+        0..7,
+    )
+    .prop_map(|parts| format!("/{}", parts.concat()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn the_evaluator_agrees_with_the_naive_reference(
+        policies in policies(),
+        identity in option::of(select(&["shop/web", "shop/db", "other/web"][..])),
+        source in select(&["10.0.0.9", "10.0.1.9", "fd00::9", "::ffff:10.0.0.9"][..]),
+        port in select(&[80u16, 8080][..]),
+        http in option::weighted(0.8, (
+            select(&["GET", "POST", "PUT"][..]),
+            select(&["shop", "a.Shop", "shop:80", "Shop.", "other"][..]),
+            path(),
+            vec(select(&["1", "2", ""][..]), 0..3),
+        )),
+    ) {
+        let identity: Option<SpiffeId> = identity.map(|text| {
+            let (namespace, account) = text.split_once('/').unwrap();
+            format!("spiffe://cluster.local/ns/{namespace}/sa/{account}").parse().unwrap()
+        });
+        let connection = Connection {
+            identity: identity.as_ref(),
+            source: source.parse().unwrap(),
+            destination: ([10, 0, 0, 1], port).into(),
+        };
+        let mut headers = HeaderMap::new();
+        for value in http.iter().flat_map(|(.., values)| values) {
+            headers.append(HeaderName::from_static("x-a"), HeaderValue::from_static(value));
+        }
+        let request = http.as_ref().map(|(method, authority, path, _)| HttpRequest {
+            method,
+            authority,
+            path,
+            headers: &headers,
+        });
+        for scope in [Scope::Enforced, Scope::WithDryRun] {
+            let decision = policies.decide(scope, &connection, request.as_ref());
+            let expected = reference::decide(&policies, scope, &connection, request.as_ref());
+            let by = match decision.by {
+                By::Rule { policy, rule } => Some((policy.source.name.clone(), rule)),
+                By::NoAllowRule | By::NoPolicy => None,
+            };
+            prop_assert_eq!((decision.allowed, by), expected);
+        }
+    }
+}

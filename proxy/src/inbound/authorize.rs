@@ -1,0 +1,310 @@
+//! Who may go on to the application: the workload's policies, asked once a
+//! request, and once a connection that is not HTTP.
+//!
+//! The policies in force are read from the directory each time, so a new one
+//! acts on the next request. Without policies this costs a pointer's load.
+
+use super::{Arrival, Caller};
+use crate::{
+    error::Error,
+    http::{Call, exchange::Body},
+};
+use futures_util::future::{Either, Ready, ready};
+use http::{HeaderMap, Request, Response, header::HOST};
+use linnet_mesh::authorization::{Action, By, Connection, HttpRequest, Policies, Scope};
+use metrics::Counter;
+use std::{
+    cell::{Cell, OnceCell},
+    net::SocketAddr,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+use tower::{Layer, Service};
+
+/// Denials are logged at most this often by a data thread.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Allowed,
+    Denied,
+    /// A policy in dry run would have denied it.
+    WouldDeny,
+    /// An AUDIT rule fits.
+    Audited,
+}
+
+const OUTCOMES: [&str; 4] = ["allowed", "denied", "dry_run_denied", "audited"];
+const ACTIONS: [&str; 5] = ["CUSTOM", "DENY", "ALLOW", "AUDIT", "none"];
+
+/// A data thread's count of decisions, and its memory of when it logged last.
+#[derive(Default)]
+pub(crate) struct Decisions {
+    counters: [[OnceCell<Counter>; OUTCOMES.len()]; ACTIONS.len()],
+    logged: Cell<Option<Instant>>,
+    unlogged: Cell<u64>,
+}
+
+impl Decisions {
+    fn count(&self, action: Option<Action>, outcome: Outcome) {
+        let action = match action {
+            Some(Action::Custom) => 0,
+            Some(Action::Deny) => 1,
+            Some(Action::Allow) => 2,
+            Some(Action::Audit) => 3,
+            None => 4,
+        };
+        let counter = self.counters[action][outcome as usize].get_or_init(|| {
+            metrics::counter!(
+                "linnet_authorization_decisions_total",
+                "action" => ACTIONS[action],
+                "decision" => OUTCOMES[outcome as usize]
+            )
+        });
+        counter.increment(1);
+    }
+
+    /// Whether to log now, and how much was not logged since last time.
+    fn may_log(&self) -> Option<u64> {
+        let now = Instant::now();
+        let recently = |at: Instant| now.saturating_duration_since(at) < LOG_INTERVAL;
+        if self.logged.get().is_some_and(recently) {
+            self.unlogged.set(self.unlogged.get() + 1);
+            return None;
+        }
+        self.logged.set(Some(now));
+        Some(self.unlogged.take())
+    }
+}
+
+impl Arrival {
+    fn connection<'a>(&self, caller: &'a Caller) -> Connection<'a> {
+        Connection {
+            identity: match caller {
+                Caller::Verified(peer) => Some(&peer.0),
+                Caller::Unknown => None,
+            },
+            source: self.peer.ip(),
+            destination: SocketAddr::new(self.app.ip(), self.port),
+        }
+    }
+
+    /// Whether the caller may have a connection that is not HTTP; asks without
+    /// counting.
+    pub(super) fn admits(&self, caller: &Caller) -> bool {
+        let inbound = self.thread.directory().inbound();
+        inbound.authorization.as_ref().is_none_or(|policies| {
+            policies
+                .decide(Scope::Enforced, &self.connection(caller), None)
+                .allowed
+        })
+    }
+
+    /// Asks whether the caller may have a connection that is not HTTP.
+    pub(super) fn authorize_connection(&self, caller: &Caller) -> Result<(), Error> {
+        match &self.thread.directory().inbound().authorization {
+            Some(policies) => self.authorize(policies, caller, None),
+            None => Ok(()),
+        }
+    }
+
+    fn authorize_request<B>(&self, caller: &Caller, request: &Request<B>) -> Result<(), Error> {
+        let inbound = self.thread.directory().inbound();
+        let Some(policies) = &inbound.authorization else {
+            return Ok(());
+        };
+        let http = HttpRequest {
+            method: request.method().as_str(),
+            authority: authority(request)?,
+            path: request.uri().path(),
+            headers: request.headers(),
+        };
+        self.authorize(policies, caller, Some(&http))
+    }
+
+    fn authorize(
+        &self,
+        policies: &Policies,
+        caller: &Caller,
+        http: Option<&HttpRequest<'_>>,
+    ) -> Result<(), Error> {
+        let connection = self.connection(caller);
+        let decisions = &self.thread.decisions;
+        if let Some(by) = policies.audit(&connection, http) {
+            decisions.count(by.action(), Outcome::Audited);
+        }
+        let decision = policies.decide(Scope::Enforced, &connection, http);
+        if !decision.allowed {
+            decisions.count(decision.by.action(), Outcome::Denied);
+            self.log(&connection, http, decision.by, "denied");
+            return Err(Error::Denied {
+                by: decision.by.to_string(),
+            });
+        }
+        decisions.count(decision.by.action(), Outcome::Allowed);
+        if policies.has_dry_run() {
+            let would = policies.decide(Scope::WithDryRun, &connection, http);
+            if !would.allowed {
+                decisions.count(would.by.action(), Outcome::WouldDeny);
+                self.log(
+                    &connection,
+                    http,
+                    would.by,
+                    "would deny, but for the dry run",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn log(
+        &self,
+        connection: &Connection<'_>,
+        http: Option<&HttpRequest<'_>>,
+        by: By<'_>,
+        outcome: &str,
+    ) {
+        let Some(unlogged) = self.thread.decisions.may_log() else {
+            return;
+        };
+        tracing::info!(
+            peer = %self.peer,
+            principal = connection.identity.map_or("none", |id| id.principal()),
+            port = self.port,
+            method = http.map_or("", |request| request.method),
+            path = http.map_or("", |request| request.path),
+            %by,
+            unlogged,
+            "authorization: {outcome}"
+        );
+    }
+
+    /// Until a policy forbids a connection that was allowed.
+    pub(super) async fn forbidden(&self, caller: &Caller) -> Error {
+        let mut changes = self.thread.directory().inbound_changes();
+        loop {
+            if !self.admits(caller)
+                && let Err(error) = self.authorize_connection(caller)
+            {
+                return error;
+            }
+            if changes.changed().await.is_err() {
+                // The directory is gone, and with it all that could forbid.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// The host that a request is for. A request with two could be one for the
+/// policy and the other for the application.
+fn authority<B>(request: &Request<B>) -> Result<&str, Error> {
+    let mut hosts = hosts(request.headers());
+    let host = hosts.next();
+    let of_uri = request.uri().authority().map(http::uri::Authority::as_str);
+    let ambiguous = match (of_uri, host) {
+        (Some(uri), Some(Some(host))) => !uri.eq_ignore_ascii_case(host),
+        (_, Some(None)) => true,
+        _ => false,
+    };
+    if ambiguous || hosts.next().is_some() {
+        return Err(Error::BadRequest("it names several hosts".to_owned()));
+    }
+    Ok(of_uri.or(host.flatten()).unwrap_or_default())
+}
+
+/// All values of `Host`; `None`: not text.
+fn hosts(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
+    headers.get_all(HOST).iter().map(|host| host.to_str().ok())
+}
+
+/// Layer of [`Authorize`].
+#[derive(Clone)]
+pub(super) struct AuthorizeLayer {
+    pub(super) arrival: Rc<Arrival>,
+    pub(super) caller: Caller,
+}
+
+impl<S> Layer<S> for AuthorizeLayer {
+    type Service = Authorize<S>;
+
+    fn layer(&self, inner: S) -> Authorize<S> {
+        Authorize {
+            inner,
+            asks: Rc::new(self.clone()),
+        }
+    }
+}
+
+/// Answers for the application what no policy lets through to it.
+#[derive(Clone)]
+pub(super) struct Authorize<S> {
+    inner: S,
+    asks: Rc<AuthorizeLayer>,
+}
+
+impl<S> Service<Call> for Authorize<S>
+where
+    S: Service<Call, Response = Response<Body>, Error = Error>,
+{
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, Error>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let AuthorizeLayer { arrival, caller } = &*self.asks;
+        match arrival.authorize_request(caller, &call.request) {
+            Ok(()) => Either::Left(self.inner.call(call)),
+            Err(error) => Either::Right(ready(Err(error))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str, hosts: &[&str]) -> Request<()> {
+        let mut request = Request::get(uri);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        request.body(()).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_for_one_host() {
+        for (uri, hosts, expected) in [
+            ("/", &["shop"][..], Some("shop")),
+            ("http://shop/", &[], Some("shop")),
+            ("http://shop/", &["Shop"], Some("shop")),
+            ("/", &[], Some("")),
+            ("http://shop/", &["other"], None),
+            ("/", &["shop", "other"], None),
+            ("/", &["shop", "shop"], None),
+            ("/", &["sh\u{f6}p"], None),
+        ] {
+            assert_eq!(
+                authority(&request(uri, hosts)).ok(),
+                expected,
+                "{uri} {hosts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn denials_are_logged_once_an_interval() {
+        let decisions = Decisions::default();
+        assert_eq!(decisions.may_log(), Some(0));
+        assert_eq!(decisions.may_log(), None);
+        assert_eq!(decisions.may_log(), None);
+        decisions.logged.set(None);
+        assert_eq!(decisions.may_log(), Some(2));
+    }
+}
