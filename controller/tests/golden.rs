@@ -17,6 +17,7 @@ use linnet_mesh::{
     AppProtocol, ServicePort, TrustDomain,
     route::{
         Answer, Fault, Filters, HeaderFilters, HttpRoutes, QueryMatch, Redirect, RequestMatch,
+        RetryPolicy,
     },
 };
 use std::{
@@ -147,6 +148,7 @@ fn write_filters(text: &mut String, filters: &Filters) {
         rewrite,
         headers,
         timeout,
+        retry,
     } = filters;
     match answer {
         None => {}
@@ -190,6 +192,22 @@ fn write_filters(text: &mut String, filters: &Filters) {
     write_headers(text, "    ", headers);
     if let Some(timeout) = timeout {
         writeln!(text, "    timeout {timeout:?}").unwrap();
+    }
+    if let Some(retry) = retry {
+        let RetryPolicy {
+            attempts,
+            on,
+            statuses,
+            per_try_timeout,
+            back_off,
+            avoid_tried,
+        } = retry;
+        let on = on.names().join(",");
+        writeln!(
+            text,
+            "    retry {attempts} on {on} {statuses:?} per try {per_try_timeout:?} back-off {back_off:?} avoiding tried {avoid_tried}"
+        )
+        .unwrap();
     }
 }
 

@@ -7,10 +7,12 @@ mod answer;
 mod fault;
 mod filter;
 pub mod grpc;
+mod retry;
 
 pub use answer::{Answer, DirectResponse, Redirect, RedirectPath};
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use filter::{Filters, HeaderEdits, HeaderFilters, PathRewrite, Rewrite, RewriteError};
+pub use retry::{Outcome, RetryOn, RetryPolicy};
 
 use crate::{ResourceRef, ServicePort};
 use http::{HeaderMap, HeaderName, Method};

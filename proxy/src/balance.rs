@@ -4,6 +4,7 @@
 //! state while it stays in the set, whatever else changes.
 
 use crate::{
+    budget::Budget,
     directory::ServiceCell,
     http::connection::Connections,
     telemetry::{HttpSeries, Parties, RequestProtocol, Telemetry},
@@ -147,6 +148,7 @@ impl Drop for InFlight {
 /// A service's endpoints as a thread sees them.
 pub(crate) struct Balancer {
     pub(crate) cell: Arc<ServiceCell>,
+    pub(crate) budget: Budget,
     view: RefCell<View>,
 }
 
@@ -215,6 +217,7 @@ impl Balancer {
     pub(crate) fn new(cell: Arc<ServiceCell>) -> Self {
         Self {
             cell,
+            budget: Budget::default(),
             view: RefCell::default(),
         }
     }

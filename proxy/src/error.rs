@@ -46,7 +46,12 @@ pub(crate) enum Error {
     #[error("the controller did not answer what {0} is; see the sidecar's log")]
     Discovery(Target),
     #[error("{address} ended the connection: {reason}")]
-    Upstream { address: SocketAddr, reason: String },
+    Upstream {
+        address: SocketAddr,
+        reason: String,
+        /// It says that it did not look at the request.
+        refused: bool,
+    },
     #[error("RBAC: access denied\n{by}")]
     Denied { by: String },
     #[error("the request can't be forwarded: {0}")]
@@ -114,6 +119,11 @@ impl Error {
             Self::Denied { .. } => self.to_string(),
             _ => format!("linnet: {self}"),
         }
+    }
+
+    /// Whether the upstream says that it did not look at the request.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Upstream { refused: true, .. })
     }
 
     /// Whether nothing of the request has left this proxy, so that another

@@ -5,6 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod exchange;
 pub(crate) mod forwarded;
 pub(crate) mod measure;
+pub(crate) mod replay;
 pub(crate) mod rescue;
 pub(crate) mod serve;
 pub(crate) mod upgrade;

@@ -7,6 +7,7 @@
 
 pub mod admin;
 mod balance;
+mod budget;
 pub mod config;
 mod connect;
 mod data;

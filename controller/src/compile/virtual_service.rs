@@ -9,6 +9,7 @@ mod duration;
 mod filters;
 mod headers;
 mod matches;
+mod retries;
 
 use super::{Context, Host, Note, Visibility, spec};
 use crate::{

@@ -65,6 +65,30 @@ pub struct HttpRoute {
     /// Faults to inject.
     #[serde(default)]
     pub fault: Option<HttpFault>,
+    /// When a request is sent again; twice, where nobody has seen it, unless set.
+    #[serde(default)]
+    pub retries: Option<HttpRetry>,
+}
+
+/// When a request is sent again.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRetry {
+    /// Times at most, besides the first; 0: never.
+    #[serde(default)]
+    pub attempts: i64,
+    /// How long one attempt may take to the response's head.
+    #[serde(default)]
+    pub per_try_timeout: Option<String>,
+    /// After what: Envoy's conditions and statuses, separated by commas.
+    #[serde(default)]
+    pub retry_on: Option<String>,
+    /// The base of the wait between attempts, 25 ms unless set.
+    #[serde(default)]
+    pub backoff: Option<String>,
+    /// Another endpoint each time, while there are others; true unless set.
+    #[serde(default)]
+    pub retry_ignore_previous_hosts: Option<bool>,
 }
 
 /// A redirect.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::route::{
     Abort, AbortStatus, Answer, Delay, DirectResponse, Fault, Filters, HeaderEdits, HeaderFilters,
-    PathRewrite, Redirect, RedirectPath, Rewrite, Share,
+    PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy, Rewrite, Share,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
@@ -42,6 +42,7 @@ impl From<&Filters> for proto::Filters {
             headers: (*headers != HeaderFilters::default()).then(|| headers.into()),
             timeout_micros: filters.timeout.map_or(0, micros),
             fault: filters.fault.as_ref().map(Into::into),
+            retry: filters.retry.as_ref().map(Into::into),
         }
     }
 }
@@ -66,6 +67,48 @@ impl TryFrom<proto::Filters> for Filters {
             headers: optional(message.headers)?.unwrap_or_default(),
             timeout: timeout.map(Duration::from_micros),
             fault: optional(message.fault)?,
+            retry: optional(message.retry)?,
+        })
+    }
+}
+
+impl From<&RetryPolicy> for proto::Retry {
+    fn from(policy: &RetryPolicy) -> Self {
+        let names = policy.on.names();
+        Self {
+            attempts: policy.attempts,
+            on: names.into_iter().map(str::to_owned).collect(),
+            statuses: policy.statuses.iter().copied().map(Into::into).collect(),
+            per_try_timeout_micros: policy.per_try_timeout.map_or(0, micros),
+            back_off_micros: micros(policy.back_off),
+            avoid_tried: policy.avoid_tried,
+        }
+    }
+}
+
+impl TryFrom<proto::Retry> for RetryPolicy {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Retry) -> Result<Self> {
+        let mut on = RetryOn::default();
+        for name in &message.on {
+            on = on.and(RetryOn::from_name(name).ok_or_else(|| DecodeError {
+                field: "filters.retry.on",
+                reason: format!("{name:?} is not a condition"),
+            })?);
+        }
+        let statuses = message.statuses.into_iter();
+        let statuses = statuses
+            .map(|number| Ok(status("filters.retry.statuses", number)?.as_u16()))
+            .collect::<Result<_>>()?;
+        let per_try = Some(message.per_try_timeout_micros).filter(|&micros| micros != 0);
+        Ok(Self {
+            attempts: message.attempts,
+            on,
+            statuses,
+            per_try_timeout: per_try.map(Duration::from_micros),
+            back_off: Duration::from_micros(message.back_off_micros),
+            avoid_tried: message.avoid_tried,
         })
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     route::{
         Abort, AbortStatus, Answer, Backend, Delay, DirectResponse, Fault, Filters, HeaderEdits,
         HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, PathRewrite, QueryMatch, Redirect,
-        RedirectPath, RequestMatch, Rewrite, Share, StringMatch, WholeRegex,
+        RedirectPath, RequestMatch, RetryPolicy, Rewrite, Share, StringMatch, WholeRegex,
     },
 };
 
@@ -73,6 +73,11 @@ fn filters() -> Filters {
         }),
         headers: headers("x-rule"),
         timeout: Some(std::time::Duration::from_millis(1500)),
+        retry: Some(RetryPolicy {
+            statuses: vec![418],
+            per_try_timeout: Some(std::time::Duration::from_millis(9)),
+            ..RetryPolicy::DEFAULT
+        }),
     }
 }
 

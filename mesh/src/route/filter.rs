@@ -3,7 +3,7 @@
 //!
 //! Everything acts on a head in place; a query string is always kept.
 
-use super::{Answer, Fault, StringMatch};
+use super::{Answer, Fault, RetryPolicy, StringMatch};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::HOST,
@@ -24,6 +24,8 @@ pub struct Filters {
     pub headers: HeaderFilters,
     /// How long the exchange may take, until the last of the response.
     pub timeout: Option<Duration>,
+    /// When a request is sent again; `None`: [`RetryPolicy::DEFAULT`].
+    pub retry: Option<RetryPolicy>,
 }
 
 /// Edits of both heads.

@@ -199,10 +199,13 @@ fn failure(
 ) -> Failure {
     let error = failed.into_error();
     let cause = error.source().map(|cause| format!(": {cause}"));
+    let http2 = error.source().and_then(|cause| cause.downcast_ref());
+    let reason = http2.and_then(h2::Error::reason);
     Failure {
         error: Error::Upstream {
             address: candidate.endpoint.address,
             reason: format!("{error}{}", cause.unwrap_or_default()),
+            refused: reason == Some(h2::Reason::REFUSED_STREAM),
         },
         unsent,
     }
@@ -260,5 +263,6 @@ fn upstream_error(candidate: &Candidate, error: &hyper::Error) -> Error {
     Error::Upstream {
         address: candidate.endpoint.address,
         reason: error.to_string(),
+        refused: false,
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::{
     balance::InFlight,
-    http::connection::Lease,
+    http::{connection::Lease, replay::Reader},
     telemetry::{Flags, HttpSeries, Outcome, RequestProtocol},
 };
 use bytes::Bytes;
@@ -203,6 +203,7 @@ pub(crate) enum BodyError {
 
 enum Kind {
     Incoming(Incoming),
+    Replay(Reader),
     /// Made here.
     Text(Option<Bytes>),
 }
@@ -216,6 +217,14 @@ impl Body {
     pub(crate) fn incoming(incoming: Incoming) -> Self {
         Self {
             kind: Kind::Incoming(incoming),
+            meter: None,
+            end: None,
+        }
+    }
+
+    pub(crate) fn replay(reader: Reader) -> Self {
+        Self {
+            kind: Kind::Replay(reader),
             meter: None,
             end: None,
         }
@@ -296,6 +305,7 @@ impl HttpBody for Body {
             Kind::Incoming(incoming) => Pin::new(incoming)
                 .poll_frame(context)
                 .map_err(BodyError::from),
+            Kind::Replay(reader) => Pin::new(reader).poll_frame(context),
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
         };
         match &polled {
@@ -313,6 +323,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Replay(reader) => reader.is_end_stream(),
             Kind::Text(text) => text.is_none(),
         }
     }
@@ -320,6 +331,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Replay(reader) => reader.size_hint(),
             Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
     }

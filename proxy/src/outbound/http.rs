@@ -2,9 +2,11 @@
 //! route, which sends a request to an endpoint of the backend it draws.
 
 mod filter;
+mod retry;
 #[cfg(test)]
 mod tests;
 
+use self::retry::Attempts;
 use super::{Destination, destination_service, parties, unplaced};
 use crate::{
     balance::{Balancer, InFlight},
@@ -21,7 +23,8 @@ use crate::{
     thread::Thread,
 };
 use ::http::{Request, Response, StatusCode, header::HOST};
-use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts};
+use futures_util::future::Either;
+use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
 use std::{
     net::SocketAddr,
     pin::{Pin, pin},
@@ -131,7 +134,29 @@ impl Route {
             reason: format!("the controller has not described {}", backend.service),
         })?;
         filter::request_head(rule, backend, &mut call.request)?;
-        let sending = pin!(self.send_to_backend(&balancer, backend.subset.as_deref(), call));
+        let subset = backend.subset.as_deref();
+        let policy = match &rule.filters.retry {
+            None if call.exchange.is_grpc() => Some(&RetryPolicy::DEFAULT),
+            own => own.as_ref(),
+        };
+        let sending = match policy {
+            // What the default retries of plain HTTP needs no copy.
+            None => Either::Left(self.send_to_backend(&balancer, subset, call)),
+            Some(policy) => {
+                let source = &routes.source;
+                let (route, balancer) = (self, &balancer);
+                Either::Right(Box::pin(async move {
+                    let attempts = Attempts {
+                        policy,
+                        source,
+                        balancer,
+                        subset,
+                    };
+                    attempts.send(route, call).await
+                }))
+            }
+        };
+        let sending = pin!(sending);
         let mut response = match rule.filters.timeout {
             None => sending.await?,
             Some(limit) => filter::within(limit, &routes.source, sending).await?,

@@ -79,6 +79,10 @@ impl Compiler<'_> {
             timeout: timeout
                 .and_then(|text| self.duration(&format!("{path}.timeout"), text))
                 .filter(|timeout| !timeout.is_zero()),
+            retry: route
+                .retries
+                .as_ref()
+                .map(|retries| self.retries(&format!("{path}.retries"), retries)),
         }
     }
 

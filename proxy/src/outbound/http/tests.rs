@@ -1,4 +1,5 @@
 //! Requests through the outbound stack to servers on loopback.
 
+mod retries;
 mod rules;
 mod support;

@@ -1,0 +1,200 @@
+//! A request body that can be sent again: what has been read of it is kept, up
+//! to a bound, until somebody has answered.
+//!
+//! One reader counts at a time. An earlier one, left behind in a connection
+//! that is being closed, reads nothing more.
+
+use super::exchange::{Body, BodyError};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+/// Most bytes of a body that are kept.
+pub(crate) const MOST_KEPT: usize = 64 * 1024;
+
+/// See the module.
+pub(crate) struct Replay(Rc<RefCell<State>>);
+
+struct State {
+    source: Body,
+    kept: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    size: usize,
+    /// Whether all that was read is still there.
+    whole: bool,
+    ended: bool,
+    readers: u32,
+}
+
+/// One reading of the body.
+pub(crate) struct Reader {
+    state: Rc<RefCell<State>>,
+    number: u32,
+    position: usize,
+    trailers_read: bool,
+}
+
+impl Replay {
+    pub(crate) fn new(source: Body) -> Self {
+        Self(Rc::new(RefCell::new(State {
+            source,
+            kept: Vec::new(),
+            trailers: None,
+            size: 0,
+            whole: true,
+            ended: false,
+            readers: 0,
+        })))
+    }
+
+    /// The body from its start.
+    pub(crate) fn body(&self) -> Body {
+        let mut state = self.0.borrow_mut();
+        state.readers += 1;
+        Body::replay(Reader {
+            state: self.0.clone(),
+            number: state.readers,
+            position: 0,
+            trailers_read: false,
+        })
+    }
+
+    /// Whether it can be read from its start once more.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.0.borrow().whole
+    }
+
+    /// Nobody will ask again: keeps nothing from now on.
+    pub(crate) fn forget(&self) {
+        self.0.borrow_mut().whole = false;
+    }
+}
+
+impl State {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+            self.ended = true;
+        }
+        let Some(data) = frame.data_ref().filter(|_| self.whole) else {
+            return;
+        };
+        self.size += data.len();
+        if self.size > MOST_KEPT {
+            self.whole = false;
+            self.kept = Vec::new();
+        } else {
+            self.kept.push(data.clone());
+        }
+    }
+}
+
+impl HttpBody for Reader {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let mut state = this.state.borrow_mut();
+        if this.number != state.readers {
+            return Poll::Pending;
+        }
+        if let Some(data) = state.kept.get(this.position) {
+            this.position += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        if state.ended {
+            let trailers = state.trailers.clone().filter(|_| !this.trailers_read);
+            this.trailers_read = true;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let polled = Pin::new(&mut state.source).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                state.keep(frame);
+                this.position = state.kept.len();
+                this.trailers_read |= frame.is_trailers();
+            }
+            Poll::Ready(Some(Err(_))) => state.whole = false,
+            Poll::Ready(None) => state.ended = true,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.state.borrow();
+        let read = self.position >= state.kept.len();
+        let trailers = state.trailers.is_none() || self.trailers_read;
+        read && trailers && (state.ended || state.source.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.state.borrow();
+        let kept = state.kept.iter().skip(self.position).map(Bytes::len);
+        let kept = kept.sum::<usize>() as u64;
+        let source = state.source.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = source.upper() {
+            hint.set_upper(upper + kept);
+        }
+        hint.set_lower(source.lower() + kept);
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn read(body: Body) -> Bytes {
+        body.collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_again_from_its_start() {
+        let replay = Replay::new(Body::text("abc"));
+        let first = replay.body();
+        assert_eq!(first.size_hint().exact(), Some(3));
+        assert_eq!(read(first).await, "abc");
+        let second = replay.body();
+        assert!(!second.is_end_stream());
+        assert_eq!(second.size_hint().exact(), Some(3));
+        assert!(replay.is_whole());
+        assert_eq!(read(second).await, "abc");
+    }
+
+    #[tokio::test]
+    async fn a_reader_left_behind_reads_nothing_more() {
+        let replay = Replay::new(Body::text("abc"));
+        let mut first = replay.body();
+        let second = replay.body();
+        let polled = std::future::poll_fn(|context| {
+            Poll::Ready(Pin::new(&mut first).poll_frame(context).is_pending())
+        });
+        assert!(polled.await);
+        assert_eq!(read(second).await, "abc");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_sent_but_not_kept() {
+        let largest = vec![7; MOST_KEPT];
+        let replay = Replay::new(Body::text(largest.clone()));
+        read(replay.body()).await;
+        assert!(replay.is_whole());
+        let larger = [largest, vec![7]].concat();
+        let replay = Replay::new(Body::text(larger.clone()));
+        assert_eq!(read(replay.body()).await, larger);
+        assert!(!replay.is_whole());
+    }
+}
