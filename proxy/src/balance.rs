@@ -35,6 +35,8 @@ pub(crate) struct Candidate {
     latency: Cell<f64>,
     stamp: Cell<Instant>,
     in_flight: Cell<u32>,
+    /// When the last request set out.
+    pub(crate) used: Cell<Instant>,
     series: RefCell<Series>,
     pub(crate) connections: Connections,
 }
@@ -55,6 +57,7 @@ impl Candidate {
             latency: Cell::new(UNKNOWN_LATENCY),
             stamp: Cell::new(Instant::now()),
             in_flight: Cell::new(0),
+            used: Cell::new(Instant::now()),
             series: RefCell::default(),
             connections: Connections::default(),
         }
@@ -119,6 +122,7 @@ pub(crate) struct InFlight {
 impl InFlight {
     pub(crate) fn new(candidate: Rc<Candidate>, now: Instant) -> Self {
         candidate.in_flight.set(candidate.in_flight.get() + 1);
+        candidate.used.set(now);
         Self {
             candidate,
             started: now,

@@ -50,6 +50,7 @@ struct Rule {
 #[derive(Clone, Debug, PartialEq)]
 struct Match {
     port: Option<u16>,
+    source_namespace: Option<String>,
     request: RequestMatch,
 }
 
@@ -323,10 +324,16 @@ impl VirtualService {
     }
 
     /// The routes of one port of one of its hosts; `None`: it has none for HTTP.
-    pub fn routes(&self, of: &ServicePort, surroundings: &impl Surroundings) -> Option<HttpRoutes> {
+    /// For callers of the namespace `client`.
+    pub fn routes(
+        &self,
+        of: &ServicePort,
+        client: &str,
+        surroundings: &impl Surroundings,
+    ) -> Option<HttpRoutes> {
         let rules = self.http.as_ref()?.iter();
         let rules = rules
-            .filter_map(|rule| rule.at(of, surroundings, &self.source))
+            .filter_map(|rule| rule.at(of, client, surroundings, &self.source))
             .collect();
         Some(HttpRoutes {
             source: self.source.clone(),
@@ -367,6 +374,7 @@ impl Rule {
     fn at(
         &self,
         of: &ServicePort,
+        client: &str,
         surroundings: &impl Surroundings,
         source: &ResourceRef,
     ) -> Option<HttpRule> {
@@ -376,6 +384,10 @@ impl Rule {
                 let here: Vec<_> = entries
                     .iter()
                     .filter(|entry| entry.port.is_none_or(|port| port == of.port))
+                    .filter(|entry| {
+                        let namespace = entry.source_namespace.as_deref();
+                        namespace.is_none_or(|namespace| namespace == client)
+                    })
                     .map(|entry| entry.request.clone())
                     .collect();
                 if here.is_empty() {

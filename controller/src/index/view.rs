@@ -61,6 +61,7 @@ impl Index {
             .and_then(|(_, routes)| {
                 routes.routes(
                     of,
+                    client,
                     &Seen {
                         index: self,
                         client,

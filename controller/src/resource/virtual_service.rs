@@ -276,6 +276,9 @@ pub struct HttpMatchRequest {
     /// The service's port.
     #[serde(default)]
     pub port: Option<i64>,
+    /// The caller's namespace.
+    #[serde(default)]
+    pub source_namespace: Option<String>,
     /// Where the condition applies; `mesh` means every sidecar.
     #[serde(default)]
     pub gateways: Vec<String>,

@@ -15,6 +15,7 @@ use crate::{
     tls::Tls,
 };
 use http::{Request, Response, Version};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
@@ -30,6 +31,8 @@ use std::{
 
 /// How long an idle HTTP/1.1 connection is kept.
 const IDLE: Duration = Duration::from_secs(60);
+/// A connection that was idle for longer may just be being closed by its peer.
+const AT_RISK: Duration = Duration::from_millis(100);
 /// Most idle connections to one endpoint, by thread.
 const MOST_IDLE: usize = 1024;
 
@@ -80,7 +83,7 @@ pub(crate) struct Failure {
 impl Connections {
     /// The connection that was used last and can serve a request now. One whose
     /// response came before its request had been sent is still busy: it stays.
-    fn take_idle(&self) -> Option<http1::SendRequest<Body>> {
+    fn take_idle(&self) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
         let mut position = idle.len();
         while position > 0 {
@@ -89,7 +92,7 @@ impl Connections {
             if sender.is_closed() {
                 idle.remove(position);
             } else if sender.is_ready() {
-                return Some(idle.remove(position).sender);
+                return Some(idle.remove(position));
             }
         }
         None
@@ -130,11 +133,21 @@ async fn send_http1(
     candidate: &Rc<Candidate>,
     mut request: Request<Body>,
 ) -> Result<Answer, Failure> {
+    let mut lost_a_race = false;
     loop {
-        let idle = candidate.connections.take_idle();
+        let idle = match lost_a_race {
+            false => candidate.connections.take_idle(),
+            true => None,
+        };
         let reused = idle.is_some();
+        let at_risk = |idle: &Idle| {
+            let used = candidate.used.get();
+            used.saturating_duration_since(idle.since) > AT_RISK
+        };
+        let spare = idle.as_ref().filter(|idle| at_risk(idle));
+        let spare = spare.and_then(|_| repeatable(&request));
         let mut sender = match idle {
-            Some(sender) => sender,
+            Some(idle) => idle.sender,
             None => match connect_http1(tls, candidate).await {
                 Ok(sender) => sender,
                 Err(error) => {
@@ -152,13 +165,42 @@ async fn send_http1(
                 let lease = Some(Lease { candidate, sender });
                 return Ok(Answer { response, lease });
             }
-            Err(mut failed) => match failed.take_message() {
+            Err(mut failed) => match (failed.take_message(), spare) {
                 // The peer closed the idle connection first: nothing was sent.
-                Some(unsent) if reused => request = unsent,
-                unsent => return Err(failure(candidate, failed, unsent)),
+                (Some(unsent), _) if reused => request = unsent,
+                // The request and the connection's end crossed.
+                (None, Some(copy)) if hung_up(failed.error()) => {
+                    lost_a_race = true;
+                    request = copy;
+                }
+                (unsent, _) => return Err(failure(candidate, failed, unsent)),
             },
         }
     }
+}
+
+/// A copy of a request that may be sent twice and has no body.
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+/// Whether the peer ended the connection without an answer.
+fn hung_up(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|cause| cause.downcast_ref());
+    let kind = io.map(std::io::Error::kind);
+    error.is_incomplete_message()
+        || matches!(
+            kind,
+            Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+        )
 }
 
 async fn send_http2(

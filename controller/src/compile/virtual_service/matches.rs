@@ -49,7 +49,14 @@ impl Compiler<'_> {
             query: self.query(&format!("{path}.queryParams"), &entry.query_params),
         };
         let in_mesh = entry.gateways.is_empty() || entry.gateways.iter().any(|g| g == MESH);
-        (unknown.is_empty() && in_mesh).then_some(Match { port, request })
+        (unknown.is_empty() && in_mesh).then_some(Match {
+            port,
+            source_namespace: entry
+                .source_namespace
+                .clone()
+                .filter(|namespace| !namespace.is_empty()),
+            request,
+        })
     }
 
     fn condition(

@@ -120,6 +120,46 @@ async fn a_post_that_reached_the_app_is_not_repeated_unless_named() {
     .await;
 }
 
+/// Answers the first request of its first connection and hangs up at the second.
+async fn hangs_up_once() -> (SocketAddr, std::rc::Rc<std::cell::Cell<usize>>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counted = requests.clone();
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 1024];
+            while stream.read(&mut head).await.unwrap() > 0 {
+                counted.set(counted.get() + 1);
+                if counted.get() == 2 {
+                    break;
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    });
+    (address, requests)
+}
+
+#[tokio::test]
+async fn an_idle_connection_s_end_does_not_fail_what_may_be_repeated() {
+    local(async {
+        for (request, expected, sent) in [(get("/"), 200, 3), (post(""), 503, 2)] {
+            let (address, requests) = hangs_up_once().await;
+            let sidecar = Sidecar::new(None, &[address]);
+            text(sidecar.get("/").await).await;
+            sidecar.flags(1).await;
+            // Longer than a connection may be idle before it is at risk.
+            tokio::time::sleep(Duration::from_millis(101)).await;
+            assert_eq!(sidecar.send(request).await.status(), expected);
+            assert_eq!(requests.get(), sent);
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_body_too_large_to_keep_is_sent_once() {
     local(async {
