@@ -326,3 +326,6 @@ fn destination_service(key: &ServicePort) -> DestinationService {
         hostname: hostname.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

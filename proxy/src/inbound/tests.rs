@@ -1,0 +1,329 @@
+//! Policies at work: a caller with an identity, the sidecar's inbound side, and
+//! an application that counts what reaches it.
+
+use super::*;
+use crate::{directory::Directory, telemetry::Telemetry, thread::Shared, tls::Tls};
+use ::http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use linnet_mesh::{
+    Inbound, ResourceRef, SpiffeId,
+    authorization::{Action, Match, Operation, Pattern, Policies, Policy, Rule},
+    discovery::Update,
+};
+use linnet_runtime::{
+    certificate::{self, testing::Authority},
+    drain,
+};
+use std::{cell::Cell, convert::Infallible};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::LocalSet,
+};
+
+/// What a caller speaks through the mesh.
+const HTTP1: MeshProtocol = MeshProtocol::Http1;
+const OPAQUE: MeshProtocol = MeshProtocol::Opaque;
+
+struct World {
+    authority: Authority,
+    thread: Rc<Thread>,
+    app: SocketAddr,
+    /// Connections that the application saw.
+    reached: Rc<Cell<usize>>,
+    _signal: drain::Signal,
+}
+
+impl World {
+    /// An application that answers HTTP with 200, or sends bytes back.
+    async fn start(http: bool) -> Self {
+        let authority = Authority::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = listener.local_addr().unwrap();
+        let reached = Rc::<Cell<usize>>::default();
+        let count = reached.clone();
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                count.set(count.get() + 1);
+                tokio::task::spawn_local(async move {
+                    if !http {
+                        let (mut reader, mut writer) = stream.split();
+                        // The other side may cut it.
+                        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+                        return;
+                    }
+                    let service = hyper::service::service_fn(|_: Request<Incoming>| async {
+                        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+                    });
+                    let server = hyper::server::conn::http1::Builder::new();
+                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        let (directory, commands) = Directory::new(vec![]);
+        drop(commands);
+        let (signal, watch) = drain::channel();
+        let thread = Thread::new(Shared {
+            directory,
+            certificates: certificate::Handle::fixed(authority.workload("shop", "db")),
+            telemetry: Telemetry::new("test"),
+            opaque_ports: Arc::default(),
+            drain: watch,
+        });
+        Self {
+            authority,
+            thread,
+            app,
+            reached,
+            _signal: signal,
+        }
+    }
+
+    fn set(&self, policies: Vec<Policy>) {
+        let authorization = (!policies.is_empty()).then(|| Arc::new(Policies::new(policies)));
+        self.thread
+            .directory()
+            .apply(vec![Update::Inbound(Arc::new(Inbound {
+                mtls: MtlsMode::Permissive,
+                authorization,
+                ..Inbound::default()
+            }))]);
+    }
+
+    async fn plain(&self) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, peer) = accepted.unwrap();
+        let arrival = Arrival {
+            thread: self.thread.clone(),
+            peer,
+            port: self.app.port(),
+            app: self.app,
+        };
+        tokio::task::spawn_local(serve_connection(arrival, stream));
+        client.unwrap()
+    }
+
+    async fn mesh(&self, account: &str, protocol: MeshProtocol) -> Stream {
+        let tls = Tls::new(certificate::Handle::fixed(
+            self.authority.workload("shop", account),
+        ));
+        let expected: SpiffeId = "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap();
+        let stream = self.plain().await;
+        let stream = tls.connect(stream, self.app, &expected, protocol).await;
+        Stream::Client(Box::new(stream.unwrap()))
+    }
+
+    async fn request(
+        &self,
+        stream: Stream,
+        request: Request<Empty<Bytes>>,
+    ) -> (u16, String, String) {
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        read(sender.send_request(request).await.unwrap()).await
+    }
+}
+
+/// Status, `grpc-status` and body.
+async fn read(response: Response<Incoming>) -> (u16, String, String) {
+    let status = response.status().as_u16();
+    let grpc = response.headers().get("grpc-status");
+    let grpc = grpc.map_or("", |code| code.to_str().unwrap()).to_owned();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, grpc, String::from_utf8(body.to_vec()).unwrap())
+}
+
+fn get(path: &str) -> Request<Empty<Bytes>> {
+    let request = Request::get(path).header("host", "db");
+    request.body(Empty::new()).unwrap()
+}
+
+fn policy(action: Action, rules: Vec<Rule>) -> Policy {
+    Policy {
+        source: ResourceRef {
+            kind: "AuthorizationPolicy".into(),
+            namespace: "shop".into(),
+            name: "p".into(),
+        },
+        action,
+        dry_run: false,
+        rules,
+    }
+}
+
+fn from(account: &str) -> Rule {
+    let principal = format!("cluster.local/ns/shop/sa/{account}");
+    Rule {
+        from: vec![linnet_mesh::authorization::Source {
+            principals: Match {
+                any: vec![principal.parse().unwrap()],
+                none: vec![],
+            },
+            ..Default::default()
+        }],
+        ..Rule::default()
+    }
+}
+
+fn path(path: &str) -> Rule {
+    Rule {
+        to: vec![Operation {
+            paths: Match {
+                any: vec![Pattern::path(path).unwrap()],
+                none: vec![],
+            },
+            ..Operation::default()
+        }],
+        ..Rule::default()
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_permission_does_not_reach_the_application() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![policy(Action::Allow, vec![from("web")])]);
+        let denied = world.mesh("frontend", HTTP1).await;
+        let (status, _, body) = world.request(denied, get("/")).await;
+        assert_eq!(status, 403);
+        assert_eq!(body, "RBAC: access denied\nno ALLOW rule matched");
+        let plain = Stream::Plain(Rewind::new(Bytes::new(), world.plain().await));
+        assert_eq!(world.request(plain, get("/")).await.0, 403);
+        assert_eq!(world.reached.get(), 0);
+        let allowed = world.mesh("web", HTTP1).await;
+        assert_eq!(world.request(allowed, get("/")).await.0, 200);
+        assert_eq!(world.reached.get(), 1);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_denial_names_policy_and_rule_and_is_permission_denied_to_grpc() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![policy(
+            Action::Deny,
+            vec![from("nobody"), path("/admin*")],
+        )]);
+        let by = "AuthorizationPolicy shop/p (DENY), spec.rules[1]";
+        let stream = world.mesh("web", HTTP1).await;
+        let (status, _, body) = world.request(stream, get("/x/%2e%2e/admin")).await;
+        assert_eq!((status, body), (403, format!("RBAC: access denied\n{by}")));
+        let mut request = get("/admin");
+        let grpc = ::http::HeaderValue::from_static("application/grpc");
+        request.headers_mut().insert("content-type", grpc);
+        let stream = world.mesh("web", HTTP1).await;
+        let (status, grpc, body) = world.request(stream, request).await;
+        assert_eq!((status, grpc.as_str(), body.as_str()), (200, "7", ""));
+        assert_eq!(world.reached.get(), 0);
+        let metrics = loop {
+            let metrics = world.thread.shared.telemetry.render();
+            if metrics.contains("grpc_response_status=\"7\"") {
+                break metrics;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert!(metrics.contains("response_flags=\"UAEX\""), "{metrics}");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_new_policy_acts_on_the_next_request_of_an_open_connection() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![]);
+        let io = TokioIo::new(world.mesh("web", HTTP1).await);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        for (policies, expected) in [
+            (vec![], 200),
+            (vec![policy(Action::Deny, vec![from("web")])], 403),
+            (vec![policy(Action::Allow, vec![from("web")])], 200),
+        ] {
+            world.set(policies);
+            let response = sender.send_request(get("/")).await.unwrap();
+            assert_eq!(read(response).await.0, expected);
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_dry_run_lets_pass() {
+    let test = async {
+        let world = World::start(true).await;
+        let mut dry = policy(Action::Deny, vec![Rule::default()]);
+        dry.dry_run = true;
+        world.set(vec![dry]);
+        let stream = world.mesh("web", HTTP1).await;
+        assert_eq!(world.request(stream, get("/")).await.0, 200);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn an_opaque_connection_without_permission_is_closed_before_the_application_sees_it() {
+    let test = async {
+        let world = World::start(false).await;
+        world.set(vec![policy(Action::Allow, vec![from("web")])]);
+        let mut denied = world.mesh("frontend", OPAQUE).await;
+        denied.write_all(b"hello").await.unwrap();
+        let mut answer = Vec::new();
+        // An end or a reset, but nothing said.
+        let _ = denied.read_to_end(&mut answer).await;
+        assert!(answer.is_empty());
+        let mut plain = world.plain().await;
+        plain.write_all(b"\x00\x01\x02\x03 hello").await.unwrap();
+        let _ = plain.read_to_end(&mut answer).await;
+        assert!(answer.is_empty());
+        assert_eq!(world.reached.get(), 0);
+        let metrics = world.thread.shared.telemetry.render();
+        assert!(metrics.contains("response_flags=\"UAEX\""), "{metrics}");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn an_open_connection_is_cut_when_a_policy_forbids_it() {
+    let test = async {
+        let world = World::start(false).await;
+        world.set(vec![policy(Action::Allow, vec![from("web")])]);
+        let mut stream = world.mesh("web", OPAQUE).await;
+        let mut answer = [0; 5];
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut answer).await.unwrap();
+        world.set(vec![policy(Action::Allow, vec![from("web"), from("x")])]);
+        stream.write_all(b"again").await.unwrap();
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"again", "still allowed");
+        world.set(vec![policy(Action::Allow, vec![from("x")])]);
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(rest.is_empty());
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_request_for_two_hosts_is_refused_where_policies_are() {
+    let test = async {
+        let world = World::start(true).await;
+        let two = || {
+            let mut request = get("/");
+            let other = ::http::HeaderValue::from_static("other");
+            request.headers_mut().append("host", other);
+            request
+        };
+        world.set(vec![policy(Action::Deny, vec![])]);
+        let stream = world.mesh("web", HTTP1).await;
+        assert_eq!(world.request(stream, two()).await.0, 400);
+        assert_eq!(world.reached.get(), 0);
+    };
+    LocalSet::new().run_until(test).await;
+}
