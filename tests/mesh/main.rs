@@ -6,6 +6,7 @@
     reason = "in a test a failure is a panic with a line number"
 )]
 
+mod authorization;
 mod protocols;
 mod strict;
 mod support;

@@ -6,11 +6,15 @@ use linnet_proxy::{
     server::{Deps, Running},
 };
 use linnet_runtime::{
-    certificate::testing::{Authority, Leaf},
-    logging,
+    certificate::{
+        self,
+        testing::{Authority, Leaf},
+    },
+    drain, logging,
+    readiness::Readiness,
 };
 use linnet_sample::server;
-use std::{collections::HashMap, fs, net::SocketAddr};
+use std::{collections::HashMap, fs, net::SocketAddr, path::Path};
 
 /// What a sidecar is started with.
 pub(crate) struct Sidecar<'a> {
@@ -39,18 +43,63 @@ impl Mesh {
     pub(crate) async fn start(&self, sidecar: Sidecar<'_>) -> Running {
         let directory = self.files.path().join(sidecar.account);
         fs::create_dir_all(&directory).unwrap();
-        let identity = identity(sidecar.account);
+        let services = directory.join("services.yaml");
+        fs::write(&services, sidecar.services).unwrap();
+        let environment = HashMap::from([
+            ("LINNET_STATIC_CONFIG", services.display().to_string()),
+            ("LINNET_OUTBOUND_LISTENERS", sidecar.outbound),
+            ("LINNET_INBOUND_LISTENERS", sidecar.inbound),
+        ]);
+        self.run(sidecar.account, environment).await
+    }
+
+    /// A sidecar that asks a controller.
+    pub(crate) async fn start_told(
+        &self,
+        account: &str,
+        inbound: String,
+        controller: SocketAddr,
+    ) -> Running {
+        let environment = HashMap::from([
+            ("LINNET_DISCOVERY_ADDRESS", controller.to_string()),
+            ("LINNET_INBOUND_LISTENERS", inbound),
+            ("LINNET_POD_NAME", account.to_owned()),
+            ("LINNET_POD_NAMESPACE", "default".to_owned()),
+            ("LINNET_SERVICE_ACCOUNT", account.to_owned()),
+            ("LINNET_POD_IPS", "127.0.0.1".to_owned()),
+        ]);
+        self.run(account, environment).await
+    }
+
+    /// A controller on a directory of manifests.
+    pub(crate) async fn controller(
+        &self,
+        manifests: &Path,
+    ) -> (linnet_controller::Running, drain::Signal) {
+        let (signal, drain) = drain::channel();
+        let certificate = self
+            .authority
+            .workload("linnet-system", "linnet-controller");
+        let deps = linnet_controller::Deps {
+            source: linnet_controller::Source::Directory(manifests.to_owned()),
+            certificate: certificate::Handle::fixed(certificate),
+            readiness: Readiness::new(),
+            drain,
+        };
+        let config = linnet_controller::Config::loopback();
+        (config.build(deps).await.unwrap(), signal)
+    }
+
+    async fn run(&self, account: &str, mut environment: HashMap<&'static str, String>) -> Running {
+        let directory = self.files.path().join(account);
+        fs::create_dir_all(&directory).unwrap();
+        let identity = identity(account);
         let (chain, key) = self.authority.issue_pem(&Leaf::new(&[&identity]));
         fs::write(directory.join("ca.pem"), self.authority.bundle_pem()).unwrap();
         fs::write(directory.join("leaf.pem"), chain).unwrap();
         fs::write(directory.join("leaf.key"), key).unwrap();
-        let services = directory.join("services.yaml");
-        fs::write(&services, sidecar.services).unwrap();
-        let environment = HashMap::from([
+        environment.extend([
             ("LINNET_CERTIFICATE_DIR", directory.display().to_string()),
-            ("LINNET_STATIC_CONFIG", services.display().to_string()),
-            ("LINNET_OUTBOUND_LISTENERS", sidecar.outbound),
-            ("LINNET_INBOUND_LISTENERS", sidecar.inbound),
             ("LINNET_METRICS_LISTEN", "127.0.0.1:0".to_owned()),
             ("LINNET_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
         ]);

@@ -1,0 +1,112 @@
+//! AuthorizationPolicies from a file, through a controller, to the sidecar that
+//! enforces them.
+
+use crate::support::{Mesh, Sidecar, identity, sample};
+use linnet_proxy::server::Running;
+use linnet_sample::client::{Call, Client, Protocol};
+use std::{fs, time::Duration};
+
+const HTTP: usize = 0;
+const TCP: usize = 1;
+
+/// No edit on loopback takes this long; a test that waits for one fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn policy(name: &str, action: &str, principal: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}}}\n\
+         spec: {{action: {action}, rules: [{{from: [{{source: {{principals: ['{principal}']}}}}]}}]}}\n"
+    )
+}
+
+fn allow(account: &str) -> String {
+    policy(
+        "payment",
+        "ALLOW",
+        &format!("cluster.local/ns/default/sa/{account}"),
+    )
+}
+
+async fn caller(mesh: &Mesh, account: &str, server: &Running) -> Running {
+    let mut services = String::from("services:\n");
+    let mut outbound = Vec::new();
+    for (position, address) in server.inbound.iter().enumerate() {
+        let host = format!("payment.default.svc.cluster.local:{}", 8001 + position);
+        let identity = identity("payment");
+        services += &format!("  {host}:\n    - address: {address}\n      identity: {identity}\n");
+        outbound.push(format!("127.0.0.1:0={host}"));
+    }
+    mesh.start(Sidecar {
+        account,
+        outbound: outbound.join(","),
+        inbound: String::new(),
+        services,
+    })
+    .await
+}
+
+async fn call(caller: &Running, protocol: Protocol) -> Result<(), String> {
+    let port = match protocol {
+        Protocol::Tcp => TCP,
+        _ => HTTP,
+    };
+    let target = caller.outbound[port].to_string().parse().unwrap();
+    let mut client = Client::new(Call::new(protocol, target));
+    let answer = client.call().await;
+    answer.map(|_| ()).map_err(|error| error.to_string())
+}
+
+async fn until(wanted: bool, caller: &Running) {
+    let change = async {
+        while call(caller, Protocol::Http1).await.is_ok() != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, change)
+        .await
+        .expect("an edit of a policy acts");
+}
+
+#[tokio::test]
+async fn a_policy_says_who_may_call_and_an_edit_says_otherwise() {
+    let mesh = Mesh::new();
+    let manifests = tempfile::tempdir().unwrap();
+    let file = manifests.path().join("policy.yaml");
+    fs::write(&file, allow("checkout")).unwrap();
+    let (controller, _signal) = mesh.controller(manifests.path()).await;
+    let app = sample().await;
+    let addresses = app.addresses();
+    let (http, tcp) = (addresses.http.unwrap(), addresses.tcp.unwrap());
+    let inbound = format!("127.0.0.1:0={http},127.0.0.1:0={tcp}");
+    let address = controller.discovery_address;
+    let server = mesh.start_told("payment", inbound, address).await;
+    let checkout = caller(&mesh, "checkout", &server).await;
+    let frontend = caller(&mesh, "frontend", &server).await;
+
+    for protocol in [
+        Protocol::Http1,
+        Protocol::Http2,
+        Protocol::Grpc,
+        Protocol::Tcp,
+    ] {
+        let allowed = call(&checkout, protocol).await;
+        assert_eq!(allowed, Ok(()), "{protocol:?}");
+        let denied = call(&frontend, protocol).await;
+        assert!(denied.is_err(), "{protocol:?}");
+    }
+    let denied = call(&frontend, Protocol::Http1).await.unwrap_err();
+    assert!(denied.contains("403"), "{denied}");
+
+    fs::write(&file, allow("frontend")).unwrap();
+    until(true, &frontend).await;
+    assert!(call(&checkout, Protocol::Http1).await.is_err());
+
+    // What can't be compiled leaves the last good version in force.
+    fs::write(&file, allow("a*b")).unwrap();
+    let deny = manifests.path().join("deny.yaml");
+    fs::write(&deny, policy("deny", "DENY", "*")).unwrap();
+    until(false, &frontend).await;
+    fs::remove_file(deny).unwrap();
+    until(true, &frontend).await;
+    assert!(call(&checkout, Protocol::Http1).await.is_err());
+}
