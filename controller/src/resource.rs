@@ -24,7 +24,7 @@ pub use peer_authentication::{
 };
 pub use virtual_service::{
     Destination, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpBody, HttpDirectResponse,
-    HttpFault, HttpMatchRequest, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
+    HttpFault, HttpMatchRequest, HttpMirror, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
     HttpRouteDestination, Percentage, PortSelector, RegexRewrite, StringMatch, VirtualService,
     VirtualServiceSpec,
 };

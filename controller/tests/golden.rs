@@ -149,6 +149,7 @@ fn write_filters(text: &mut String, filters: &Filters) {
         headers,
         timeout,
         retry,
+        mirrors,
     } = filters;
     match answer {
         None => {}
@@ -192,6 +193,17 @@ fn write_filters(text: &mut String, filters: &Filters) {
     write_headers(text, "    ", headers);
     if let Some(timeout) = timeout {
         writeln!(text, "    timeout {timeout:?}").unwrap();
+    }
+    for mirror in mirrors {
+        let (backend, share) = (&mirror.backend, mirror.share.per_million);
+        let unresolved = backend.unresolved.as_deref().unwrap_or_default();
+        writeln!(
+            text,
+            "    mirror {share} ppm to {} {} {unresolved}",
+            backend.service,
+            backend.subset.as_deref().unwrap_or("whole"),
+        )
+        .unwrap();
     }
     if let Some(retry) = retry {
         let RetryPolicy {

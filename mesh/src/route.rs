@@ -11,7 +11,7 @@ mod retry;
 
 pub use answer::{Answer, DirectResponse, Redirect, RedirectPath};
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
-pub use filter::{Filters, HeaderEdits, HeaderFilters, PathRewrite, Rewrite, RewriteError};
+pub use filter::{Filters, HeaderEdits, HeaderFilters, Mirror, PathRewrite, Rewrite, RewriteError};
 pub use retry::{Outcome, RetryOn, RetryPolicy};
 
 use crate::{ResourceRef, ServicePort};

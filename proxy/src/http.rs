@@ -8,6 +8,7 @@ pub(crate) mod measure;
 pub(crate) mod replay;
 pub(crate) mod rescue;
 pub(crate) mod serve;
+pub(crate) mod tee;
 pub(crate) mod upgrade;
 
 use exchange::{Body, Exchange};

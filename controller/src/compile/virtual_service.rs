@@ -9,6 +9,7 @@ mod duration;
 mod filters;
 mod headers;
 mod matches;
+mod mirrors;
 mod retries;
 
 use super::{Context, Host, Note, Visibility, spec};
@@ -18,7 +19,9 @@ use crate::{
 };
 use linnet_mesh::{
     ResourceRef, ServicePort,
-    route::{Answer, Backend, Filters, HeaderFilters, HttpRoutes, HttpRule, RequestMatch},
+    route::{
+        Answer, Backend, Filters, HeaderFilters, HttpRoutes, HttpRule, Mirror, RequestMatch, Share,
+    },
 };
 
 /// A VirtualService as far as it is honoured.
@@ -43,6 +46,7 @@ struct Rule {
     /// What the rule does instead of routing, which is not honoured.
     other_action: Option<String>,
     filters: Filters,
+    mirrors: Vec<(Destination, Share)>,
     /// A redirect goes to the port that was asked for.
     derive_port: bool,
 }
@@ -199,6 +203,7 @@ impl Compiler<'_> {
                 .filter(|_| route.route.is_empty() && filters.answer.is_none()),
             derive_port: filters::derives_port(route),
             filters,
+            mirrors: self.mirrors(&path, route),
         })
     }
 
@@ -210,7 +215,7 @@ impl Compiler<'_> {
             .iter()
             .enumerate()
             .filter_map(|(position, route)| {
-                let path = format!("{rule}.route[{position}]");
+                let path = format!("{rule}.route[{position}].destination");
                 let destination = self.destination(&path, route, several);
                 valid &= destination.is_some();
                 sum += destination.as_ref().map_or(0, |d| u64::from(d.weight));
@@ -235,12 +240,13 @@ impl Compiler<'_> {
         let text = &route.destination.host;
         if !Host::is_valid(text) || text.contains('*') {
             self.errors.push(Note::new(
-                format!("{path}.destination.host"),
+                format!("{path}.host"),
                 format!("{text:?} is not a host; name a service"),
             ));
             return None;
         }
-        let field = format!("{path}.weight");
+        let route_path = path.strip_suffix(".destination").unwrap_or(path);
+        let field = format!("{route_path}.weight");
         let weight = match route.weight.map(u32::try_from) {
             Some(Ok(weight)) => weight,
             Some(Err(_)) => {
@@ -262,10 +268,10 @@ impl Compiler<'_> {
         };
         let port = match &route.destination.port {
             None => None,
-            Some(port) => Some(self.port(&format!("{path}.destination.port.number"), port.number)?),
+            Some(port) => Some(self.port(&format!("{path}.port.number"), port.number)?),
         };
         Some(Destination {
-            path: format!("{path}.destination"),
+            path: path.to_owned(),
             host: Host::parse(text, self.namespace, self.context),
             text: text.clone(),
             subset: route
@@ -275,7 +281,7 @@ impl Compiler<'_> {
                 .filter(|subset| !subset.is_empty()),
             port,
             weight,
-            headers: self.header_filters(&format!("{path}.headers"), route.headers.as_ref()),
+            headers: self.header_filters(&format!("{route_path}.headers"), route.headers.as_ref()),
         })
     }
 
@@ -316,7 +322,7 @@ impl VirtualService {
         self.http
             .iter()
             .flatten()
-            .flat_map(|rule| &rule.backends)
+            .flat_map(Rule::destinations)
             .filter_map(|destination| match &destination.host {
                 Host::Service(name) => Some(name),
                 Host::Wildcard | Host::External => None,
@@ -355,22 +361,28 @@ impl VirtualService {
             name: host.name.clone(),
             port,
         };
-        self.http
-            .iter()
-            .flatten()
-            .flat_map(|rule| &rule.backends)
-            .filter_map(|destination| {
+        let rules = self.http.iter().flatten();
+        let routed = rules.clone().flat_map(|rule| &rule.backends);
+        let routed = routed.map(|destination| (destination, "requests are answered 503"));
+        let mirrored = rules.flat_map(|rule| &rule.mirrors);
+        let mirrored = mirrored.map(|(destination, _)| (destination, "nothing is mirrored there"));
+        routed
+            .chain(mirrored)
+            .filter_map(|(destination, effect)| {
                 let reason = destination.backend(&of, surroundings).unresolved?;
-                Some(Note::new(
-                    &destination.path,
-                    format!("{reason}; requests are answered 503"),
-                ))
+                Some(Note::new(&destination.path, format!("{reason}; {effect}")))
             })
             .collect()
     }
 }
 
 impl Rule {
+    /// The backends and mirrors.
+    fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        let mirrors = self.mirrors.iter().map(|(destination, _)| destination);
+        self.backends.iter().chain(mirrors)
+    }
+
     fn at(
         &self,
         of: &ServicePort,
@@ -414,6 +426,14 @@ impl Rule {
         if let (true, Some(Answer::Redirect(redirect))) = (self.derive_port, &mut filters.answer) {
             redirect.port = Some(of.port);
         }
+        filters.mirrors = self
+            .mirrors
+            .iter()
+            .map(|(destination, share)| Mirror {
+                backend: destination.backend(of, surroundings),
+                share: *share,
+            })
+            .collect();
         Some(HttpRule {
             name: self.name.clone(),
             matches,

@@ -68,6 +68,29 @@ pub struct HttpRoute {
     /// When a request is sent again; twice, where nobody has seen it, unless set.
     #[serde(default)]
     pub retries: Option<HttpRetry>,
+    /// A destination that gets copies, whose answers are dropped.
+    #[serde(default)]
+    pub mirror: Option<Destination>,
+    /// Of which share of the requests; all unless set.
+    #[serde(default)]
+    pub mirror_percentage: Option<Percentage>,
+    /// The same, whole, as older resources have it.
+    #[serde(default, alias = "mirror_percent")]
+    pub mirror_percent: Option<i64>,
+    /// Several destinations that get copies.
+    #[serde(default)]
+    pub mirrors: Vec<HttpMirror>,
+}
+
+/// A destination that gets copies.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpMirror {
+    /// Where to.
+    pub destination: Destination,
+    /// Of which share of the requests; all unless set.
+    #[serde(default)]
+    pub percentage: Option<Percentage>,
 }
 
 /// When a request is sent again.

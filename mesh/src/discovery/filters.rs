@@ -2,12 +2,12 @@
 
 use super::{
     DecodeError,
-    decode::{Result, non_empty, optional, parse, port, required},
+    decode::{Result, all, non_empty, optional, parse, port, required},
     proto,
 };
 use crate::route::{
     Abort, AbortStatus, Answer, Delay, DirectResponse, Fault, Filters, HeaderEdits, HeaderFilters,
-    PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy, Rewrite, Share,
+    Mirror, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy, Rewrite, Share,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
@@ -43,6 +43,14 @@ impl From<&Filters> for proto::Filters {
             timeout_micros: filters.timeout.map_or(0, micros),
             fault: filters.fault.as_ref().map(Into::into),
             retry: filters.retry.as_ref().map(Into::into),
+            mirrors: filters
+                .mirrors
+                .iter()
+                .map(|mirror| proto::Mirror {
+                    backend: Some((&mirror.backend).into()),
+                    share: mirror.share.per_million,
+                })
+                .collect(),
         }
     }
 }
@@ -68,6 +76,18 @@ impl TryFrom<proto::Filters> for Filters {
             timeout: timeout.map(Duration::from_micros),
             fault: optional(message.fault)?,
             retry: optional(message.retry)?,
+            mirrors: all(message.mirrors)?,
+        })
+    }
+}
+
+impl TryFrom<proto::Mirror> for Mirror {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Mirror) -> Result<Self> {
+        Ok(Self {
+            backend: required("filters.mirrors.backend", message.backend)?.try_into()?,
+            share: share(message.share),
         })
     }
 }

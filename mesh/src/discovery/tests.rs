@@ -3,8 +3,8 @@ use crate::{
     AppProtocol, InboundPort, MtlsMode, ResourceRef,
     route::{
         Abort, AbortStatus, Answer, Backend, Delay, DirectResponse, Fault, Filters, HeaderEdits,
-        HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, PathRewrite, QueryMatch, Redirect,
-        RedirectPath, RequestMatch, RetryPolicy, Rewrite, Share, StringMatch, WholeRegex,
+        HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, Mirror, PathRewrite, QueryMatch,
+        Redirect, RedirectPath, RequestMatch, RetryPolicy, Rewrite, Share, StringMatch, WholeRegex,
     },
 };
 
@@ -78,6 +78,16 @@ fn filters() -> Filters {
             per_try_timeout: Some(std::time::Duration::from_millis(9)),
             ..RetryPolicy::DEFAULT
         }),
+        mirrors: vec![Mirror {
+            backend: Backend {
+                service: key(),
+                subset: None,
+                weight: 1,
+                unresolved: None,
+                headers: HeaderFilters::default(),
+            },
+            share: Share::percent(12.5),
+        }],
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Everything acts on a head in place; a query string is always kept.
 
-use super::{Answer, Fault, RetryPolicy, StringMatch};
+use super::{Answer, Backend, Fault, RetryPolicy, Share, StringMatch};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::HOST,
@@ -26,6 +26,17 @@ pub struct Filters {
     pub timeout: Option<Duration>,
     /// When a request is sent again; `None`: [`RetryPolicy::DEFAULT`].
     pub retry: Option<RetryPolicy>,
+    /// Who gets copies.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// A backend that gets copies of requests, and whose answers are dropped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mirror {
+    /// The backend; its weight and headers mean nothing.
+    pub backend: Backend,
+    /// Of which share of the requests.
+    pub share: Share,
 }
 
 /// Edits of both heads.

@@ -6,7 +6,11 @@
 
 use crate::{
     balance::InFlight,
-    http::{connection::Lease, replay::Reader},
+    http::{
+        connection::Lease,
+        replay::Reader,
+        tee::{Copy, Tee},
+    },
     telemetry::{Flags, HttpSeries, Outcome, RequestProtocol},
 };
 use bytes::Bytes;
@@ -199,11 +203,15 @@ pub(crate) enum BodyError {
     Hyper(#[from] hyper::Error),
     #[error("the route's timeout has passed")]
     TimedOut,
+    #[error("its original ended early, or went too far ahead")]
+    BrokenOff,
 }
 
 enum Kind {
     Incoming(Incoming),
     Replay(Reader),
+    Tee(Box<Tee>),
+    Copy(Copy),
     /// Made here.
     Text(Option<Bytes>),
 }
@@ -225,6 +233,22 @@ impl Body {
     pub(crate) fn replay(reader: Reader) -> Self {
         Self {
             kind: Kind::Replay(reader),
+            meter: None,
+            end: None,
+        }
+    }
+
+    pub(crate) fn tee(tee: Box<Tee>) -> Self {
+        Self {
+            kind: Kind::Tee(tee),
+            meter: None,
+            end: None,
+        }
+    }
+
+    pub(crate) fn copy(copy: Copy) -> Self {
+        Self {
+            kind: Kind::Copy(copy),
             meter: None,
             end: None,
         }
@@ -306,6 +330,8 @@ impl HttpBody for Body {
                 .poll_frame(context)
                 .map_err(BodyError::from),
             Kind::Replay(reader) => Pin::new(reader).poll_frame(context),
+            Kind::Tee(tee) => Pin::new(tee).poll_frame(context),
+            Kind::Copy(copy) => Pin::new(copy).poll_frame(context),
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
         };
         match &polled {
@@ -324,6 +350,8 @@ impl HttpBody for Body {
         match &self.kind {
             Kind::Incoming(incoming) => incoming.is_end_stream(),
             Kind::Replay(reader) => reader.is_end_stream(),
+            Kind::Tee(tee) => tee.is_end_stream(),
+            Kind::Copy(copy) => copy.is_end_stream(),
             Kind::Text(text) => text.is_none(),
         }
     }
@@ -332,6 +360,8 @@ impl HttpBody for Body {
         match &self.kind {
             Kind::Incoming(incoming) => incoming.size_hint(),
             Kind::Replay(reader) => reader.size_hint(),
+            Kind::Tee(tee) => tee.size_hint(),
+            Kind::Copy(copy) => copy.size_hint(),
             Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
     }

@@ -2,6 +2,7 @@
 //! route, which sends a request to an endpoint of the backend it draws.
 
 mod filter;
+mod mirror;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -134,6 +135,9 @@ impl Route {
             reason: format!("the controller has not described {}", backend.service),
         })?;
         filter::request_head(rule, backend, &mut call.request)?;
+        for mirror in &rule.filters.mirrors {
+            self.mirror(mirror, &mut call.request);
+        }
         let subset = backend.subset.as_deref();
         let policy = match &rule.filters.retry {
             None if call.exchange.is_grpc() => Some(&RetryPolicy::DEFAULT),

@@ -83,6 +83,8 @@ impl Compiler<'_> {
                 .retries
                 .as_ref()
                 .map(|retries| self.retries(&format!("{path}.retries"), retries)),
+            // Known when the services are.
+            mirrors: Vec::new(),
         }
     }
 
@@ -260,12 +262,16 @@ impl Compiler<'_> {
                 ));
                 Share::default()
             }
-            Some(value) if (0.0..=100.0).contains(&value) => Share::percent(value),
-            Some(value) => {
-                self.error(field, format!("{value} is not between 0 and 100"));
-                Share::default()
-            }
+            Some(value) => self.percentage(&field, Percentage { value }),
         }
+    }
+
+    pub(super) fn percentage(&mut self, field: &str, percentage: Percentage) -> Share {
+        let Percentage { value } = percentage;
+        if !(0.0..=100.0).contains(&value) {
+            self.error(field, format!("{value} is not between 0 and 100"));
+        }
+        Share::percent(value)
     }
 
     fn delay(&mut self, path: &str, delay: &FaultDelay) -> Option<Delay> {

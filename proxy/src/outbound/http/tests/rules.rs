@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use linnet_mesh::route::{
     Abort, AbortStatus, Answer, Delay, DirectResponse, Fault, Filters, HeaderEdits, HeaderFilters,
-    PathRewrite, Redirect, RedirectPath, RequestMatch, Rewrite, Share, StringMatch,
+    Mirror, PathRewrite, Redirect, RedirectPath, RequestMatch, Rewrite, Share, StringMatch,
 };
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,38 @@ async fn a_rule_can_answer_itself() {
         assert_eq!(response.status(), 418);
         assert_eq!(text(response).await, "short");
         assert_eq!(sidecar.flags(1).await, ["-"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_mirror_gets_a_copy_under_another_name() {
+    local(async {
+        // The same service, so that it sees each request twice.
+        let upstream = Upstream::ok().await;
+        let original = rule(Filters::default());
+        let mirrored = rule(Filters {
+            mirrors: vec![Mirror {
+                backend: original.backends[0].clone(),
+                share: Share::ALL,
+            }],
+            ..Filters::default()
+        });
+        let sidecar = Sidecar::new(Some(vec![mirrored]), &[upstream.address]);
+        let request = Request::post("/a").header("host", "payment:80");
+        let body = Full::new(Bytes::from_static(b"charge"));
+        let answer = sidecar.send(request.body(body).unwrap());
+        let both = async {
+            while upstream.count() < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(answer, both);
+        let seen = upstream.seen.borrow();
+        let mut hosts: Vec<_> = seen.iter().map(|(head, _)| &head.headers["host"]).collect();
+        hosts.sort();
+        assert_eq!(hosts, ["payment-shadow:80", "payment:80"]);
+        assert!(seen.iter().all(|(_, body)| body == "charge"));
     })
     .await;
 }
