@@ -25,9 +25,12 @@ lint:
 demo *arguments:
     cargo run --release -- demo {{ arguments }}
 
+# `--workspace` in the costlier tests, too, keeps the features of dependencies as
+# they are in `just test`: nothing is compiled a second time.
+
 # Redirection by the real kernel, in network namespaces of its own (root)
 test-netns: netns-packages
-    cargo test -p linnet-tests --features netns --test netns --config 'target."cfg(all())".runner = "{{ as_root }}"'
+    cargo test --workspace --features linnet-tests/netns --test netns --config 'target."cfg(all())".runner = "{{ as_root }}"'
 
 # Container images of all services, as archives in target/images
 images:
@@ -47,7 +50,7 @@ cluster-down:
 # The end-to-end tests, on the node of `just cluster-up`
 e2e: node-is-up prometheus-package images
     KUBECONFIG='{{ kubeconfig }}' manifests/images/load
-    KUBECONFIG='{{ kubeconfig }}' cargo test -p linnet-tests --features cluster --test cluster \
+    KUBECONFIG='{{ kubeconfig }}' cargo test --workspace --features linnet-tests/cluster --test cluster \
         --config 'target."cfg(all())".runner = "{{ as_root }}"' -- --test-threads=1 --nocapture
 
 # Build, make the images available to the current cluster, install into it

@@ -10,6 +10,7 @@
 // This whole crate is tests; clippy takes only #[test] functions for such.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod authorization;
 mod install;
 mod mtls;
 mod pods;
@@ -45,6 +46,11 @@ fn point_2b_prometheus_reads_it() {
 #[test]
 fn point_3_who_may_call_without_a_certificate() {
     run(mtls::modes_decide_who_may_call);
+}
+
+#[test]
+fn point_3b_who_may_call_the_database() {
+    run(authorization::only_the_allowed_reach_the_database);
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! Who may call whom: a breached client cannot reach the "database" of another
+//! namespace, by HTTP or by bare TCP, while who is allowed still can.
+
+use std::time::Duration;
+
+use crate::support::load::Caller;
+use crate::support::workload::{BACKEND, MESHED};
+use crate::support::{Cluster, eventually};
+
+const LIMIT: Duration = Duration::from_secs(15);
+const HTTP: &str = "http://payments.payments-backend/";
+const TCP: &str = "--protocol tcp payments.payments-backend:9000";
+
+pub(crate) async fn only_the_allowed_reach_the_database(cluster: Cluster) {
+    cluster.meshed().await;
+    cluster.backend().await;
+    cluster.without_configuration().await;
+    let client = Caller::client_in(&cluster, MESHED).await;
+    for target in [HTTP, TCP] {
+        reaches(&client, target, true).await;
+    }
+
+    let for_others = only("cluster.local/ns/default/sa/checkout");
+    cluster.apply(BACKEND, &for_others).await;
+    for target in [HTTP, TCP] {
+        reaches(&client, target, false).await;
+    }
+    let report = client.call(&format!("--count 1 {HTTP}")).await;
+    assert!(
+        report.errors.keys().any(|error| error.contains("403")),
+        "denied, but not by a 403: {report:?}"
+    );
+
+    cluster
+        .apply(BACKEND, &only("cluster.local/ns/default/sa/client"))
+        .await;
+    for target in [HTTP, TCP] {
+        reaches(&client, target, true).await;
+    }
+    cluster.delete(BACKEND, &for_others).await;
+}
+
+/// The policy of a database that one service account may call.
+fn only(principal: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1beta1
+kind: AuthorizationPolicy
+metadata:
+  name: database
+spec:
+  action: ALLOW
+  rules:
+  - from:
+    - source:
+        principals: [{principal}]
+"
+    )
+}
+
+async fn reaches(client: &Caller, target: &str, wanted: bool) {
+    let verb = if wanted { "reaches" } else { "is kept from" };
+    eventually(format!("the client {verb} {target}"), LIMIT, async || {
+        let call = format!("--count 10 --new-connections --timeout 5s {target}");
+        let report = client.call(&call).await;
+        let all = if wanted {
+            report.succeeded
+        } else {
+            report.failed
+        };
+        (all == 10)
+            .then_some(())
+            .ok_or_else(|| format!("{report:?}"))
+    })
+    .await;
+}
