@@ -8,9 +8,7 @@ use crate::{
     balance::Candidate,
     connect,
     error::Error,
-    http::{
-        CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MOST_HEADERS, STREAM_WINDOW, exchange::Body,
-    },
+    http::{CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, STREAM_WINDOW, exchange::Body},
     stream::Stream,
     tls::Tls,
 };
@@ -271,7 +269,6 @@ async fn connect_http1(
     let stream = open(tls, candidate, MeshProtocol::Http1).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(LARGEST_HEAD)
-        .max_headers(MOST_HEADERS)
         .handshake(stream)
         .await
         .map_err(|error| upstream_error(candidate, &error))?;

@@ -2,8 +2,7 @@
 //! sidecar drains: HTTP/1.1 after the current response, HTTP/2 by GOAWAY.
 
 use super::{
-    CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MOST_HEADERS, MOST_STREAMS, STREAM_WINDOW,
-    exchange::Body,
+    CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MOST_STREAMS, STREAM_WINDOW, exchange::Body,
 };
 use crate::stream::Stream;
 use http::{Request, Response};
@@ -34,7 +33,6 @@ where
         HttpVersion::Http1 => {
             let connection = http1::Builder::new()
                 .max_buf_size(LARGEST_HEAD)
-                .max_headers(MOST_HEADERS)
                 .serve_connection(stream, service)
                 .with_upgrades();
             let mut connection = pin!(connection);
