@@ -1,15 +1,17 @@
-//! A real Prometheus finds the sidecars by their annotations, as the usual
-//! configuration of guides has it, and answers the golden questions.
+//! A real Prometheus scrapes what the pods' annotations say, as the usual
+//! configuration of guides has it, and answers the golden questions. (Debian's
+//! build knows no Kubernetes; the test reads the annotations for it.)
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use linnet_sample::client::{Call, Protocol, get};
 use serde_json::Value;
 
-use crate::support::cluster::{guide, kubeconfig};
+use crate::support::cluster::guide;
 use crate::support::load::Caller;
 use crate::support::workload::MESHED;
 use crate::support::{Cluster, eventually};
@@ -20,7 +22,9 @@ pub(crate) async fn prometheus_finds_and_reads_the_sidecars(cluster: Cluster) {
     cluster.meshed().await;
     cluster.without_configuration().await;
     cluster.apply(MESHED, &guide("payment-service.yaml")).await;
-    let prometheus = Prometheus::start();
+    let targets = annotated(&cluster).await;
+    assert!(targets.len() > 1, "annotated pods: {targets:?}");
+    let prometheus = Prometheus::start(&targets);
     prometheus.is_ready().await;
     let client = Caller::client_in(&cluster, MESHED).await;
     let call = format!("--count {REQUESTS} --concurrency 4 http://payment-service/");
@@ -52,10 +56,10 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    fn start() -> Self {
+    fn start(targets: &[String]) -> Self {
         let files = tempfile::tempdir().unwrap();
         let configuration = files.path().join("prometheus.yml");
-        std::fs::write(&configuration, configuration_text(&kubeconfig())).unwrap();
+        std::fs::write(&configuration, configuration_text(targets)).unwrap();
         let port = free_port();
         let process = Command::new("prometheus")
             .arg(option("config.file", &configuration))
@@ -144,27 +148,27 @@ fn percent_encode(text: &str) -> String {
         .collect()
 }
 
-/// Pods with the usual annotations, nothing of Linnet's own.
-fn configuration_text(kubeconfig: &PathBuf) -> String {
+/// Where the annotations of the pods say that metrics are.
+async fn annotated(cluster: &Cluster) -> Vec<String> {
+    let pods = cluster.pod_objects(MESHED, "").await;
+    pods.iter().filter_map(target).collect()
+}
+
+fn target(pod: &Pod) -> Option<String> {
+    let annotations = pod.metadata.annotations.as_ref()?;
+    let wanted = annotations.get("prometheus.io/scrape")? == "true";
+    assert_eq!(annotations.get("prometheus.io/path")?, "/metrics");
+    let port = annotations.get("prometheus.io/port")?;
+    let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
+    wanted.then(|| format!("{ip}:{port}"))
+}
+
+fn configuration_text(targets: &[String]) -> String {
     format!(
-        r#"
-global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
 - job_name: pods
-  kubernetes_sd_configs: [{{role: pod, kubeconfig_file: {kubeconfig:?}}}]
-  relabel_configs:
-  - source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_scrape]
-    action: keep
-    regex: "true"
-  - source_labels: [__address__, __meta_kubernetes_pod_annotation_prometheus_io_port]
-    regex: '([^:]+)(?::\d+)?;(\d+)'
-    replacement: $1:$2
-    target_label: __address__
-  - source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_path]
-    regex: (.+)
-    target_label: __metrics_path__
-  - source_labels: [__meta_kubernetes_pod_name]
-    target_label: pod
-"#
+  static_configs: [{{targets: {targets:?}}}]
+"
     )
 }
