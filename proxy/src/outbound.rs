@@ -60,12 +60,8 @@ struct Connection {
 
 impl Connection {
     async fn serve(&self, mut client: TcpStream) -> Result<(), ConnectionError> {
-        if self.is_opaque() {
-            let client = Stream::Plain(Rewind::new(Bytes::new(), client));
-            return self.relay(client, None).await;
-        }
         let known = self.thread.first_speaker(&self.target);
-        if known == Some(FirstSpeaker::Server) {
+        if known == Some(FirstSpeaker::Server) || self.is_opaque() {
             let client = Stream::Plain(Rewind::new(Bytes::new(), client));
             return self.relay(client, None).await;
         }

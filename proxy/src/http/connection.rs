@@ -5,14 +5,18 @@
 //! and is closed when it was not.
 
 use crate::{
-    balance::Candidate,
+    balance::{Candidate, InFlight},
     connect,
     error::Error,
-    http::{CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, STREAM_WINDOW, exchange::Body},
+    http::{
+        CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, STREAM_WINDOW,
+        exchange::{Body, Exchange},
+        forwarded,
+    },
     stream::Stream,
     tls::Tls,
 };
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
@@ -70,6 +74,22 @@ impl Lease {
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Option<Lease>,
+}
+
+impl Answer {
+    /// The response on its way back: its head is the previous hop's, and the
+    /// exchange holds what must be given back when it ends.
+    pub(crate) fn into_response(self, exchange: &Exchange, in_flight: InFlight) -> Response<Body> {
+        exchange.hold(in_flight);
+        if let Some(lease) = self.lease {
+            exchange.lend(lease);
+        }
+        let mut response = self.response.map(Body::incoming);
+        let upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let version = response.version();
+        forwarded::response_head(response.headers_mut(), version, upgrade);
+        response
+    }
 }
 
 /// A failure, with the request where none of it was sent.

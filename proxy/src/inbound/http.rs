@@ -11,14 +11,13 @@ use crate::{
     http::{
         Call, connection,
         exchange::{Body, Exchange, Sink, Slot},
-        forwarded,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
         upgrade::{Upgrade, UpgradeLayer},
     },
     telemetry::RequestProtocol,
 };
-use ::http::{HeaderName, HeaderValue, Response, StatusCode};
+use ::http::{HeaderName, HeaderValue, Response};
 use std::{
     cell::OnceCell,
     pin::Pin,
@@ -152,14 +151,6 @@ impl State {
             Ok(answer) => answer,
             Err(failure) => return Err(failure.error),
         };
-        exchange.hold(in_flight);
-        if let Some(lease) = answer.lease {
-            exchange.lend(lease);
-        }
-        let mut response = answer.response.map(Body::incoming);
-        let upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let version = response.version();
-        forwarded::response_head(response.headers_mut(), version, upgrade);
-        Ok(response)
+        Ok(answer.into_response(&exchange, in_flight))
     }
 }

@@ -16,14 +16,13 @@ use crate::{
         Call,
         connection::{self, Answer, Failure},
         exchange::{Body, Exchange, Sink},
-        forwarded,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
         upgrade::{Upgrade, UpgradeLayer},
     },
     thread::Thread,
 };
-use ::http::{Request, Response, StatusCode, header::HOST};
+use ::http::{Request, Response, header::HOST};
 use futures_util::future::Either;
 use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
 use std::{
@@ -267,15 +266,7 @@ fn authority(request: &Request<Body>) -> &str {
 }
 
 /// A response on its way back to the client.
-fn accept(answer: Answer, exchange: &Rc<Exchange>, in_flight: InFlight) -> Response<Body> {
+fn accept(answer: Answer, exchange: &Exchange, in_flight: InFlight) -> Response<Body> {
     in_flight.answered();
-    exchange.hold(in_flight);
-    if let Some(lease) = answer.lease {
-        exchange.lend(lease);
-    }
-    let mut response = answer.response.map(Body::incoming);
-    let upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let version = response.version();
-    forwarded::response_head(response.headers_mut(), version, upgrade);
-    response
+    answer.into_response(exchange, in_flight)
 }
