@@ -218,6 +218,43 @@ async fn an_early_answer_keeps_nobody_waiting() {
     }
 }
 
+/// Clients come and go on connections of their own; they share those to the
+/// application. (Without a pool there would be 20; on a busy machine a connection
+/// may come back just after the next request wanted it.)
+#[tokio::test]
+async fn upstream_connections_are_reused() {
+    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = app.local_addr().unwrap();
+    let accepted = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = accepted.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = app.accept().await.unwrap();
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while let Ok(byte) = stream.read_u8().await {
+                    head.push(byte);
+                    if head.ends_with(b"\r\n\r\n") {
+                        head.clear();
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let mesh = Mesh::new();
+    let pair = Pair::before(&mesh, "payment", &[address]).await;
+    for _ in 0..20 {
+        let request = "GET / HTTP/1.1\r\nhost: payment\r\nconnection: close\r\n\r\n";
+        let answer = exchange(pair.port(HTTP), request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    let accepted = accepted.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(accepted <= 5, "{accepted} connections for 20 requests");
+}
+
 #[tokio::test]
 async fn connections_are_reused_and_drained() {
     let mesh = Mesh::new();
