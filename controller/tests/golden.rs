@@ -1,5 +1,6 @@
 //! Resources in, routes and verdicts out, as text to review: every guide's YAML
-//! and every rule of precedence. `UPDATE_GOLDEN=1` writes the expected files.
+//! and every rule of precedence, one file a case in `tests/fixtures/routing/`.
+//! `UPDATE_GOLDEN=1` writes the expected files.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -26,8 +27,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-fn root() -> PathBuf {
+/// A folder of the repository.
+fn folder(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(path)
 }
 
 fn yaml_files(directory: &Path) -> Vec<PathBuf> {
@@ -292,17 +296,13 @@ fn check(input: &Path, golden: &Path, clients: &[&str]) -> Result<(), String> {
     ))
 }
 
-fn check_all(directory: &Path, clients: &[&str]) {
-    let differences: Vec<_> = yaml_files(directory)
+/// Compares what each YAML file of `inputs` becomes with the golden file of its
+/// name in `goldens`.
+fn check_all(inputs: &Path, goldens: &Path, clients: &[&str]) {
+    let differences: Vec<_> = yaml_files(inputs)
         .iter()
         .filter_map(|input| {
-            let name = input.file_name().unwrap();
-            let kind = if clients.len() > 1 {
-                "routing"
-            } else {
-                "examples"
-            };
-            let golden = root().join("tests/fixtures").join(kind).join(name);
+            let golden = goldens.join(input.file_name().unwrap());
             check(input, &golden.with_extension("golden"), clients).err()
         })
         .collect();
@@ -311,8 +311,9 @@ fn check_all(directory: &Path, clients: &[&str]) {
 
 #[test]
 fn the_guides_compile_with_nothing_to_complain_of() {
-    let examples = root().join("../manifests/examples");
-    check_all(&examples, &["default"]);
+    let examples = folder("manifests/examples");
+    let goldens = folder("tests/fixtures/routing/examples");
+    check_all(&examples, &goldens, &["default"]);
     for input in yaml_files(&examples) {
         let text = fs::read_to_string(&input).unwrap();
         let verdicts = compiled(parse_yaml(&text, "file").unwrap(), &[]);
@@ -326,5 +327,6 @@ fn the_guides_compile_with_nothing_to_complain_of() {
 
 #[test]
 fn routes_follow_the_rules_of_the_api() {
-    check_all(&root().join("tests/fixtures/routing"), &["default", "shop"]);
+    let cases = folder("tests/fixtures/routing");
+    check_all(&cases, &cases, &["default", "shop"]);
 }
