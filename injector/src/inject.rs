@@ -15,6 +15,7 @@ use crate::{
     probe::{self, ProbeError, Rewrite},
     settings::{self, Settings, SettingsError},
     sidecar::{self, TOKEN_VOLUME, TRUST_VOLUME},
+    trespass::{self, Trespass},
     view::{NotAPod, PodView},
 };
 
@@ -66,6 +67,9 @@ pub enum InjectError {
         /// The name.
         name: &'static str,
     },
+    /// A container takes what is the sidecar's.
+    #[error(transparent)]
+    Trespass(#[from] Trespass),
     /// The pod's JSON has a shape that no pod has.
     #[error("the pod can't be patched: {0}")]
     Patch(#[from] PatchError),
@@ -88,6 +92,7 @@ pub fn inject(
         });
     }
     check_names(&view)?;
+    trespass::check(&view)?;
     let settings = Settings::parse(&view)?;
     let native = settings.native_sidecar.unwrap_or(config.native_sidecar);
     warnings.extend(settings::unknown_annotations(&view));
@@ -232,32 +237,16 @@ fn unheard_wish(pod: &PodView, reason: &SkipReason) -> Option<String> {
 }
 
 fn pod_warnings(pod: &PodView, native: bool) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let pod_user = pod
-        .spec
-        .security_context
-        .as_ref()
-        .and_then(|c| c.run_as_user);
+    let mut warnings: Vec<_> = trespass::borrowers(pod)
+        .map(|container| {
+            format!(
+                "init container {} runs as the sidecar's user or group ({PROXY_UID}): what it sends bypasses the mesh",
+                container.name
+            )
+        })
+        .collect();
     for container in pod.all_containers() {
         let name = &container.name;
-        let own_user = container
-            .security_context
-            .as_ref()
-            .and_then(|c| c.run_as_user);
-        if own_user.or(pod_user) == Some(i64::from(PROXY_UID)) {
-            warnings.push(format!(
-                "container {name} runs as user {PROXY_UID}, the sidecar's: what it sends bypasses the mesh"
-            ));
-        }
-        let ports = container.ports.iter().flatten();
-        let numbers = ports.filter_map(|port| u16::try_from(port.container_port).ok());
-        for taken in numbers.filter(|number| port::RESERVED.contains(number)) {
-            warnings.push(format!(
-                "container {name} declares port {taken}: ports {}-{} are reserved for the sidecar, which listens on some; what comes in there bypasses the mesh",
-                port::RESERVED.start(),
-                port::RESERVED.end()
-            ));
-        }
         let hooks = container.lifecycle.iter();
         let hooks = hooks.flat_map(|hooks| {
             [

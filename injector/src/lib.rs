@@ -23,6 +23,7 @@ pub mod server;
 pub mod serving_certificate;
 pub mod settings;
 pub mod sidecar;
+pub mod trespass;
 pub mod view;
 pub mod webhook;
 

@@ -102,15 +102,13 @@ fn what_can_go_wrong_later_is_said_now() {
     pod["spec"]["restartPolicy"] = json!("Never");
     pod["spec"]["securityContext"] = json!({"runAsUser": 1337});
     pod["spec"]["containers"] = json!([
-        {"name": "app", "securityContext": {"runAsUser": 1000}, "ports": [{"containerPort": 15001}, {"containerPort": 80}]},
-        {"name": "helper", "lifecycle": {"postStart": {"httpGet": {"port": 80}}}},
+        {"name": "app", "securityContext": {"runAsUser": 1000}, "ports": [{"containerPort": 80}]},
+        {"name": "helper", "securityContext": {"runAsUser": 1000}, "lifecycle": {"postStart": {"httpGet": {"port": 80}}}},
     ]);
     pod["metadata"]["annotations"] = json!({"linnet.io/native-sidecar": "false"});
     let (_, _, warnings) = injected(&pod, &InjectionConfig::default());
     let expected = [
-        "container fetch runs as user 1337",
-        "container app declares port 15001",
-        "container helper runs as user 1337",
+        "init container fetch runs as the sidecar's user",
         "container helper: lifecycle.postStart.httpGet",
         "the pod runs to completion",
     ];
