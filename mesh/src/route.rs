@@ -4,12 +4,14 @@
 //! path decide alike.
 
 mod answer;
+pub mod explain;
 mod fault;
 mod filter;
 pub mod grpc;
 mod retry;
 
 pub use answer::{Answer, DirectResponse, Redirect, RedirectPath};
+pub use explain::Mismatch;
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use filter::{Filters, HeaderEdits, HeaderFilters, Mirror, PathRewrite, Rewrite, RewriteError};
 pub use retry::{Outcome, RetryOn, RetryPolicy};
@@ -244,27 +246,41 @@ impl HttpRule {
 impl RequestMatch {
     /// Whether all conditions hold.
     pub fn matches(&self, request: &RequestParts<'_>) -> bool {
-        let holds = |condition: &Option<StringMatch>, text: &str| {
-            condition.as_ref().is_none_or(|m| m.matches(text))
-        };
-        let path = self.path.as_ref().is_none_or(|condition| {
-            if self.ignore_path_case {
-                condition.matches_ignoring_case(request.path)
+        self.mismatch(request).is_none()
+    }
+
+    /// The first condition that does not hold: what [`matches`](Self::matches)
+    /// decides by and `linnet why` shows.
+    pub fn mismatch(&self, request: &RequestParts<'_>) -> Option<Mismatch<'_>> {
+        fn failing<'a>(condition: &'a Option<StringMatch>, text: &str) -> Option<&'a StringMatch> {
+            condition.as_ref().filter(|wanted| !wanted.matches(text))
+        }
+        if let Some(path) = &self.path {
+            let holds = if self.ignore_path_case {
+                path.matches_ignoring_case(request.path)
             } else {
-                condition.matches(request.path)
+                path.matches(request.path)
+            };
+            if !holds {
+                return Some(Mismatch::Path(path));
             }
-        });
-        path && holds(&self.method, request.method.as_str())
-            && holds(&self.authority, request.authority)
-            && holds(&self.scheme, request.scheme)
-            && self
-                .headers
-                .iter()
-                .all(|header| header.matches(request.headers))
-            && self
-                .query
-                .iter()
-                .all(|(name, condition)| condition.matches(name, request.query))
+        }
+        if let Some(wanted) = failing(&self.method, request.method.as_str()) {
+            return Some(Mismatch::Method(wanted));
+        }
+        if let Some(wanted) = failing(&self.authority, request.authority) {
+            return Some(Mismatch::Authority(wanted));
+        }
+        if let Some(wanted) = failing(&self.scheme, request.scheme) {
+            return Some(Mismatch::Scheme(wanted));
+        }
+        let mut headers = self.headers.iter();
+        if let Some(wanted) = headers.find(|header| !header.matches(request.headers)) {
+            return Some(Mismatch::Header(wanted));
+        }
+        let mut query = self.query.iter();
+        let (name, wanted) = query.find(|(name, wanted)| !wanted.matches(name, request.query))?;
+        Some(Mismatch::Query(name, wanted))
     }
 }
 
@@ -272,15 +288,19 @@ impl QueryMatch {
     /// Whether the condition on the parameter `name` holds. Parameters are
     /// compared as they were sent, percent-encoding included.
     pub fn matches(&self, name: &str, query: &str) -> bool {
-        let found = query
-            .split('&')
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-            .find(|(key, _)| *key == name);
-        match (self, found) {
+        match (self, Self::value(name, query)) {
             (_, None) => false,
             (Self::Present, Some(_)) => true,
-            (Self::Value(condition), Some((_, value))) => condition.matches(value),
+            (Self::Value(condition), Some(value)) => condition.matches(value),
         }
+    }
+
+    /// The first value of the parameter `name`.
+    fn value<'a>(name: &str, query: &'a str) -> Option<&'a str> {
+        let mut pairs = query
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 }
 
