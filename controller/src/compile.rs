@@ -19,7 +19,7 @@ pub use authorization_policy::{AuthorizationPolicy, Target};
 pub use destination_rule::{DestinationRule, Subset};
 pub use host::{Host, Visibility};
 pub use peer_authentication::PeerAuthentication;
-pub use verdict::{Note, Status, Verdict};
+pub use verdict::{Note, Severity, Status, Verdict};
 pub use virtual_service::{Surroundings, VirtualService};
 
 use crate::object::{Configuration, Kind};

@@ -100,7 +100,7 @@ mod tests {
         };
         assert_eq!(
             verdicts,
-            r#"[{"resource":"VirtualService default/v","origin":"v.yaml, document 1","generation":0,"status":"rejected","messages":[{"field":"spec.hosts","text":"names no host; name the service whose requests are to be routed"}]}]"#
+            r#"[{"resource":"VirtualService default/v","origin":"v.yaml, document 1","generation":0,"status":"rejected","messages":[{"field":"spec.hosts","text":"names no host; name the service whose requests are to be routed","severity":"error"}]}]"#
         );
         let (status, body) = ask(&handle, "/debug/proxies", "[::1]:1").await;
         assert_eq!((status, body.as_str()), (StatusCode::OK, "[]"));

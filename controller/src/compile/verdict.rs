@@ -41,6 +41,19 @@ pub struct Note {
     pub field: String,
     /// The remark.
     pub text: String,
+    /// How much it matters.
+    pub severity: Severity,
+}
+
+/// How much a remark matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something may not do what its author thinks.
+    #[default]
+    Warning,
+    /// Something fails: the resource is not in force, or requests are.
+    Error,
 }
 
 impl Note {
@@ -49,6 +62,16 @@ impl Note {
         Self {
             field: field.into(),
             text: text.into(),
+            severity: Severity::Warning,
+        }
+    }
+
+    /// The same remark about something that fails.
+    #[must_use]
+    pub fn error(self) -> Self {
+        Self {
+            severity: Severity::Error,
+            ..self
         }
     }
 

@@ -363,14 +363,19 @@ impl VirtualService {
         };
         let rules = self.http.iter().flatten();
         let routed = rules.clone().flat_map(|rule| &rule.backends);
-        let routed = routed.map(|destination| (destination, "requests are answered 503"));
+        let routed = routed.map(|destination| (destination, false));
         let mirrored = rules.flat_map(|rule| &rule.mirrors);
-        let mirrored = mirrored.map(|(destination, _)| (destination, "nothing is mirrored there"));
+        let mirrored = mirrored.map(|(destination, _)| (destination, true));
         routed
             .chain(mirrored)
-            .filter_map(|(destination, effect)| {
+            .filter_map(|(destination, is_mirror)| {
                 let reason = destination.backend(&of, surroundings).unresolved?;
-                Some(Note::new(&destination.path, format!("{reason}; {effect}")))
+                let note = |effect| Note::new(&destination.path, format!("{reason}; {effect}"));
+                Some(if is_mirror {
+                    note("nothing is mirrored there")
+                } else {
+                    note("requests are answered 503").error()
+                })
             })
             .collect()
     }

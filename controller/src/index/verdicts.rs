@@ -22,7 +22,7 @@ impl Index {
             origin: None,
             generation: 0,
             status: Status::Rejected,
-            messages: vec![Note::new("content", reason.as_str())],
+            messages: vec![Note::new("content", reason.as_str()).error()],
         });
         self.configurations
             .entries()
@@ -37,6 +37,7 @@ impl Index {
         let mut status = Status::Accepted;
         if entry.rejected {
             status = Status::Rejected;
+            messages = messages.into_iter().map(Note::error).collect();
         } else if let Some(compiled) = &entry.compiled {
             let conflicts = match compiled {
                 Compiled::VirtualService(service) => self.older_routes(&reference.name, service),
