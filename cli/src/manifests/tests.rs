@@ -220,3 +220,40 @@ fn containers_are_confined() {
         }
     }
 }
+
+/// Every pod of the control plane lets in what its Services and its probes'
+/// port lead to, and no other port.
+#[test]
+fn network_policies_open_the_ports_that_are_served() {
+    let objects = rendered(&[]);
+    let everything_closed = &find(&objects, "NetworkPolicy", "linnet-nothing-else")["spec"];
+    assert_eq!(everything_closed["podSelector"], serde_json::json!({}));
+    assert_eq!(everything_closed.get("ingress"), None);
+    let mut seen = 0;
+    for deployment in objects.iter().filter(|o| o.kind() == "Deployment") {
+        seen += 1;
+        let template = &deployment.value()["spec"]["template"];
+        let policy = &find(&objects, "NetworkPolicy", deployment.name())["spec"];
+        assert_eq!(
+            policy["podSelector"]["matchLabels"],
+            deployment.value()["spec"]["selector"]["matchLabels"]
+        );
+        let mut open: Vec<&str> = policy["ingress"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|rule| rule["ports"].as_array().unwrap())
+            .map(|port| port["port"].as_str().unwrap())
+            .collect();
+        let mut served: Vec<&str> = template["spec"]["containers"][0]["ports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|port| port["name"].as_str().unwrap())
+            .collect();
+        open.sort_unstable();
+        served.sort_unstable();
+        assert_eq!(open, served, "{}", deployment.name());
+    }
+    assert_eq!(seen, 3);
+}

@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Kinds that install creates, in the order in which they go. `(group, version,
 /// kind, namespaced)`
-const KINDS: [(&str, &str, &str, bool); 12] = [
+const KINDS: [(&str, &str, &str, bool); 13] = [
     (
         "admissionregistration.k8s.io",
         "v1",
@@ -30,6 +30,7 @@ const KINDS: [(&str, &str, &str, bool); 12] = [
     ),
     ("apps", "v1", "Deployment", true),
     ("policy", "v1", "PodDisruptionBudget", true),
+    ("networking.k8s.io", "v1", "NetworkPolicy", true),
     ("", "v1", "Service", true),
     ("", "v1", "ConfigMap", true),
     ("", "v1", "Secret", true),
