@@ -6,6 +6,7 @@
 
 mod authorization;
 mod decode;
+mod destination;
 mod encode;
 mod filters;
 #[cfg(test)]

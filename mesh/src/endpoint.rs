@@ -1,7 +1,7 @@
 //! Endpoints: the addresses behind a service.
 
-use crate::{SpiffeId, Workload};
-use std::{net::SocketAddr, sync::Arc};
+use crate::{SpiffeId, Workload, destination::Locality};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// One address that serves a service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,4 +17,29 @@ pub struct Endpoint {
     pub subsets: Vec<String>,
     /// On its way out: takes a request only when nobody else can.
     pub terminating: bool,
+    /// Its port is STRICT: nothing but mutual TLS gets through.
+    pub mtls_only: bool,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Its share among endpoints, where these differ; 1 is the usual.
+    pub weight: u32,
+    /// Those of its pod's labels that a `failoverPriority` names.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Endpoint {
+    /// An address of which nothing else is known: called in plaintext.
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            identity: None,
+            workload: Arc::default(),
+            subsets: Vec::new(),
+            terminating: false,
+            mtls_only: false,
+            locality: Locality::default(),
+            weight: 1,
+            labels: BTreeMap::new(),
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! How a workload is to be called: mTLS modes by port, who may call, and the
 //! services that lead to each port.
 
-use crate::{AppProtocol, ResourceRef, ServicePort, Workload, authorization::Policies};
-use std::sync::Arc;
+use crate::{
+    AppProtocol, ResourceRef, ServicePort, Workload, authorization::Policies, destination::Locality,
+};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// PeerAuthentication's modes; UNSET is resolved before it gets here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -29,6 +31,10 @@ pub struct Inbound {
     pub ports: Vec<InboundPort>,
     /// Who may call; `None`: no policy speaks of it.
     pub authorization: Option<Arc<Policies>>,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Its pod's labels, which a `failoverPriority` compares.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One port of the workload.

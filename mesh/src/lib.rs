@@ -5,6 +5,7 @@
 //! request with the same code.
 
 pub mod authorization;
+pub mod destination;
 pub mod discovery;
 pub mod endpoint;
 pub mod inbound;

@@ -1,6 +1,6 @@
 //! Services as a caller sees them.
 
-use crate::{AppProtocol, route::HttpRoutes};
+use crate::{AppProtocol, destination::Destination, route::HttpRoutes};
 use std::{fmt, sync::Arc};
 
 /// One port of one service: what routes lead to and endpoints belong to.
@@ -33,4 +33,6 @@ pub struct Service {
     pub http: Option<Arc<HttpRoutes>>,
     /// Names of its subsets.
     pub subsets: Vec<String>,
+    /// How its endpoints are called; `None`: by the defaults.
+    pub destination: Option<Arc<Destination>>,
 }

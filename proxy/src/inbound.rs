@@ -299,11 +299,8 @@ impl Arrival {
     /// The application, as an endpoint without a sidecar.
     fn app_endpoint(&self) -> Arc<Endpoint> {
         Arc::new(Endpoint {
-            address: self.app,
-            identity: None,
             workload: self.thread.own_workload(),
-            subsets: vec![],
-            terminating: false,
+            ..Endpoint::at(self.app)
         })
     }
 }

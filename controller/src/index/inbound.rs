@@ -40,6 +40,7 @@ impl Index {
             mtls_source: modes.source.cloned(),
             ports: ports.into_values().collect(),
             authorization: self.authorization(pod, labels),
+            ..Inbound::default()
         }
     }
 

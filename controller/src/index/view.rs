@@ -78,6 +78,7 @@ impl Index {
             protocol: port.protocol,
             http: http.map(Arc::new),
             subsets: subsets.iter().map(|subset| subset.name.clone()).collect(),
+            destination: None,
         })
     }
 
@@ -151,11 +152,9 @@ impl Index {
                 SpiffeId::new(&self.trust_domain, namespace, &pod.service_account).ok()
             });
         Endpoint {
-            address,
             identity,
             workload: pod.map_or_else(|| Arc::new(Workload::default()), |pod| pod.workload.clone()),
-            subsets: Vec::new(),
-            terminating: false,
+            ..Endpoint::at(address)
         }
     }
 }

@@ -150,6 +150,7 @@ impl TryFrom<proto::Service> for Service {
             protocol: protocol("service.protocol", message.protocol)?,
             http: optional(message.http)?.map(Arc::new),
             subsets: message.subsets,
+            destination: optional(message.destination)?.map(Arc::new),
         })
     }
 }
@@ -277,6 +278,10 @@ impl TryFrom<proto::Endpoint> for Endpoint {
             workload: Arc::new(message.workload.unwrap_or_default().into()),
             subsets: message.subsets,
             terminating: message.terminating,
+            mtls_only: message.mtls_only,
+            locality: message.locality.map(Into::into).unwrap_or_default(),
+            weight: message.weight.max(1),
+            labels: message.labels.into_iter().collect(),
         })
     }
 }
@@ -316,6 +321,8 @@ impl TryFrom<proto::Inbound> for Inbound {
             mtls_source: message.mtls_source.map(Into::into),
             ports: all(message.ports)?,
             authorization: authorization::decode(message.authorization)?,
+            locality: message.locality.map(Into::into).unwrap_or_default(),
+            labels: message.labels.into_iter().collect(),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! From the vocabulary to messages: always possible.
 
-use super::{EndpointsUpdate, Resolution, Target, Update, proto};
+use super::{EndpointsUpdate, Resolution, Target, Update, destination, proto};
 use crate::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
     Workload,
@@ -104,6 +104,7 @@ impl From<&Service> for proto::Service {
             protocol: proto::AppProtocol::from(service.protocol).into(),
             http: service.http.as_deref().map(Into::into),
             subsets: service.subsets.clone(),
+            destination: service.destination.as_deref().map(Into::into),
         }
     }
 }
@@ -212,6 +213,10 @@ impl From<&Endpoint> for proto::Endpoint {
             workload: Some(endpoint.workload.as_ref().into()),
             subsets: endpoint.subsets.clone(),
             terminating: endpoint.terminating,
+            mtls_only: endpoint.mtls_only,
+            locality: destination::encode_locality(&endpoint.locality),
+            weight: endpoint.weight,
+            labels: endpoint.labels.clone().into_iter().collect(),
         }
     }
 }
@@ -254,6 +259,8 @@ impl From<&Inbound> for proto::Inbound {
                 .flat_map(|policies| policies.iter())
                 .map(Into::into)
                 .collect(),
+            locality: destination::encode_locality(&inbound.locality),
+            labels: inbound.labels.clone().into_iter().collect(),
         }
     }
 }

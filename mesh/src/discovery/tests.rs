@@ -1,12 +1,14 @@
 use super::*;
 use crate::{
     AppProtocol, InboundPort, MtlsMode, ResourceRef,
+    destination::Locality,
     route::{
         Abort, AbortStatus, Answer, Backend, Delay, DirectResponse, Fault, Filters, HeaderEdits,
         HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, Mirror, PathRewrite, QueryMatch,
         Redirect, RedirectPath, RequestMatch, RetryPolicy, Rewrite, Share, StringMatch, WholeRegex,
     },
 };
+use std::collections::BTreeMap;
 
 fn key() -> ServicePort {
     ServicePort {
@@ -18,7 +20,6 @@ fn key() -> ServicePort {
 
 fn endpoint() -> Arc<Endpoint> {
     Arc::new(Endpoint {
-        address: "[fd00::1]:8080".parse().unwrap(),
         identity: Some(
             "spiffe://cluster.local/ns/default/sa/payment"
                 .parse()
@@ -31,6 +32,15 @@ fn endpoint() -> Arc<Endpoint> {
         }),
         subsets: vec!["v1".into()],
         terminating: true,
+        mtls_only: true,
+        locality: Locality {
+            region: "eu".into(),
+            zone: "a".into(),
+            subzone: String::new(),
+        },
+        weight: 3,
+        labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
+        ..Endpoint::at("[fd00::1]:8080".parse().unwrap())
     })
 }
 
@@ -160,6 +170,7 @@ fn service() -> Service {
             }],
         })),
         subsets: vec!["v1".into()],
+        destination: Some(Arc::default()),
     }
 }
 
@@ -194,6 +205,8 @@ fn what_is_sent_is_what_arrives() {
                 protocol: AppProtocol::Opaque,
                 services: vec![key()],
             }],
+            locality: endpoint().locality.clone(),
+            labels: endpoint().labels.clone(),
             ..Inbound::default()
         })),
         Update::Peer("10.0.0.9".parse().unwrap(), None),

@@ -2,11 +2,8 @@ use super::*;
 
 fn candidate(address: &str, terminating: bool) -> Rc<Candidate> {
     Rc::new(Candidate::new(Arc::new(Endpoint {
-        address: address.parse().unwrap(),
-        identity: None,
-        workload: Arc::default(),
-        subsets: vec![],
         terminating,
+        ..Endpoint::at(address.parse().unwrap())
     })))
 }
 

@@ -28,11 +28,9 @@ pub(crate) fn fill(directory: &Directory, config: &StaticConfig) {
                 .map(Workload::from_identity)
                 .unwrap_or_default();
             Arc::new(Endpoint {
-                address: endpoint.address,
                 identity: endpoint.identity.clone(),
                 workload: Arc::new(workload),
-                subsets: vec![],
-                terminating: false,
+                ..Endpoint::at(endpoint.address)
             })
         });
         directory.apply(vec![
@@ -42,6 +40,7 @@ pub(crate) fn fill(directory: &Directory, config: &StaticConfig) {
                 protocol: AppProtocol::Detect,
                 http: None,
                 subsets: vec![],
+                destination: None,
             })),
             Update::Endpoints(EndpointsUpdate {
                 service: key.clone(),

@@ -10,13 +10,7 @@ fn key(name: &str) -> ServicePort {
 }
 
 fn endpoint(address: &str) -> Arc<Endpoint> {
-    Arc::new(Endpoint {
-        address: address.parse().unwrap(),
-        identity: None,
-        workload: Arc::default(),
-        subsets: vec![],
-        terminating: false,
-    })
+    Arc::new(Endpoint::at(address.parse().unwrap()))
 }
 
 fn service(name: &str) -> Update {
@@ -26,6 +20,7 @@ fn service(name: &str) -> Update {
         protocol: AppProtocol::Detect,
         http: None,
         subsets: vec![],
+        destination: None,
     }))
 }
 

@@ -145,6 +145,7 @@ impl Sidecar {
                 })
             }),
             subsets: vec![],
+            destination: None,
         }))]);
         let (signal, watch) = drain::channel();
         let workload = Authority::default().workload("default", "checkout");
