@@ -7,6 +7,7 @@
 //! application may go by either: an ALLOW rule must fit both, for a DENY rule
 //! one is enough.
 
+pub mod explain;
 pub mod path;
 pub mod pattern;
 pub mod rule;
@@ -15,6 +16,7 @@ pub use pattern::{Invalid, Match, Pattern, ServiceAccount};
 pub use rule::{Condition, Demand, InvalidValue, Operation, Rule, Source};
 
 use crate::{ResourceRef, SpiffeId};
+use explain::Misfit;
 use http::HeaderMap;
 use rule::View;
 use std::{
@@ -258,26 +260,35 @@ impl<'a> Request<'a> {
     /// The first rule of a policy that the request fits.
     fn fitting(&self, policy: &Policy) -> Option<usize> {
         let denies = policy.action != Action::Allow;
-        policy.rules.iter().position(|rule| {
-            if !denies && (rule.void || (self.http.is_none() && rule.needs_http())) {
-                return false;
-            }
-            let fits = |path| {
-                rule.fits(View {
-                    connection: self.connection,
-                    http: self.http,
-                    path,
-                    unknown: denies,
-                })
-            };
-            if self.sent == self.normal {
-                fits(self.sent)
-            } else if denies {
-                fits(self.sent) || fits(&self.normal)
-            } else {
-                fits(self.sent) && fits(&self.normal)
-            }
-        })
+        let fits = |rule: &Rule| self.misfit(rule, denies).is_none();
+        policy.rules.iter().position(fits)
+    }
+
+    /// Why the request does not fit a rule that denies, or one that allows.
+    fn misfit<'r>(&self, rule: &'r Rule, denies: bool) -> Option<Misfit<'r>> {
+        if !denies && rule.void {
+            return Some(Misfit::Void);
+        }
+        if !denies && self.http.is_none() && rule.needs_http() {
+            return Some(Misfit::NotHttp);
+        }
+        let misfit = |path| rule.misfit(self.view(path, denies));
+        if self.sent == self.normal {
+            misfit(self.sent)
+        } else if denies {
+            misfit(self.sent).and(misfit(&self.normal))
+        } else {
+            misfit(self.sent).or_else(|| misfit(&self.normal))
+        }
+    }
+
+    fn view<'v>(&'v self, path: &'v str, denies: bool) -> View<'v> {
+        View {
+            connection: self.connection,
+            http: self.http,
+            path,
+            unknown: denies,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Connection, HttpRequest,
+    explain::Misfit,
     pattern::{Invalid, Match, Pattern, ServiceAccount, block, port},
 };
 use http::HeaderName;
@@ -188,50 +189,87 @@ impl Rule {
             })
     }
 
-    pub(super) fn fits(&self, view: View<'_>) -> bool {
-        (self.from.is_empty() || self.from.iter().any(|source| source.fits(view)))
-            && (self.to.is_empty() || self.to.iter().any(|operation| operation.fits(view)))
-            && self.when.iter().all(|condition| condition.fits(view))
+    /// The first part that does not fit.
+    pub(super) fn misfit(&self, view: View<'_>) -> Option<Misfit<'_>> {
+        let from = |source: &Source| source.misfit(view).is_none();
+        if !self.from.is_empty() && !self.from.iter().any(from) {
+            return Some(Misfit::From(&self.from));
+        }
+        let to = |operation: &Operation| operation.misfit(view).is_none();
+        if !self.to.is_empty() && !self.to.iter().any(to) {
+            return Some(Misfit::To(&self.to));
+        }
+        let mut when = self.when.iter();
+        when.find(|condition| !condition.fits(view))
+            .map(Misfit::When)
     }
 }
 
+/// The attribute of a source or an operation that does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attribute {
+    Principals,
+    Namespaces,
+    ServiceAccounts,
+    IpBlocks,
+    RemoteIpBlocks,
+    RequestPrincipals,
+    Ports,
+    Hosts,
+    Methods,
+    Paths,
+    /// HTTP's, of a connection that is not HTTP.
+    Http,
+}
+
 impl Source {
-    fn fits(&self, view: View<'_>) -> bool {
+    pub(super) fn misfit(&self, view: View<'_>) -> Option<Attribute> {
         let Connection {
             identity, source, ..
         } = *view.connection;
-        self.principals
-            .holds(|p| identity.is_some_and(|id| p.matches(id.principal())))
-            && self
-                .namespaces
-                .holds(|p| identity.is_some_and(|id| p.matches(id.namespace())))
-            && self.service_accounts.holds(|a| a.is(identity))
-            && self.ip_blocks.holds(|block| contains(block, source))
-            && self.remote_ip_blocks.holds(|block| contains(block, source))
-            && (!self.request_principals || view.unknown)
+        let principal = |p: &Pattern| identity.is_some_and(|id| p.matches(id.principal()));
+        if !self.principals.holds(principal) {
+            return Some(Attribute::Principals);
+        }
+        let namespace = |p: &Pattern| identity.is_some_and(|id| p.matches(id.namespace()));
+        if !self.namespaces.holds(namespace) {
+            return Some(Attribute::Namespaces);
+        }
+        if !self.service_accounts.holds(|a| a.is(identity)) {
+            return Some(Attribute::ServiceAccounts);
+        }
+        if !self.ip_blocks.holds(|block| contains(block, source)) {
+            return Some(Attribute::IpBlocks);
+        }
+        if !self.remote_ip_blocks.holds(|block| contains(block, source)) {
+            return Some(Attribute::RemoteIpBlocks);
+        }
+        (self.request_principals && !view.unknown).then_some(Attribute::RequestPrincipals)
     }
 }
 
 impl Operation {
-    fn fits(&self, view: View<'_>) -> bool {
+    pub(super) fn misfit(&self, view: View<'_>) -> Option<Attribute> {
         let port = view.connection.destination.port();
-        self.ports.holds(|known| *known == port)
-            && match view.http {
-                Some(request) => {
-                    let bare = bare_host(request.authority);
-                    self.hosts.holds(|host| {
-                        host.matches_ignoring_case(request.authority)
-                            || host.matches_ignoring_case(bare)
-                    }) && self.methods.holds(|m| m.matches(request.method))
-                        && self.paths.holds(|p| p.matches(view.path))
-                }
-                None => {
-                    view.unknown
-                        || (self.hosts.is_empty()
-                            && self.methods.is_empty()
-                            && self.paths.is_empty())
-                }
-            }
+        if !self.ports.holds(|known| *known == port) {
+            return Some(Attribute::Ports);
+        }
+        let Some(request) = view.http else {
+            let speaks_http =
+                !(self.hosts.is_empty() && self.methods.is_empty() && self.paths.is_empty());
+            return (speaks_http && !view.unknown).then_some(Attribute::Http);
+        };
+        let bare = bare_host(request.authority);
+        let host = |host: &Pattern| {
+            host.matches_ignoring_case(request.authority) || host.matches_ignoring_case(bare)
+        };
+        if !self.hosts.holds(host) {
+            return Some(Attribute::Hosts);
+        }
+        if !self.methods.holds(|m| m.matches(request.method)) {
+            return Some(Attribute::Methods);
+        }
+        (!self.paths.holds(|p| p.matches(view.path))).then_some(Attribute::Paths)
     }
 }
 

@@ -4,7 +4,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 
 mod reference;
 
-fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Policy {
+pub(super) fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Policy {
     Policy {
         source: ResourceRef {
             kind: "AuthorizationPolicy".into(),
@@ -34,7 +34,7 @@ fn methods(texts: &[&str]) -> Rule {
     }
 }
 
-fn plaintext() -> Connection<'static> {
+pub(super) fn plaintext() -> Connection<'static> {
     Connection {
         identity: None,
         source: [10, 0, 0, 9].into(),
@@ -322,6 +322,41 @@ fn path() -> impl Strategy<Value = String> {
     .prop_map(|parts| format!("/{}", parts.concat()))
 }
 
+/// The decision that follows from what each policy is explained to say.
+fn explained<'a>(
+    policies: &'a Policies,
+    scope: Scope,
+    connection: &Connection<'_>,
+    http: Option<&HttpRequest<'_>>,
+) -> Decision<'a> {
+    let considered = policies.explain(connection, http);
+    let counts = |c: &&explain::Considered<'_>| {
+        let before = c.rule.unwrap_or(c.policy.rules.len());
+        assert_eq!(
+            c.misfits.len(),
+            before,
+            "each rule that does not fit has a reason"
+        );
+        c.policy.action != Action::Audit && (scope == Scope::WithDryRun || !c.policy.dry_run)
+    };
+    let counted: Vec<_> = considered.iter().filter(counts).collect();
+    let deciding = counted.iter().find_map(|c| Some((c.policy, c.rule?)));
+    match deciding {
+        Some((policy, rule)) => Decision {
+            allowed: policy.action == Action::Allow,
+            by: By::Rule { policy, rule },
+        },
+        None if counted.iter().any(|c| c.policy.action == Action::Allow) => Decision {
+            allowed: false,
+            by: By::NoAllowRule,
+        },
+        None => Decision {
+            allowed: true,
+            by: By::NoPolicy,
+        },
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
@@ -365,6 +400,7 @@ proptest! {
                 By::NoAllowRule | By::NoPolicy => None,
             };
             prop_assert_eq!((decision.allowed, by), expected);
+            prop_assert_eq!(explained(&policies, scope, &connection, request.as_ref()), decision);
         }
     }
 }

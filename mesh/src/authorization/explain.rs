@@ -1,0 +1,287 @@
+//! Why a request is let through or not, in words: what every policy of the
+//! workload says to it, also those that did not come to decide.
+//!
+//! Nothing here decides: a rule's misfit is what the data path itself went by.
+
+#[cfg(test)]
+mod tests;
+
+use super::{
+    Action, Condition, Connection, Demand, HttpRequest, Match, Operation, Policies, Policy,
+    Request, Rule, Source,
+    rule::{Attribute, View},
+};
+use std::fmt::Display;
+
+/// The part of a rule that a request does not fit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Misfit<'a> {
+    /// It can't be evaluated, so it allows nobody.
+    Void,
+    /// It speaks of HTTP, and the connection is not HTTP.
+    NotHttp,
+    /// None of its sources.
+    From(&'a [Source]),
+    /// None of its operations.
+    To(&'a [Operation]),
+    /// A condition.
+    When(&'a Condition),
+}
+
+/// What a policy says to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Considered<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// The first rule that the request fits; `None`: the policy does not apply.
+    pub rule: Option<usize>,
+    /// Why the rules before that one, or all, do not fit, in their order.
+    pub misfits: Vec<String>,
+}
+
+impl Policies {
+    /// What each policy says to a request, or to a connection that is not
+    /// HTTP, in the order they are asked.
+    pub fn explain<'a>(
+        &'a self,
+        connection: &Connection<'_>,
+        http: Option<&HttpRequest<'_>>,
+    ) -> Vec<Considered<'a>> {
+        let request = Request::new(connection, http);
+        let policies = self.policies.iter();
+        policies
+            .map(|policy| {
+                let rule = request.fitting(policy);
+                let before = rule.unwrap_or(policy.rules.len());
+                let denies = policy.action != Action::Allow;
+                Considered {
+                    policy,
+                    rule,
+                    misfits: policy.rules[..before]
+                        .iter()
+                        .filter_map(|rule| request.misfit_words(rule, denies))
+                        .collect(),
+                }
+            })
+            .collect()
+    }
+}
+
+impl Request<'_> {
+    fn misfit_words(&self, rule: &Rule, denies: bool) -> Option<String> {
+        let misfit = self.misfit(rule, denies)?;
+        // Of two spellings of the path, the one that the rule failed on.
+        let sent = self.view(self.sent, denies);
+        let normal = self.view(&self.normal, denies);
+        let view = if rule.misfit(sent).is_some() {
+            sent
+        } else {
+            normal
+        };
+        Some(misfit.words(view))
+    }
+}
+
+impl Misfit<'_> {
+    fn words(&self, view: View<'_>) -> String {
+        match self {
+            Self::Void => {
+                "it says something that can't be evaluated, so it allows nobody".to_owned()
+            }
+            Self::NotHttp => "it speaks of HTTP, and the connection is not HTTP".to_owned(),
+            Self::From(sources) => each("from", sources, |source| source_words(source, view)),
+            Self::To(operations) => each("to", operations, |operation| {
+                operation_words(operation, view)
+            }),
+            Self::When(condition) => format!(
+                "when {}: {}, rule wants {}",
+                condition.key,
+                attribute_value(&condition.demand, view),
+                condition.demand
+            ),
+        }
+    }
+}
+
+/// The words of each of several alternatives.
+fn each<T>(list: &str, all: &[T], words: impl Fn(&T) -> String) -> String {
+    let all = all.iter().enumerate();
+    let all: Vec<String> = all
+        .map(|(at, one)| format!("{list}[{at}] {}", words(one)))
+        .collect();
+    all.join("; ")
+}
+
+fn source_words(source: &Source, view: View<'_>) -> String {
+    let (name, wanted) = match source.misfit(view) {
+        Some(Attribute::Principals) => ("principals", source.principals.to_string()),
+        Some(Attribute::Namespaces) => ("namespaces", source.namespaces.to_string()),
+        Some(Attribute::ServiceAccounts) => {
+            ("serviceAccounts", source.service_accounts.to_string())
+        }
+        Some(Attribute::IpBlocks) => {
+            return address_words("ipBlocks", &source.ip_blocks, view);
+        }
+        Some(Attribute::RemoteIpBlocks) => {
+            return address_words("remoteIpBlocks", &source.remote_ip_blocks, view);
+        }
+        _ => return "requestPrincipals: tokens are not evaluated".to_owned(),
+    };
+    format!("{name}: {}, rule wants {wanted}", caller(view))
+}
+
+fn address_words(name: &str, wanted: &Match<ipnet::IpNet>, view: View<'_>) -> String {
+    let address = view.connection.source;
+    format!("{name}: the caller's address is {address}, rule wants {wanted}")
+}
+
+fn operation_words(operation: &Operation, view: View<'_>) -> String {
+    let (name, is, wanted) = match operation.misfit(view) {
+        Some(Attribute::Ports) => (
+            "ports",
+            view.connection.destination.port().to_string(),
+            operation.ports.to_string(),
+        ),
+        Some(Attribute::Hosts) => (
+            "hosts",
+            quoted(view.http.map(|request| request.authority)),
+            operation.hosts.to_string(),
+        ),
+        Some(Attribute::Methods) => (
+            "methods",
+            quoted(view.http.map(|request| request.method)),
+            operation.methods.to_string(),
+        ),
+        Some(Attribute::Paths) => (
+            "paths",
+            quoted(Some(view.path)),
+            operation.paths.to_string(),
+        ),
+        _ => return "speaks of HTTP, and the connection is not HTTP".to_owned(),
+    };
+    format!("{name}: it is {is}, rule wants {wanted}")
+}
+
+fn quoted(text: Option<&str>) -> String {
+    format!("{:?}", text.unwrap_or_default())
+}
+
+fn caller(view: View<'_>) -> String {
+    match view.connection.identity {
+        Some(identity) => format!("the caller is {}", identity.principal()),
+        None => "the caller has no identity (plaintext)".to_owned(),
+    }
+}
+
+fn attribute_value(demand: &Demand, view: View<'_>) -> String {
+    let connection = view.connection;
+    match demand {
+        Demand::Header(name, _) => {
+            let values = view.http.map(|request| request.headers.get_all(name));
+            let values: Vec<_> = values
+                .iter()
+                .flat_map(http::header::GetAll::iter)
+                .map(|value| String::from_utf8_lossy(value.as_bytes()))
+                .collect();
+            if values.is_empty() {
+                "it is absent".to_owned()
+            } else {
+                format!("it is {:?}", values.join(","))
+            }
+        }
+        Demand::SourceIp(_) | Demand::RemoteIp(_) => format!("it is {}", connection.source),
+        Demand::Namespace(_) | Demand::Principal(_) | Demand::ServiceAccount(_) => caller(view),
+        Demand::DestinationIp(_) => format!("it is {}", connection.destination.ip()),
+        Demand::DestinationPort(_) => format!("it is {}", connection.destination.port()),
+        Demand::Unknown(_) => "it is not known to this version".to_owned(),
+    }
+}
+
+/// `"a" or "b", and not "c"`.
+impl<T: Display> Display for Match<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |f: &mut std::fmt::Formatter<'_>, values: &[T]| {
+            for (at, value) in values.iter().enumerate() {
+                if at > 0 {
+                    f.write_str(" or ")?;
+                }
+                write!(f, "{value}")?;
+            }
+            Ok(())
+        };
+        list(f, &self.any)?;
+        if !self.none.is_empty() {
+            f.write_str(if self.any.is_empty() {
+                "not "
+            } else {
+                " and not "
+            })?;
+            list(f, &self.none)?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Demand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Header(_, values) | Self::Namespace(values) | Self::Principal(values) => {
+                values.fmt(f)
+            }
+            Self::SourceIp(blocks) | Self::RemoteIp(blocks) | Self::DestinationIp(blocks) => {
+                blocks.fmt(f)
+            }
+            Self::ServiceAccount(accounts) => accounts.fmt(f),
+            Self::DestinationPort(ports) => ports.fmt(f),
+            Self::Unknown(values) => values.fmt(f),
+        }
+    }
+}
+
+impl Display for Source {
+    /// `principals a or b, namespaces not c`; anybody where nothing is demanded.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts = Vec::new();
+        add(&mut parts, "principal", &self.principals);
+        add(&mut parts, "namespace", &self.namespaces);
+        add(&mut parts, "service account", &self.service_accounts);
+        add(&mut parts, "address", &self.ip_blocks);
+        add(&mut parts, "original address", &self.remote_ip_blocks);
+        if self.request_principals {
+            parts.push("with a token".to_owned());
+        }
+        f.write_str(&joined(&parts, "anybody"))
+    }
+}
+
+impl Display for Operation {
+    /// `GET /a* on port 80`; anything where nothing is demanded.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts = Vec::new();
+        add(&mut parts, "method", &self.methods);
+        add(&mut parts, "path", &self.paths);
+        add(&mut parts, "host", &self.hosts);
+        add(&mut parts, "port", &self.ports);
+        f.write_str(&joined(&parts, "anything"))
+    }
+}
+
+impl Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.key, self.demand)
+    }
+}
+
+fn add<T: Display>(parts: &mut Vec<String>, name: &str, values: &Match<T>) {
+    if !values.is_empty() {
+        parts.push(format!("{name} {values}"));
+    }
+}
+
+fn joined(parts: &[String], none: &str) -> String {
+    if parts.is_empty() {
+        none.to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
