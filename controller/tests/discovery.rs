@@ -259,7 +259,10 @@ async fn a_route_before_its_destination_rule_is_unresolved_until_that_comes() {
     let before = proxy.until(service).await;
     let backends = &before.http.as_ref().unwrap().rules[0].backends;
     assert_eq!(
-        backends[1].unresolved.as_deref(),
+        backends[1]
+            .unresolved
+            .as_ref()
+            .map(|found| found.reason.as_str()),
         Some("subset v2 of payment is not defined by any DestinationRule")
     );
     mesh.write("b.yaml", SUBSETS);

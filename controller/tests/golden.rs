@@ -18,7 +18,7 @@ use linnet_mesh::{
     AppProtocol, ServicePort, TrustDomain,
     route::{
         Answer, Fault, Filters, HeaderFilters, HttpRoutes, QueryMatch, Redirect, RequestMatch,
-        RetryPolicy,
+        RetryPolicy, Unresolved,
     },
 };
 use std::{
@@ -120,11 +120,15 @@ fn compiled(mut objects: Vec<Object>, clients: &[&str]) -> String {
 }
 
 fn write_routes(text: &mut String, routes: &HttpRoutes) {
-    writeln!(text, "{}", routes.source).unwrap();
+    let sources: Vec<_> = routes.sources.iter().map(ToString::to_string).collect();
+    writeln!(text, "{}", sources.join(", ")).unwrap();
     for (position, rule) in routes.rules.iter().enumerate() {
         write!(text, "  {position}").unwrap();
         if let Some(name) = &rule.name {
             write!(text, " {name:?}").unwrap();
+        }
+        if routes.sources.len() > 1 {
+            write!(text, " of {}", rule.source).unwrap();
         }
         text.push('\n');
         for condition in &rule.matches {
@@ -136,8 +140,8 @@ fn write_routes(text: &mut String, routes: &HttpRoutes) {
             if let Some(subset) = &backend.subset {
                 write!(text, " subset {subset}").unwrap();
             }
-            if let Some(reason) = &backend.unresolved {
-                write!(text, " (503: {reason})").unwrap();
+            if let Some(Unresolved { status, reason }) = &backend.unresolved {
+                write!(text, " ({}: {reason})", status.as_u16()).unwrap();
             }
             text.push('\n');
             write_headers(text, "      ", &backend.headers);
@@ -200,7 +204,8 @@ fn write_filters(text: &mut String, filters: &Filters) {
     }
     for mirror in mirrors {
         let (backend, share) = (&mirror.backend, mirror.share.per_million);
-        let unresolved = backend.unresolved.as_deref().unwrap_or_default();
+        let unresolved = backend.unresolved.as_ref();
+        let unresolved = unresolved.map_or("", |unresolved| &unresolved.reason);
         writeln!(
             text,
             "    mirror {share} ppm to {} {} {unresolved}",

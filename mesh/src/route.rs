@@ -17,14 +17,14 @@ pub use filter::{Filters, HeaderEdits, HeaderFilters, Mirror, PathRewrite, Rewri
 pub use retry::{Outcome, RetryOn, RetryPolicy};
 
 use crate::{ResourceRef, ServicePort};
-use http::{HeaderMap, HeaderName, Method};
-use std::fmt;
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use std::{fmt, sync::Arc};
 
 /// The rules of one service port, in order: the first that matches decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoutes {
-    /// The resource they come from.
-    pub source: ResourceRef,
+    /// The resources they come from: several HTTPRoutes make one list.
+    pub sources: Vec<Arc<ResourceRef>>,
     /// The rules.
     pub rules: Vec<HttpRule>,
 }
@@ -32,6 +32,8 @@ pub struct HttpRoutes {
 /// One rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRule {
+    /// The resource it stands in.
+    pub source: Arc<ResourceRef>,
     /// Its name, where the resource gives one.
     pub name: Option<String>,
     /// Any of these; none matches everything.
@@ -88,6 +90,9 @@ pub enum StringMatch {
     Exact(String),
     /// Text that starts so, raw (not by path segment).
     Prefix(String),
+    /// A path that starts with these segments, `/` before each and none at the
+    /// end: `/a` is before `/a` and `/a/b` but not `/ab`. Empty: any path.
+    Segments(String),
     /// Text that matches as a whole.
     Regex(WholeRegex),
 }
@@ -95,7 +100,9 @@ pub enum StringMatch {
 impl PartialEq for StringMatch {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
+            (Self::Exact(a), Self::Exact(b))
+            | (Self::Prefix(a), Self::Prefix(b))
+            | (Self::Segments(a), Self::Segments(b)) => a == b,
             (Self::Regex(a), Self::Regex(b)) => a.pattern == b.pattern,
             _ => false,
         }
@@ -141,6 +148,7 @@ impl StringMatch {
         match self {
             Self::Exact(exact) => text == exact,
             Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
+            Self::Segments(prefix) => text.strip_prefix(prefix.as_str()).is_some_and(ends_segment),
             Self::Regex(whole) => whole.regex.is_match(text),
         }
     }
@@ -152,9 +160,20 @@ impl StringMatch {
                 .as_bytes()
                 .get(..prefix.len())
                 .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes())),
+            Self::Segments(prefix) => {
+                text.split_at_checked(prefix.len())
+                    .is_some_and(|(start, rest)| {
+                        start.eq_ignore_ascii_case(prefix) && ends_segment(rest)
+                    })
+            }
             Self::Regex(_) => self.matches(text),
         }
     }
+}
+
+/// Whether what follows a prefix does not continue its last segment.
+fn ends_segment(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('/')
 }
 
 impl fmt::Display for StringMatch {
@@ -162,6 +181,7 @@ impl fmt::Display for StringMatch {
         match self {
             Self::Exact(text) => write!(f, "= {text:?}"),
             Self::Prefix(text) => write!(f, "starts with {text:?}"),
+            Self::Segments(prefix) => write!(f, "under \"{prefix}/\""),
             Self::Regex(whole) => write!(f, "~ {:?}", whole.pattern),
         }
     }
@@ -176,10 +196,19 @@ pub struct Backend {
     pub subset: Option<String>,
     /// Relative weight.
     pub weight: u32,
-    /// Why it can't be resolved; a request that draws it is answered 503.
-    pub unresolved: Option<String>,
+    /// Set where it can't be resolved: the answer to a request that draws it.
+    pub unresolved: Option<Unresolved>,
     /// Header edits, after the rule's own.
     pub headers: HeaderFilters,
+}
+
+/// Why a backend can't be resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// The status of the answer: a VirtualService's is 503, Gateway API's 500.
+    pub status: StatusCode,
+    /// What is wrong.
+    pub reason: String,
 }
 
 /// What a rule looks at in a request.

@@ -319,7 +319,10 @@ impl Directory {
                 let routes = cell.service().and_then(|service| service.http.clone());
                 serde_json::json!({
                     "service": cell.key.to_string(),
-                    "routes_from": routes.map(|routes| routes.source.to_string()),
+                    "routes_from": routes.map(|routes| {
+                        let sources = routes.sources.iter();
+                        sources.map(ToString::to_string).collect::<Vec<_>>()
+                    }),
                     "endpoints": endpoints,
                 })
             })

@@ -13,14 +13,15 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 /// What went wrong on the way of a request or a connection.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("no rule of {source_resource} matches this request to {service}")]
+    #[error("no rule of {} matches this request to {service}", names(.sources))]
     NoRule {
         service: ServicePort,
-        source_resource: ResourceRef,
+        sources: Vec<Arc<ResourceRef>>,
     },
     #[error("{source_resource}: {reason}")]
     UnresolvedBackend {
-        source_resource: ResourceRef,
+        source_resource: Arc<ResourceRef>,
+        status: StatusCode,
         reason: String,
     },
     #[error("{service}{} has no endpoint", subset_text(.subset.as_deref()))]
@@ -58,14 +59,19 @@ pub(crate) enum Error {
     BadRequest(String),
     #[error("{source_resource}: no complete answer within {limit:?}")]
     Timeout {
-        source_resource: ResourceRef,
+        source_resource: Arc<ResourceRef>,
         limit: Duration,
     },
     #[error("{source_resource}: an injected fault")]
     Fault {
-        source_resource: ResourceRef,
+        source_resource: Arc<ResourceRef>,
         status: AbortStatus,
     },
+}
+
+fn names(sources: &[Arc<ResourceRef>]) -> String {
+    let names: Vec<_> = sources.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 fn subset_text(subset: Option<&str>) -> String {
@@ -83,6 +89,7 @@ impl Error {
             Self::Denied { .. } => StatusCode::FORBIDDEN,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Fault { status, .. } => status.http(),
+            Self::UnresolvedBackend { status, .. } => *status,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

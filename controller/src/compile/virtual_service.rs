@@ -17,18 +17,21 @@ use crate::{
     object::{Configuration, Name},
     resource::{HttpRoute, HttpRouteDestination, VirtualServiceSpec},
 };
+use http::StatusCode;
 use linnet_mesh::{
     ResourceRef, ServicePort,
     route::{
         Answer, Backend, Filters, HeaderFilters, HttpRoutes, HttpRule, Mirror, RequestMatch, Share,
+        Unresolved,
     },
 };
+use std::sync::Arc;
 
 /// A VirtualService as far as it is honoured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualService {
     /// The resource.
-    pub source: ResourceRef,
+    pub source: Arc<ResourceRef>,
     /// The services whose requests it routes; none where it is for gateways only.
     pub hosts: Vec<Name>,
     /// Whose requests it routes.
@@ -117,7 +120,7 @@ pub(super) fn compile(
         return Err(compiler.errors);
     }
     Ok(VirtualService {
-        source: ResourceRef::from(&configuration.reference()),
+        source: Arc::new(ResourceRef::from(&configuration.reference())),
         hosts: if in_mesh { hosts } else { Vec::new() },
         visibility,
         http: (!spec.http.is_empty()).then_some(http),
@@ -342,7 +345,7 @@ impl VirtualService {
             .filter_map(|rule| rule.at(of, client, surroundings, &self.source))
             .collect();
         Some(HttpRoutes {
-            source: self.source.clone(),
+            sources: vec![self.source.clone()],
             rules,
         })
     }
@@ -369,7 +372,7 @@ impl VirtualService {
         routed
             .chain(mirrored)
             .filter_map(|(destination, is_mirror)| {
-                let reason = destination.backend(&of, surroundings).unresolved?;
+                let reason = destination.backend(&of, surroundings).unresolved?.reason;
                 let note = |effect| Note::new(&destination.path, format!("{reason}; {effect}"));
                 Some(if is_mirror {
                     note("nothing is mirrored there")
@@ -393,7 +396,7 @@ impl Rule {
         of: &ServicePort,
         client: &str,
         surroundings: &impl Surroundings,
-        source: &ResourceRef,
+        source: &Arc<ResourceRef>,
     ) -> Option<HttpRule> {
         let matches = match &self.matches {
             None => Vec::new(),
@@ -418,7 +421,9 @@ impl Rule {
                 service: of.clone(),
                 subset: None,
                 weight: 1,
-                unresolved: Some(format!("{field} of {source} is not honoured yet")),
+                unresolved: Some(unresolved(format!(
+                    "{field} of {source} is not honoured yet"
+                ))),
                 headers: HeaderFilters::default(),
             }],
             None => self
@@ -440,6 +445,7 @@ impl Rule {
             })
             .collect();
         Some(HttpRule {
+            source: source.clone(),
             name: self.name.clone(),
             matches,
             backends,
@@ -448,9 +454,16 @@ impl Rule {
     }
 }
 
+fn unresolved(reason: String) -> Unresolved {
+    Unresolved {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        reason,
+    }
+}
+
 impl Destination {
     fn backend(&self, of: &ServicePort, surroundings: &impl Surroundings) -> Backend {
-        let (port, unresolved) = match self.resolve(of.port, surroundings) {
+        let (port, reason) = match self.resolve(of.port, surroundings) {
             Ok(port) => (port, None),
             Err(reason) => (self.port.unwrap_or(of.port), Some(reason)),
         };
@@ -466,7 +479,7 @@ impl Destination {
             service,
             subset: self.subset.clone(),
             weight: self.weight,
-            unresolved,
+            unresolved: reason.map(unresolved),
             headers: self.headers.clone(),
         }
     }

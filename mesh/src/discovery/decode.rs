@@ -1,12 +1,14 @@
 //! From messages to the vocabulary: each field is checked on its way in.
 
-use super::{DecodeError, EndpointsUpdate, Resolution, Target, Update, authorization, proto};
+use super::{
+    DecodeError, EndpointsUpdate, Resolution, Target, Update, authorization, filters, proto,
+};
 use crate::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
     Workload,
     route::{
         Backend, HeaderMatch, HttpRoutes, HttpRule, QueryMatch, RequestMatch, StringMatch,
-        WholeRegex,
+        Unresolved, WholeRegex,
     },
 };
 use std::{fmt::Display, str::FromStr, sync::Arc};
@@ -159,23 +161,24 @@ impl TryFrom<proto::HttpRoutes> for HttpRoutes {
     type Error = DecodeError;
 
     fn try_from(message: proto::HttpRoutes) -> Result<Self> {
-        Ok(Self {
-            source: required("http.source", message.source)?.into(),
-            rules: all(message.rules)?,
-        })
-    }
-}
-
-impl TryFrom<proto::HttpRule> for HttpRule {
-    type Error = DecodeError;
-
-    fn try_from(message: proto::HttpRule) -> Result<Self> {
-        Ok(Self {
-            name: non_empty(message.name),
-            matches: all(message.matches)?,
-            backends: all(message.backends)?,
-            filters: optional(message.filters)?.unwrap_or_default(),
-        })
+        let sources: Vec<Arc<ResourceRef>> = message
+            .sources
+            .into_iter()
+            .map(|source| Arc::new(source.into()))
+            .collect();
+        let rule = |rule: proto::HttpRule| {
+            let position = usize::try_from(rule.source).unwrap_or(usize::MAX);
+            let source = required("http.rules.source", sources.get(position))?.clone();
+            Ok(HttpRule {
+                source,
+                name: non_empty(rule.name),
+                matches: all(rule.matches)?,
+                backends: all(rule.backends)?,
+                filters: optional(rule.filters)?.unwrap_or_default(),
+            })
+        };
+        let rules = message.rules.into_iter().map(rule).collect::<Result<_>>()?;
+        Ok(Self { sources, rules })
     }
 }
 
@@ -223,6 +226,7 @@ impl TryFrom<proto::StringMatch> for StringMatch {
         Ok(match required("match", message.kind)? {
             Kind::Exact(text) => Self::Exact(text),
             Kind::Prefix(text) => Self::Prefix(text),
+            Kind::Segments(text) => Self::Segments(text),
             Kind::Regex(pattern) => {
                 Self::Regex(WholeRegex::new(&pattern).map_err(|error| DecodeError {
                     field: "match.regex",
@@ -241,8 +245,19 @@ impl TryFrom<proto::Backend> for Backend {
             service: required("backend.service", message.service)?.try_into()?,
             subset: non_empty(message.subset),
             weight: message.weight,
-            unresolved: non_empty(message.unresolved),
+            unresolved: optional(message.unresolved)?,
             headers: optional(message.headers)?.unwrap_or_default(),
+        })
+    }
+}
+
+impl TryFrom<proto::Unresolved> for Unresolved {
+    type Error = DecodeError;
+
+    fn try_from(message: proto::Unresolved) -> Result<Self> {
+        Ok(Self {
+            status: filters::status("backend.unresolved.status", message.status)?,
+            reason: message.reason,
         })
     }
 }

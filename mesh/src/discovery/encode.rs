@@ -111,21 +111,36 @@ impl From<&Service> for proto::Service {
 
 impl From<&HttpRoutes> for proto::HttpRoutes {
     fn from(routes: &HttpRoutes) -> Self {
+        let mut sources = routes.sources.clone();
+        let rules = routes
+            .rules
+            .iter()
+            .map(|rule| {
+                let known = sources.iter().position(|source| *source == rule.source);
+                let position = known.unwrap_or_else(|| {
+                    sources.push(rule.source.clone());
+                    sources.len() - 1
+                });
+                encode_rule(rule, position)
+            })
+            .collect();
         Self {
-            source: Some((&routes.source).into()),
-            rules: routes.rules.iter().map(Into::into).collect(),
+            sources: sources
+                .iter()
+                .map(|source| source.as_ref().into())
+                .collect(),
+            rules,
         }
     }
 }
 
-impl From<&HttpRule> for proto::HttpRule {
-    fn from(rule: &HttpRule) -> Self {
-        Self {
-            name: rule.name.clone().unwrap_or_default(),
-            matches: rule.matches.iter().map(Into::into).collect(),
-            backends: rule.backends.iter().map(Into::into).collect(),
-            filters: (rule.filters != Filters::default()).then(|| (&rule.filters).into()),
-        }
+fn encode_rule(rule: &HttpRule, source: usize) -> proto::HttpRule {
+    proto::HttpRule {
+        source: u32::try_from(source).unwrap_or(u32::MAX),
+        name: rule.name.clone().unwrap_or_default(),
+        matches: rule.matches.iter().map(Into::into).collect(),
+        backends: rule.backends.iter().map(Into::into).collect(),
+        filters: (rule.filters != Filters::default()).then(|| (&rule.filters).into()),
     }
 }
 
@@ -171,6 +186,7 @@ impl From<&StringMatch> for proto::StringMatch {
             kind: Some(match condition {
                 StringMatch::Exact(text) => Kind::Exact(text.clone()),
                 StringMatch::Prefix(text) => Kind::Prefix(text.clone()),
+                StringMatch::Segments(text) => Kind::Segments(text.clone()),
                 StringMatch::Regex(whole) => Kind::Regex(whole.as_str().to_owned()),
             }),
         }
@@ -183,7 +199,13 @@ impl From<&Backend> for proto::Backend {
             service: Some((&backend.service).into()),
             subset: backend.subset.clone().unwrap_or_default(),
             weight: backend.weight,
-            unresolved: backend.unresolved.clone().unwrap_or_default(),
+            unresolved: backend
+                .unresolved
+                .as_ref()
+                .map(|unresolved| proto::Unresolved {
+                    status: unresolved.status.as_u16().into(),
+                    reason: unresolved.reason.clone(),
+                }),
             headers: (backend.headers != HeaderFilters::default())
                 .then(|| (&backend.headers).into()),
         }

@@ -16,7 +16,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn status(field: &'static str, number: u32) -> Result<StatusCode> {
+pub(super) fn status(field: &'static str, number: u32) -> Result<StatusCode> {
     u16::try_from(number)
         .ok()
         .and_then(|number| StatusCode::from_u16(number).ok())
@@ -174,6 +174,7 @@ impl From<&Rewrite> for proto::Rewrite {
         Self {
             path: rewrite.path.as_ref().map(|path| match path {
                 PathRewrite::Matched(text) => Path::Matched(text.clone()),
+                PathRewrite::Full(text) => Path::Full(text.clone()),
                 PathRewrite::Regex {
                     regex,
                     substitution,
@@ -195,6 +196,7 @@ impl TryFrom<proto::Rewrite> for Rewrite {
         let path = match message.path {
             None => None,
             Some(Path::Matched(text)) => Some(PathRewrite::Matched(text)),
+            Some(Path::Full(text)) => Some(PathRewrite::Full(text)),
             Some(Path::Regex(regex)) => Some(
                 PathRewrite::regex(&regex.pattern, &regex.substitution).map_err(|error| {
                     DecodeError {

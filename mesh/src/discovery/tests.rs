@@ -5,7 +5,8 @@ use crate::{
     route::{
         Abort, AbortStatus, Answer, Backend, Delay, DirectResponse, Fault, Filters, HeaderEdits,
         HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, Mirror, PathRewrite, QueryMatch,
-        Redirect, RedirectPath, RequestMatch, RetryPolicy, Rewrite, Share, StringMatch, WholeRegex,
+        Redirect, RedirectPath, RequestMatch, RetryPolicy, Rewrite, Share, StringMatch, Unresolved,
+        WholeRegex,
     },
 };
 use std::collections::BTreeMap;
@@ -121,10 +122,25 @@ fn each_kind_of_filter_arrives() {
         }),
         ..Filters::default()
     };
-    for filters in [filters(), direct, Filters::default()] {
+    let full = Filters {
+        rewrite: Some(Rewrite {
+            path: Some(PathRewrite::Full("/v2".into())),
+            authority: None,
+        }),
+        ..Filters::default()
+    };
+    for filters in [filters(), direct, full, Filters::default()] {
         let message = proto::Filters::from(&filters);
         assert_eq!(Filters::try_from(message).unwrap(), filters);
     }
+}
+
+fn resource(name: &str) -> Arc<ResourceRef> {
+    Arc::new(ResourceRef {
+        kind: "VirtualService".into(),
+        namespace: "default".into(),
+        name: name.into(),
+    })
 }
 
 fn service() -> Service {
@@ -151,19 +167,19 @@ fn service() -> Service {
         hostname: "payment.default.svc.cluster.local".into(),
         protocol: AppProtocol::Http2,
         http: Some(Arc::new(HttpRoutes {
-            source: ResourceRef {
-                kind: "VirtualService".into(),
-                namespace: "default".into(),
-                name: "payment".into(),
-            },
+            sources: vec![resource("oldest"), resource("payment")],
             rules: vec![HttpRule {
+                source: resource("payment"),
                 name: Some("canary".into()),
                 matches: vec![entry],
                 backends: vec![Backend {
                     service: key(),
                     subset: Some("v1".into()),
                     weight: 90,
-                    unresolved: Some("subset v1 is not defined".into()),
+                    unresolved: Some(Unresolved {
+                        status: http::StatusCode::INTERNAL_SERVER_ERROR,
+                        reason: "subset v1 is not defined".into(),
+                    }),
                     headers: headers("x-backend"),
                 }],
                 filters: filters(),

@@ -75,6 +75,8 @@ pub enum PathRewrite {
     /// the rule matched it exactly or by a regular expression. A rule that
     /// looks at no path matches by the prefix `/`.
     Matched(String),
+    /// This path, whatever was matched.
+    Full(String),
     /// Replaces every match of a regular expression; `\1` stands for a group.
     Regex {
         /// The expression, as compiled.
@@ -87,7 +89,7 @@ pub enum PathRewrite {
 impl PartialEq for PathRewrite {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Matched(a), Self::Matched(b)) => a == b,
+            (Self::Matched(a), Self::Matched(b)) | (Self::Full(a), Self::Full(b)) => a == b,
             (
                 Self::Regex {
                     regex: a,
@@ -129,7 +131,15 @@ impl PathRewrite {
     /// The new path for `path`, which the rule matched by `matched`.
     pub fn rewritten(&self, matched: Option<&StringMatch>, path: &str) -> String {
         let new = match self {
-            Self::Matched(text) => format!("{text}{}", behind(matched, path)),
+            Self::Matched(text) => {
+                let text = match matched {
+                    // It ends before the slash that the rest begins with.
+                    Some(StringMatch::Segments(_)) => text.trim_end_matches('/'),
+                    _ => text,
+                };
+                format!("{text}{}", behind(matched, path))
+            }
+            Self::Full(text) => text.clone(),
             Self::Regex {
                 regex,
                 substitution,
@@ -151,7 +161,7 @@ impl PathRewrite {
 fn behind<'a>(matched: Option<&StringMatch>, path: &'a str) -> &'a str {
     let start = match matched {
         None => 1,
-        Some(StringMatch::Prefix(prefix)) => prefix.len(),
+        Some(StringMatch::Prefix(prefix) | StringMatch::Segments(prefix)) => prefix.len(),
         Some(StringMatch::Exact(_) | StringMatch::Regex(_)) => path.len(),
     };
     path.get(start..).unwrap_or_default()

@@ -15,8 +15,17 @@ fn backend(name: &str, weight: u32) -> Backend {
     }
 }
 
+fn resource() -> Arc<ResourceRef> {
+    Arc::new(ResourceRef {
+        kind: "VirtualService".into(),
+        namespace: "default".into(),
+        name: "r".into(),
+    })
+}
+
 fn rule(backends: Vec<Backend>) -> HttpRule {
     HttpRule {
+        source: resource(),
         name: None,
         matches: vec![],
         backends,
@@ -45,12 +54,29 @@ fn prefix_is_raw_and_regex_is_whole() {
 }
 
 #[test]
+fn segments_end_at_a_slash_or_the_end() {
+    let under = |prefix: &str, path: &str| StringMatch::Segments(prefix.into()).matches(path);
+    for path in ["/api", "/api/", "/api/v1"] {
+        assert!(under("/api", path), "{path}");
+    }
+    for path in ["/apiary", "/ap", "/", ""] {
+        assert!(!under("/api", path), "{path}");
+    }
+    assert!(under("", "/") && under("", "/a"));
+    assert!(!under("", "*"));
+    assert!(StringMatch::Segments("/é".into()).matches_ignoring_case("/é/A"));
+    assert!(!StringMatch::Segments("/aa".into()).matches_ignoring_case("/é"));
+}
+
+#[test]
 fn case_is_ignored_for_exact_and_prefix_only() {
     let headers = HeaderMap::new();
     let request = request(&Method::GET, "/API/v1", &headers);
     for (path, expected) in [
         (StringMatch::Exact("/api/V1".into()), true),
         (StringMatch::Prefix("/aPi".into()), true),
+        (StringMatch::Segments("/aPi".into()), true),
+        (StringMatch::Segments("/aP".into()), false),
         (
             StringMatch::Regex(WholeRegex::new("/api/.*").unwrap()),
             false,
@@ -120,11 +146,7 @@ fn query_parameters_match_by_value_or_presence() {
 #[test]
 fn the_first_matching_rule_decides() {
     let mut routes = HttpRoutes {
-        source: ResourceRef {
-            kind: "VirtualService".into(),
-            namespace: "default".into(),
-            name: "r".into(),
-        },
+        sources: vec![resource()],
         rules: vec![rule(vec![backend("a", 1)]), rule(vec![backend("b", 1)])],
     };
     routes.rules[0].matches = vec![RequestMatch {

@@ -22,7 +22,7 @@ use crate::{
     },
     thread::Thread,
 };
-use ::http::{Request, Response, header::HOST};
+use ::http::{Request, Response, StatusCode, header::HOST};
 use futures_util::future::Either;
 use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
 use std::{
@@ -118,19 +118,21 @@ impl Route {
         let found = routes.rule(&parts);
         let (position, rule) = found.ok_or_else(|| Error::NoRule {
             service: balancer.cell.key.clone(),
-            source_resource: routes.source.clone(),
+            sources: routes.sources.clone(),
         })?;
+        let source = &rule.source;
         if let Some(fault) = &rule.filters.fault {
-            Box::pin(filter::inject(fault, &routes.source, &call.exchange)).await?;
+            Box::pin(filter::inject(fault, source, &call.exchange)).await?;
         }
         if let Some(answer) = &rule.filters.answer {
             self.record_unplaced(&call.exchange);
             return filter::answer(answer, rule, &call.request);
         }
-        let backend = draw(routes, position, rule)?;
+        let backend = draw(position, rule)?;
         let found = self.thread.balancer_of(&backend.service);
         let balancer = found.ok_or_else(|| Error::UnresolvedBackend {
-            source_resource: routes.source.clone(),
+            source_resource: source.clone(),
+            status: StatusCode::SERVICE_UNAVAILABLE,
             reason: format!("the controller has not described {}", backend.service),
         })?;
         filter::request_head(rule, backend, &mut call.request)?;
@@ -146,7 +148,6 @@ impl Route {
             // What the default retries of plain HTTP needs no copy.
             None => Either::Left(self.send_to_backend(&balancer, subset, call)),
             Some(policy) => {
-                let source = &routes.source;
                 let (route, balancer) = (self, &balancer);
                 Either::Right(Box::pin(async move {
                     let attempts = Attempts {
@@ -162,7 +163,7 @@ impl Route {
         let sending = pin!(sending);
         let mut response = match rule.filters.timeout {
             None => sending.await?,
-            Some(limit) => filter::within(limit, &routes.source, sending).await?,
+            Some(limit) => filter::within(limit, source, sending).await?,
         };
         filter::response_head(rule, backend, response.headers_mut());
         Ok(response)
@@ -223,21 +224,19 @@ impl Route {
     }
 }
 
-fn draw<'a>(
-    routes: &'a HttpRoutes,
-    position: usize,
-    rule: &'a HttpRule,
-) -> Result<&'a Backend, Error> {
-    let unresolved = |reason: String| Error::UnresolvedBackend {
-        source_resource: routes.source.clone(),
+fn draw(position: usize, rule: &HttpRule) -> Result<&Backend, Error> {
+    let unresolved = |status: StatusCode, reason: String| Error::UnresolvedBackend {
+        source_resource: rule.source.clone(),
+        status,
         reason,
     };
-    let backend = rule
-        .backend(rand::random())
-        .ok_or_else(|| unresolved(format!("rule {position} gives every destination weight 0")))?;
+    let backend = rule.backend(rand::random()).ok_or_else(|| {
+        let reason = format!("rule {position} gives every destination weight 0");
+        unresolved(StatusCode::SERVICE_UNAVAILABLE, reason)
+    })?;
     match &backend.unresolved {
         None => Ok(backend),
-        Some(reason) => Err(unresolved(reason.clone())),
+        Some(known) => Err(unresolved(known.status, known.reason.clone())),
     }
 }
 

@@ -37,6 +37,34 @@ fn a_rewrite_replaces_what_was_matched_and_keeps_the_query() {
 }
 
 #[test]
+fn a_prefix_by_segment_is_replaced_by_segment() {
+    // The table of Gateway API's HTTPPathModifier.
+    for (prefix, new, path, expected) in [
+        ("/foo", "/xyz", "/foo/bar", "/xyz/bar"),
+        ("/foo", "/xyz/", "/foo/bar", "/xyz/bar"),
+        ("/foo", "/xyz", "/foo", "/xyz"),
+        ("/foo", "/xyz", "/foo/", "/xyz/"),
+        ("/foo", "", "/foo/bar", "/bar"),
+        ("/foo", "", "/foo/", "/"),
+        ("/foo", "", "/foo", "/"),
+        ("/foo", "/", "/foo/bar", "/bar"),
+        ("/foo", "/", "/foo", "/"),
+        ("", "/xyz", "/bar", "/xyz/bar"),
+    ] {
+        let matched = StringMatch::Segments(prefix.into());
+        assert!(matched.matches(path));
+        let rewritten = apply(&to(new), Some(&matched), path).0;
+        assert_eq!(rewritten, expected, "{prefix} by {new} in {path}");
+    }
+    let full = Rewrite {
+        path: Some(PathRewrite::Full("/one".into())),
+        authority: None,
+    };
+    let matched = StringMatch::Segments("/foo".into());
+    assert_eq!(apply(&full, Some(&matched), "/foo/bar?q=1").0, "/one?q=1");
+}
+
+#[test]
 fn a_prefix_matched_without_case_goes_by_its_length() {
     let prefix = StringMatch::Prefix("/API".into());
     assert_eq!(apply(&to("/v2"), Some(&prefix), "/api/a").0, "/v2/a");

@@ -15,12 +15,12 @@ use linnet_mesh::{
     ResourceRef,
     route::{Answer, Backend, Fault, HttpRule},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Waits, then refuses, as often as the fault says.
 pub(super) async fn inject(
     fault: &Fault,
-    source: &ResourceRef,
+    source: &Arc<ResourceRef>,
     exchange: &Exchange,
 ) -> Result<(), Error> {
     if let Some(delay) = fault.delay(rand::random()) {
@@ -106,7 +106,7 @@ pub(super) fn response_head(rule: &HttpRule, backend: &Backend, headers: &mut He
 /// Gives an exchange so long, until the last of its response.
 pub(super) async fn within(
     limit: Duration,
-    source: &ResourceRef,
+    source: &Arc<ResourceRef>,
     sending: impl Future<Output = Result<Response<Body>, Error>>,
 ) -> Result<Response<Body>, Error> {
     let mut end = Box::pin(tokio::time::sleep(limit));

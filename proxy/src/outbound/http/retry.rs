@@ -21,12 +21,12 @@ use linnet_mesh::{
     ResourceRef,
     route::{Outcome, RetryPolicy},
 };
-use std::{net::SocketAddr, rc::Rc, time::Instant};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 /// Where a request goes, and how it may be sent again.
 pub(super) struct Attempts<'a> {
     pub(super) policy: &'a RetryPolicy,
-    pub(super) source: &'a ResourceRef,
+    pub(super) source: &'a Arc<ResourceRef>,
     pub(super) balancer: &'a Rc<Balancer>,
     pub(super) subset: Option<&'a str>,
 }

@@ -34,8 +34,17 @@ pub(super) fn key() -> ServicePort {
     }
 }
 
+pub(super) fn resource() -> Arc<ResourceRef> {
+    Arc::new(ResourceRef {
+        kind: "VirtualService".into(),
+        namespace: "default".into(),
+        name: "payment".into(),
+    })
+}
+
 pub(super) fn rule(filters: Filters) -> HttpRule {
     HttpRule {
+        source: resource(),
         name: None,
         matches: vec![],
         backends: vec![Backend {
@@ -136,11 +145,7 @@ impl Sidecar {
             protocol: AppProtocol::Detect,
             http: rules.map(|rules| {
                 Arc::new(HttpRoutes {
-                    source: ResourceRef {
-                        kind: "VirtualService".into(),
-                        namespace: "default".into(),
-                        name: "payment".into(),
-                    },
+                    sources: vec![resource()],
                     rules,
                 })
             }),
