@@ -5,23 +5,29 @@ use crate::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use std::sync::Arc;
 
 fn routes(rules: Vec<Vec<RequestMatch>>) -> HttpRoutes {
     let rules = rules
         .into_iter()
         .map(|matches| HttpRule { matches, ..rule() });
     HttpRoutes {
-        source: ResourceRef {
-            kind: "VirtualService".into(),
-            namespace: "shop".into(),
-            name: "payment".into(),
-        },
+        sources: vec![resource()],
         rules: rules.collect(),
     }
 }
 
+fn resource() -> Arc<ResourceRef> {
+    Arc::new(ResourceRef {
+        kind: "VirtualService".into(),
+        namespace: "shop".into(),
+        name: "payment".into(),
+    })
+}
+
 fn rule() -> HttpRule {
     HttpRule {
+        source: resource(),
         name: None,
         matches: Vec::new(),
         backends: Vec::new(),
