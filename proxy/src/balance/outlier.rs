@@ -1,0 +1,226 @@
+//! Outlier ejection: an endpoint that fails again and again is left alone for
+//! a while.
+//!
+//! What is known of an endpoint is one for all data threads, and outlives
+//! updates of the endpoints around it. There is no timer: an ejection ends by
+//! the clock, and whoever chooses an endpoint looks at it when the time has come.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+/// Longest ejection, Envoy's `max_ejection_time`; a longer base stays as it is.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// What counts as an outlier.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rules {
+    /// Failures in a row that eject: answers 5xx, and connections where
+    /// `split` is not set; `None`: don't.
+    pub(crate) server_errors: Option<u32>,
+    /// The same for 502, 503, 504.
+    pub(crate) gateway_errors: Option<u32>,
+    /// The same for connections, where `split` is set.
+    pub(crate) local_failures: Option<u32>,
+    /// Connections are counted by themselves.
+    pub(crate) split: bool,
+    /// A healthy interval makes up for one ejection.
+    pub(crate) interval: Duration,
+    /// The first ejection lasts as long, the second twice.
+    pub(crate) base: Duration,
+    /// Of the endpoints, how many may be ejected.
+    pub(crate) most_percent: u32,
+    /// With fewer healthy ones ejections are not heeded; 0: always heeded.
+    pub(crate) least_healthy_percent: u32,
+}
+
+/// How an attempt went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// An answer, by its status; gRPC's is mapped to HTTP's.
+    Status(u16),
+    /// A connection, of which there are no answers to look at, came about.
+    Connected,
+    /// It could not be reached, hung up or did not answer in time.
+    Failed,
+}
+
+/// Why an endpoint was ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    ServerErrors,
+    GatewayErrors,
+    LocalFailures,
+}
+
+impl Cause {
+    /// The field that says after how many.
+    pub(crate) const fn field(self) -> &'static str {
+        match self {
+            Self::ServerErrors => "consecutive5xxErrors",
+            Self::GatewayErrors => "consecutiveGatewayErrors",
+            Self::LocalFailures => "consecutiveLocalOriginFailures",
+        }
+    }
+}
+
+/// What all threads know of one endpoint.
+#[derive(Debug)]
+pub(crate) struct Health {
+    epoch: Instant,
+    /// When it appeared; `None`: it was there at the beginning.
+    pub(crate) appeared: Option<Instant>,
+    server_errors: AtomicU32,
+    gateway_errors: AtomicU32,
+    local_failures: AtomicU32,
+    /// Milliseconds since the epoch; 0: never ejected.
+    ejected_until: AtomicU64,
+    /// Of late: healthy intervals make up for them.
+    ejections: AtomicU32,
+}
+
+impl Health {
+    pub(crate) fn new(epoch: Instant, appeared: Option<Instant>) -> Self {
+        Self {
+            epoch,
+            appeared,
+            server_errors: AtomicU32::default(),
+            gateway_errors: AtomicU32::default(),
+            local_failures: AtomicU32::default(),
+            ejected_until: AtomicU64::default(),
+            ejections: AtomicU32::default(),
+        }
+    }
+
+    /// When its ejection ends, if it is ejected.
+    pub(crate) fn ejected_until(&self, now: Instant) -> Option<Instant> {
+        let millis = self.ejected_until.load(Relaxed);
+        let until = self.epoch + Duration::from_millis(millis);
+        (millis != 0 && now < until).then_some(until)
+    }
+
+    /// Takes note of how an attempt went; tells whether that was once too often.
+    pub(crate) fn note(&self, verdict: Verdict, rules: &Rules) -> Option<Cause> {
+        let failed = |counter: &AtomicU32, limit: Option<u32>| {
+            let times = counter.fetch_add(1, Relaxed).saturating_add(1);
+            limit.is_some_and(|limit| limit > 0 && times >= limit)
+        };
+        if rules.split && verdict == Verdict::Failed {
+            return failed(&self.local_failures, rules.local_failures)
+                .then_some(Cause::LocalFailures);
+        }
+        // It could be connected to.
+        clear(&self.local_failures);
+        let gateway = matches!(verdict, Verdict::Failed | Verdict::Status(502..=504));
+        let server = gateway || matches!(verdict, Verdict::Status(500..));
+        let mut cause = None;
+        if gateway {
+            if failed(&self.gateway_errors, rules.gateway_errors) {
+                cause = Some(Cause::GatewayErrors);
+            }
+        } else {
+            clear(&self.gateway_errors);
+        }
+        if server {
+            if failed(&self.server_errors, rules.server_errors) {
+                cause = cause.or(Some(Cause::ServerErrors));
+            }
+        } else {
+            clear(&self.server_errors);
+        }
+        cause
+    }
+
+    fn eject(&self, rules: &Rules, now: Instant) -> Duration {
+        let millis = self.ejected_until.load(Relaxed);
+        let back = self.epoch + Duration::from_millis(millis);
+        let healthy = now.saturating_duration_since(back).as_millis();
+        let made_up = healthy.checked_div(rules.interval.as_millis()).unwrap_or(0);
+        let made_up = u32::try_from(made_up).unwrap_or(u32::MAX);
+        let ejections = self.ejections.load(Relaxed).saturating_sub(made_up);
+        let ejections = ejections.saturating_add(1);
+        self.ejections.store(ejections, Relaxed);
+        let time = rules.base.saturating_mul(ejections);
+        let time = time.min(LONGEST.max(rules.base));
+        let until = now.saturating_duration_since(self.epoch) + time;
+        let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        self.ejected_until.store(until.max(1), Relaxed);
+        for counter in [
+            &self.server_errors,
+            &self.gateway_errors,
+            &self.local_failures,
+        ] {
+            counter.store(0, Relaxed);
+        }
+        time
+    }
+}
+
+fn clear(counter: &AtomicU32) {
+    // Reading is cheaper than writing what all threads share.
+    if counter.load(Relaxed) != 0 {
+        counter.store(0, Relaxed);
+    }
+}
+
+/// Who decides about a service's ejections, one for all threads.
+#[derive(Debug, Default)]
+pub(crate) struct Court {
+    /// Taken by who ejects, so that two don't eject one too many.
+    session: Mutex<()>,
+    /// Grows with each ejection.
+    ejections: AtomicU64,
+}
+
+impl Court {
+    /// Grows with each ejection: what was worked out before it no longer holds.
+    pub(crate) fn ejections(&self) -> u64 {
+        self.ejections.load(Relaxed)
+    }
+
+    /// Ejects one of `members`, if so many may be; tells for how long.
+    pub(crate) fn eject<'a>(
+        &self,
+        accused: &Health,
+        members: impl Iterator<Item = &'a Health>,
+        rules: &Rules,
+        now: Instant,
+    ) -> Option<Duration> {
+        let _session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if accused.ejected_until(now).is_some() {
+            return None;
+        }
+        let (mut all, mut ejected) = (0, 0);
+        for member in members {
+            all += 1;
+            ejected += usize::from(member.ejected_until(now).is_some());
+        }
+        if ejected >= most(all, rules.most_percent) {
+            return None;
+        }
+        let time = accused.eject(rules, now);
+        self.ejections.fetch_add(1, Relaxed);
+        Some(time)
+    }
+}
+
+/// How many of so many endpoints may be ejected: one at least, but never all.
+fn most(endpoints: usize, percent: u32) -> usize {
+    if percent == 0 {
+        return 0;
+    }
+    let share = endpoints * percent.min(100) as usize / 100;
+    share.max(1).min(endpoints.saturating_sub(1))
+}
+
+/// Whether so few are healthy that ejections are not heeded.
+pub(crate) fn panics(healthy: usize, all: usize, rules: &Rules) -> bool {
+    healthy * 100 < all * rules.least_healthy_percent.min(100) as usize
+}
+
+#[cfg(test)]
+mod tests;
