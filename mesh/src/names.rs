@@ -57,6 +57,14 @@ pub mod label {
     pub const PART_OF: &str = "app.kubernetes.io/part-of";
     /// The value of [`PART_OF`].
     pub const PART_OF_LINNET: &str = "linnet";
+    /// A node's region.
+    pub const REGION: &str = "topology.kubernetes.io/region";
+    /// A node's zone.
+    pub const ZONE: &str = "topology.kubernetes.io/zone";
+    /// A node's part of its zone; Istio's name.
+    pub const SUBZONE: &str = "topology.istio.io/subzone";
+    /// On a pod, instead of its node's: `region/zone/subzone`, or with dots.
+    pub const LOCALITY: &str = "istio-locality";
 }
 
 /// Annotations on a pod.

@@ -1,22 +1,33 @@
-//! Power of two choices over peak-EWMA latency times requests in flight.
+//! Which endpoint takes a request: by default the better of two drawn ones, by
+//! peak-EWMA latency times requests in flight; else as a DestinationRule says.
 //!
-//! State is a data thread's own: no lock, no sharing. An endpoint keeps its
-//! state while it stays in the set, whatever else changes.
+//! Latency and what is in flight are a data thread's own: no lock, no sharing.
+//! An endpoint keeps its state while it stays in the set, whatever else
+//! changes. Ejections are known to all threads ([`standing`]).
 
-#[expect(dead_code, reason = "DestinationRules don't reach the proxy yet")]
+mod group;
 mod hash;
-#[expect(dead_code, reason = "as above")]
+mod key;
 mod locality;
-#[expect(dead_code, reason = "as above")]
 mod outlier;
+pub(crate) mod standing;
+
+pub(crate) use group::Watch;
+pub(crate) use key::Asker;
+pub(crate) use outlier::Verdict;
 
 use crate::{
     budget::Budget,
     directory::ServiceCell,
+    error::Error,
     http::connection::Connections,
     telemetry::{HttpSeries, Parties, RequestProtocol, Telemetry},
 };
-use linnet_mesh::Endpoint;
+use group::{Group, Settings};
+use http::HeaderValue;
+use linnet_mesh::{Endpoint, destination::DestinationPolicy};
+use locality::Place;
+use outlier::{Health, Seen};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -39,9 +50,10 @@ const FAILURE_LATENCY: f64 = 5_000.0;
 /// An endpoint with what this thread has seen of it.
 pub(crate) struct Candidate {
     pub(crate) endpoint: Arc<Endpoint>,
-    latency: Cell<f64>,
+    health: Arc<Health>,
+    /// What others may read of this thread's view.
+    seen: Arc<Seen>,
     stamp: Cell<Instant>,
-    in_flight: Cell<u32>,
     /// When the last request set out.
     pub(crate) used: Cell<Instant>,
     series: RefCell<Series>,
@@ -58,33 +70,43 @@ struct Series {
 }
 
 impl Candidate {
+    /// One that is called by its own address: there is no other to choose.
     pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
+        let health = Arc::new(Health::new(Instant::now(), None));
+        Self::with_health(endpoint, health)
+    }
+
+    fn with_health(endpoint: Arc<Endpoint>, health: Arc<Health>) -> Self {
         Self {
             endpoint,
-            latency: Cell::new(UNKNOWN_LATENCY),
+            seen: health.seen_by_one_more(UNKNOWN_LATENCY),
+            health,
             stamp: Cell::new(Instant::now()),
-            in_flight: Cell::new(0),
             used: Cell::new(Instant::now()),
             series: RefCell::default(),
             connections: Connections::default(),
         }
     }
 
+    fn in_flight(&self) -> u32 {
+        self.seen.in_flight()
+    }
+
     fn cost(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.stamp.get());
         let weight = (-age.as_secs_f64() / DECAY.as_secs_f64()).exp();
         // Decays towards the unknown, so that a slow one is tried again.
-        let latency = self.latency.get() * weight + UNKNOWN_LATENCY * (1.0 - weight);
-        (latency + NOISE) * f64::from(self.in_flight.get() + 1)
+        let latency = self.seen.latency() * weight + UNKNOWN_LATENCY * (1.0 - weight);
+        (latency + NOISE) * f64::from(self.in_flight() + 1)
     }
 
     /// Takes note of an answer's latency: a peak counts at once, a better value
     /// by and by.
     fn observe(&self, milliseconds: f64, now: Instant) {
-        let known = self.latency.get();
+        let known = self.seen.latency();
         let age = now.saturating_duration_since(self.stamp.get());
         let weight = (-age.as_secs_f64() / DECAY.as_secs_f64()).exp();
-        self.latency.set(if milliseconds > known {
+        self.seen.set_latency(if milliseconds > known {
             milliseconds
         } else {
             known * weight + milliseconds * (1.0 - weight)
@@ -124,15 +146,20 @@ impl Candidate {
 pub(crate) struct InFlight {
     pub(crate) candidate: Rc<Candidate>,
     started: Instant,
+    watch: Option<Rc<Watch>>,
+    cookie: Option<Box<HeaderValue>>,
 }
 
 impl InFlight {
     pub(crate) fn new(candidate: Rc<Candidate>, now: Instant) -> Self {
-        candidate.in_flight.set(candidate.in_flight.get() + 1);
+        let seen = &candidate.seen;
+        seen.set_in_flight(seen.in_flight() + 1);
         candidate.used.set(now);
         Self {
             candidate,
             started: now,
+            watch: None,
+            cookie: None,
         }
     }
 
@@ -143,16 +170,31 @@ impl InFlight {
         self.candidate.observe(elapsed.as_secs_f64() * 1e3, now);
     }
 
-    /// The endpoint could not be reached.
-    pub(crate) fn failed(&self) {
+    /// The endpoint could not be reached, or did not answer.
+    pub(crate) fn failed(&self, error: &Error) {
         self.candidate.observe(FAILURE_LATENCY, Instant::now());
+        if error.is_endpoint_s() {
+            self.judge(Verdict::Failed);
+        }
+    }
+
+    /// Takes note of how it went, for outlier detection.
+    pub(crate) fn judge(&self, verdict: Verdict) {
+        if let Some(watch) = &self.watch {
+            watch.note(&self.candidate, verdict, Instant::now());
+        }
+    }
+
+    /// The cookie that the answer is to set, so that its caller is known again.
+    pub(crate) fn take_cookie(&mut self) -> Option<HeaderValue> {
+        self.cookie.take().map(|cookie| *cookie)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let in_flight = &self.candidate.in_flight;
-        in_flight.set(in_flight.get().saturating_sub(1));
+        let seen = &self.candidate.seen;
+        seen.set_in_flight(seen.in_flight().saturating_sub(1));
     }
 }
 
@@ -163,64 +205,21 @@ pub(crate) struct Balancer {
     view: RefCell<View>,
 }
 
+/// What a thread makes of endpoints, policy and ejections, until one changes.
 #[derive(Default)]
 struct View {
-    made_from: Option<Arc<Vec<Arc<Endpoint>>>>,
+    /// Of the standing it was made from.
+    version: u64,
     by_address: HashMap<SocketAddr, Rc<Candidate>>,
-    all: Group,
+    all: Option<Group>,
     subsets: HashMap<String, Group>,
+    /// When an ejection ends.
+    expires: Option<Instant>,
 }
 
-/// Endpoints to choose from; terminating ones only when there are no others.
-#[derive(Default)]
-struct Group {
-    serving: Vec<Rc<Candidate>>,
-    terminating: Vec<Rc<Candidate>>,
-}
-
-impl Group {
-    fn push(&mut self, candidate: &Rc<Candidate>) {
-        let list = if candidate.endpoint.terminating {
-            &mut self.terminating
-        } else {
-            &mut self.serving
-        };
-        list.push(candidate.clone());
-    }
-
-    fn choose(&self, now: Instant, avoid: &[SocketAddr]) -> Option<Rc<Candidate>> {
-        let list = if self.serving.is_empty() {
-            &self.terminating
-        } else {
-            &self.serving
-        };
-        if !avoid.is_empty() {
-            let fresh = |c: &&Rc<Candidate>| !avoid.contains(&c.endpoint.address);
-            let rest: Vec<_> = list.iter().filter(fresh).cloned().collect();
-            if !rest.is_empty() {
-                return two_choices(&rest, now);
-            }
-        }
-        two_choices(list, now)
-    }
-}
-
-fn two_choices(list: &[Rc<Candidate>], now: Instant) -> Option<Rc<Candidate>> {
-    match list {
-        [] => None,
-        [only] => Some(only.clone()),
-        _ => {
-            let first = rand::random_range(0..list.len());
-            let step = rand::random_range(1..list.len());
-            let second = (first + step) % list.len();
-            let (first, second) = (&list[first], &list[second]);
-            let chosen = if first.cost(now) <= second.cost(now) {
-                first
-            } else {
-                second
-            };
-            Some(chosen.clone())
-        }
+impl View {
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.all.iter().chain(self.subsets.values())
     }
 }
 
@@ -235,56 +234,103 @@ impl Balancer {
 
     /// Chooses an endpoint of a subset, or of the whole service, other than
     /// those to avoid where there are others.
-    pub(crate) fn choose(&self, subset: Option<&str>, avoid: &[SocketAddr]) -> Option<InFlight> {
-        self.refresh();
+    pub(crate) fn choose(
+        &self,
+        subset: Option<&str>,
+        avoid: &[SocketAddr],
+        asker: &Asker<'_>,
+    ) -> Option<InFlight> {
+        let now = Instant::now();
+        self.refresh(now);
         let view = self.view.borrow();
         let group = match subset {
-            None => &view.all,
+            None => view.all.as_ref()?,
             Some(name) => view.subsets.get(name)?,
         };
-        let now = Instant::now();
-        group
-            .choose(now, avoid)
-            .map(|chosen| InFlight::new(chosen, now))
+        let key = |key: &_| asker.key(key);
+        let chosen = group.choose(now, avoid, key, &mut rand::rng())?;
+        let mut in_flight = InFlight::new(chosen.clone(), now);
+        in_flight.watch.clone_from(&group.watch);
+        in_flight.cookie = asker.take_cookie().map(Box::new);
+        Some(in_flight)
     }
 
-    /// Closes connections that have been idle for too long.
+    /// Closes connections that have been idle for too long, and those of
+    /// endpoints that are gone or ejected.
     pub(crate) fn expire(&self, now: Instant) {
-        for candidate in self.view.borrow().by_address.values() {
+        self.refresh(now);
+        let view = self.view.borrow();
+        for candidate in view.by_address.values() {
             candidate.connections.expire(now);
         }
+        for ejected in view.groups().flat_map(|group| &group.ejected) {
+            // What was in flight at its ejection has given connections back.
+            ejected.connections.close_idle();
+        }
     }
 
-    fn refresh(&self) {
-        let current = self.cell.endpoints();
+    fn refresh(&self, now: Instant) {
+        let version = self.cell.standing.version();
         let mut view = self.view.borrow_mut();
-        if view
-            .made_from
-            .as_ref()
-            .is_some_and(|from| Arc::ptr_eq(from, &current))
-        {
-            return;
+        if view.version != version || view.expires.is_some_and(|end| now >= end) {
+            *view = self.look(&view, version, now);
         }
-        let mut by_address = HashMap::with_capacity(current.len());
-        let mut all = Group::default();
-        let mut subsets: HashMap<String, Group> = HashMap::new();
-        for endpoint in current.iter() {
-            let candidate = match view.by_address.get(&endpoint.address) {
-                Some(known) if known.endpoint == *endpoint => known.clone(),
-                _ => Rc::new(Candidate::new(endpoint.clone())),
+    }
+
+    fn look(&self, before: &View, version: u64, now: Instant) -> View {
+        let standing = &self.cell.standing;
+        let service = self.cell.service();
+        let destination = service.and_then(|service| service.destination.clone());
+        let default = Arc::<DestinationPolicy>::default();
+        let own = self.cell.own();
+        let group = |subset: Option<&str>, members: &[Rc<Candidate>]| {
+            let policy = destination.as_ref().map(|of| of.policy(subset));
+            let settings = Settings {
+                policy: policy.unwrap_or(&default),
+                own: Place {
+                    locality: &own.locality,
+                    labels: &own.labels,
+                },
+                standing,
+                now,
             };
-            all.push(&candidate);
-            for name in &endpoint.subsets {
-                subsets.entry(name.clone()).or_default().push(&candidate);
-            }
-            by_address.insert(endpoint.address, candidate);
-        }
-        *view = View {
-            made_from: Some(current.clone()),
-            by_address,
-            all,
-            subsets,
+            Group::new(members, &settings)
         };
+        let mut by_address = HashMap::new();
+        let mut all = Vec::new();
+        let mut subsets: HashMap<&str, Vec<_>> = HashMap::new();
+        let endpoints = self.cell.endpoints();
+        for endpoint in endpoints.iter() {
+            let address = endpoint.address;
+            let candidate = match before.by_address.get(&address) {
+                Some(known) if known.endpoint == *endpoint => known.clone(),
+                _ => Rc::new(Candidate::with_health(
+                    endpoint.clone(),
+                    standing.of(address),
+                )),
+            };
+            for name in &endpoint.subsets {
+                subsets.entry(name).or_default().push(candidate.clone());
+            }
+            all.push(candidate.clone());
+            by_address.insert(address, candidate);
+        }
+        let all = group(None, &all);
+        let subsets: HashMap<_, _> = subsets
+            .into_iter()
+            .map(|(name, members)| (name.to_owned(), group(Some(name), &members)))
+            .collect();
+        let groups = || std::iter::once(&all).chain(subsets.values());
+        for ejected in groups().flat_map(|group| &group.ejected) {
+            ejected.connections.close_idle();
+        }
+        View {
+            version,
+            by_address,
+            expires: groups().filter_map(|group| group.expires).min(),
+            all: Some(all),
+            subsets,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod fixed;
 #[cfg(test)]
 mod tests;
 
+use crate::balance::standing::Standing;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use linnet_mesh::{
     Endpoint, Inbound, Service, ServicePort, Workload,
@@ -20,7 +21,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -35,13 +36,22 @@ const IDLE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(crate) struct ServiceCell {
     pub(crate) key: ServicePort,
+    /// What all data threads share about the endpoints.
+    pub(crate) standing: Arc<Standing>,
+    /// How the proxy's own workload is to be called, and where it is.
+    own: Arc<ArcSwap<Inbound>>,
+    /// Whether the endpoints have been told.
+    told: AtomicBool,
     service: ArcSwapOption<Service>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
 }
 
 impl ServiceCell {
-    fn new(key: ServicePort) -> Self {
+    fn new(key: ServicePort, own: Arc<ArcSwap<Inbound>>) -> Self {
         Self {
+            standing: Arc::new(Standing::new(&key)),
+            own,
+            told: AtomicBool::default(),
             key,
             service: ArcSwapOption::empty(),
             endpoints: ArcSwap::default(),
@@ -55,6 +65,45 @@ impl ServiceCell {
 
     pub(crate) fn endpoints(&self) -> arc_swap::Guard<Arc<Vec<Arc<Endpoint>>>> {
         self.endpoints.load()
+    }
+
+    /// The proxy's own workload.
+    pub(crate) fn own(&self) -> Arc<Inbound> {
+        self.own.load_full()
+    }
+
+    /// How the endpoints are, as all data threads see them.
+    pub(crate) fn states(&self, now: Instant) -> Vec<EndpointState> {
+        let endpoints = self.endpoints();
+        let state = |endpoint: &Arc<Endpoint>| {
+            let health = self.standing.of(endpoint.address);
+            let (in_flight, latency) = health.load();
+            EndpointState {
+                endpoint: endpoint.clone(),
+                ejected_for: health.ejected_until(now).map(|until| until - now),
+                in_flight,
+                latency,
+            }
+        };
+        endpoints.iter().map(state).collect()
+    }
+
+    fn update_service(&self, service: Option<Arc<Service>>) {
+        let destination = |service: &Option<Arc<Service>>| {
+            let service = service.as_ref()?;
+            service.destination.clone()
+        };
+        let policy = destination(&service);
+        let before = self.service.swap(service);
+        if destination(&before) != policy {
+            self.standing.changed();
+        }
+    }
+
+    fn forget_endpoints(&self) {
+        self.standing.follow(&self.endpoints(), &[], false);
+        self.endpoints.store(Arc::default());
+        self.standing.changed();
     }
 
     fn update_endpoints(&self, update: EndpointsUpdate) {
@@ -72,8 +121,24 @@ impl ServiceCell {
         endpoints.retain(|known| !touched.contains(&known.address));
         endpoints.extend(update.upserts);
         endpoints.sort_by_key(|endpoint| endpoint.address);
+        let first = !self.told.swap(true, Ordering::Relaxed);
+        self.standing.follow(&self.endpoints(), &endpoints, first);
         self.endpoints.store(Arc::new(endpoints));
+        self.standing.changed();
     }
+}
+
+/// How an endpoint is.
+#[derive(Clone, Debug)]
+pub(crate) struct EndpointState {
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// How long it will still be ejected; `None`: it is not.
+    pub(crate) ejected_for: Option<Duration>,
+    /// Requests on their way to it.
+    pub(crate) in_flight: u32,
+    /// The highest that a data thread has seen of late, milliseconds; 1 before
+    /// the first answer.
+    pub(crate) latency: f64,
 }
 
 /// What a target is, with what is needed to go there.
@@ -94,6 +159,7 @@ struct TargetCell {
 
 #[derive(Debug, Default)]
 struct State {
+    own: Arc<ArcSwap<Inbound>>,
     targets: HashMap<Target, Arc<TargetCell>>,
     services: HashMap<ServicePort, Arc<ServiceCell>>,
 }
@@ -109,7 +175,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Directory {
     state: Mutex<State>,
-    inbound: ArcSwap<Inbound>,
+    inbound: Arc<ArcSwap<Inbound>>,
     /// How often it was told.
     inbound_told: watch::Sender<u64>,
     commands: mpsc::UnboundedSender<Command>,
@@ -122,9 +188,14 @@ impl Directory {
     /// client has to carry out.
     pub(crate) fn new(own_ips: Vec<IpAddr>) -> (Arc<Self>, mpsc::UnboundedReceiver<Command>) {
         let (commands, receiver) = mpsc::unbounded_channel();
+        let inbound = Arc::<ArcSwap<Inbound>>::default();
+        let state = State {
+            own: inbound.clone(),
+            ..State::default()
+        };
         let directory = Self {
-            state: Mutex::default(),
-            inbound: ArcSwap::default(),
+            state: Mutex::new(state),
+            inbound,
             inbound_told: watch::Sender::new(0),
             commands,
             started: Instant::now(),
@@ -222,7 +293,7 @@ impl Directory {
                 Update::Resolution(target, resolution) => resolutions.push((target, resolution)),
                 Update::Service(service) => {
                     let cell = state.service_cell(&service.key);
-                    cell.service.store(Some(service));
+                    cell.update_service(Some(service));
                 }
                 Update::Endpoints(mut update) => {
                     for endpoint in &mut update.upserts {
@@ -233,12 +304,18 @@ impl Directory {
                 Update::ServiceRemoved(key) => {
                     // The cell stays: connections hold it, and the service may return.
                     if let Some(cell) = state.services.get(&key) {
-                        cell.service.store(None);
-                        cell.endpoints.store(Arc::default());
+                        cell.update_service(None);
+                        cell.forget_endpoints();
                     }
                 }
                 Update::Inbound(inbound) => {
-                    self.inbound.store(inbound);
+                    let place = (inbound.locality.clone(), inbound.labels.clone());
+                    let before = self.inbound.swap(inbound);
+                    if place != (before.locality.clone(), before.labels.clone()) {
+                        for cell in state.services.values() {
+                            cell.standing.changed();
+                        }
+                    }
                     self.inbound_told.send_modify(|times| *times += 1);
                 }
                 Update::Peer(ip, workload) => {
@@ -296,6 +373,13 @@ impl Directory {
             .retain(|key, cell| needed.contains(key) || Arc::strong_count(cell) > 1);
     }
 
+    /// Keeps the gauges of ejected endpoints true.
+    pub(crate) fn show_ejected(&self, now: Instant) {
+        for cell in self.state().services.values() {
+            cell.standing.show(now);
+        }
+    }
+
     /// For the admin endpoint.
     pub(crate) fn dump(&self) -> serde_json::Value {
         let state = self.state();
@@ -304,15 +388,20 @@ impl Directory {
             .values()
             .map(|cell| {
                 let endpoints: Vec<_> = cell
-                    .endpoints()
+                    .states(Instant::now())
                     .iter()
-                    .map(|e| {
+                    .map(|state| {
+                        let e = &state.endpoint;
                         serde_json::json!({
                             "address": e.address,
                             "identity": e.identity.as_ref().map(ToString::to_string),
                             "workload": e.workload.name,
                             "subsets": e.subsets,
                             "terminating": e.terminating,
+                            "locality": e.locality.to_string(),
+                            "ejected_for_seconds": state.ejected_for.map(|time| time.as_secs_f64()),
+                            "in_flight": state.in_flight,
+                            "latency_milliseconds": state.latency,
                         })
                     })
                     .collect();
@@ -334,9 +423,10 @@ impl Directory {
 
 impl State {
     fn service_cell(&mut self, key: &ServicePort) -> Arc<ServiceCell> {
+        let own = &self.own;
         self.services
             .entry(key.clone())
-            .or_insert_with(|| Arc::new(ServiceCell::new(key.clone())))
+            .or_insert_with(|| Arc::new(ServiceCell::new(key.clone(), own.clone())))
             .clone()
     }
 

@@ -133,6 +133,17 @@ impl Error {
         matches!(self, Self::Upstream { refused: true, .. })
     }
 
+    /// Whether it tells against the endpoint, so that outlier detection counts it.
+    pub(crate) fn is_endpoint_s(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. }
+                | Self::MutualTls { .. }
+                | Self::Upstream { .. }
+                | Self::Timeout { .. }
+        )
+    }
+
     /// Whether nothing of the request has left this proxy, so that another
     /// endpoint may be tried.
     pub(crate) fn before_sending(&self) -> bool {

@@ -18,7 +18,11 @@ use crate::{
 };
 use bytes::Bytes;
 use linnet_mesh::{AppProtocol, Endpoint, Workload, discovery::Target, protocol::MeshProtocol};
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
 use tokio::net::TcpStream;
 
 /// Where a connection leads.
@@ -45,6 +49,7 @@ pub(crate) async fn serve_connection(thread: Rc<Thread>, client: TcpStream, targ
     let connection = Connection {
         thread,
         target,
+        source: client.peer_addr().ok().map(|address| address.ip()),
         destination: Rc::new(destination),
     };
     if let Err(error) = connection.serve(client).await {
@@ -56,6 +61,8 @@ struct Connection {
     thread: Rc<Thread>,
     target: Target,
     destination: Rc<Destination>,
+    /// Where the client's connection comes from.
+    source: Option<IpAddr>,
 }
 
 impl Connection {
@@ -71,7 +78,7 @@ impl Connection {
         };
         let mut opened = None;
         let open = async {
-            let upstream = tcp::open(&self.thread, &self.destination).await?;
+            let upstream = tcp::open(&self.thread, &self.destination, self.source).await?;
             opened = Some(upstream.in_flight);
             Ok(upstream.stream)
         };
@@ -90,7 +97,7 @@ impl Connection {
                         return self.relay(client, upstream).await;
                     }
                 };
-                let stack = http::stack(self.thread.clone(), self.destination.clone());
+                let stack = http::stack(self.thread.clone(), self.destination.clone(), self.source);
                 serve(client, version, stack, self.thread.shared.drain.clone()).await;
                 Ok(())
             }
@@ -113,7 +120,14 @@ impl Connection {
         client: Stream,
         upstream: Option<tcp::Upstream>,
     ) -> Result<(), ConnectionError> {
-        tcp::relay(&self.thread, &self.destination, client, upstream).await
+        tcp::relay(
+            &self.thread,
+            &self.destination,
+            self.source,
+            client,
+            upstream,
+        )
+        .await
     }
 
     fn is_opaque(&self) -> bool {

@@ -28,6 +28,8 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 const CONTROLLER_ACCOUNT: &str = "linnet-controller";
 /// How often idle answers and series are looked over.
 const EXPIRE: Duration = Duration::from_secs(60);
+/// How often the gauge of ejected endpoints is looked over.
+const EJECTIONS: Duration = Duration::from_secs(5);
 const READY_CHECK: Duration = Duration::from_millis(5);
 
 /// Why a sidecar can't be started.
@@ -283,10 +285,15 @@ impl Running {
 
 async fn expire(directory: Arc<Directory>, telemetry: Telemetry) {
     let mut interval = tokio::time::interval(EXPIRE);
+    let mut ejections = tokio::time::interval(EJECTIONS);
     loop {
-        interval.tick().await;
-        directory.expire();
-        telemetry.expire(Instant::now());
+        tokio::select! {
+            _ = interval.tick() => {
+                directory.expire();
+                telemetry.expire(Instant::now());
+            }
+            _ = ejections.tick() => directory.show_ejected(Instant::now()),
+        }
     }
 }
 

@@ -4,17 +4,12 @@
 //! all sidecars of a mesh agree. An endpoint that must not be used for a while
 //! stays in the table and is passed over: its keys move, nobody else's do.
 
+use linnet_mesh::destination::HashAlgorithm;
 use std::net::{IpAddr, SocketAddr};
 use twox_hash::XxHash64;
 
-/// Points of a ring where a rule says nothing: Istio's `minimumRingSize`.
-pub(crate) const RING_SIZE: usize = 1024;
 /// Most points of a ring, whatever a rule asks for: 3 MiB.
-pub(crate) const LARGEST_RING: usize = 1 << 18;
-/// Entries of a Maglev table where a rule says nothing; Istio's `tableSize`.
-pub(crate) const MAGLEV_SIZE: usize = 65_537;
-/// Largest table, Envoy's limit.
-pub(crate) const LARGEST_MAGLEV: usize = 5_000_011;
+const LARGEST_RING: usize = 1 << 18;
 /// Other places looked at before the table is gone through from the key on.
 const PROBES: u64 = 32;
 
@@ -25,11 +20,18 @@ pub(crate) fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// One who can be led to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) address: SocketAddr,
     /// Relative to the others'; 0 counts as 1.
     pub(crate) weight: u32,
+}
+
+/// What a table is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) algorithm: HashAlgorithm,
+    pub(crate) members: Vec<Member>,
 }
 
 /// A table over members, which it names by their position.
@@ -40,6 +42,17 @@ pub(crate) enum Table {
 }
 
 impl Table {
+    pub(crate) fn new(key: &Key) -> Self {
+        match key.algorithm {
+            HashAlgorithm::Ring { minimum_size } => {
+                Self::Ring(Ring::new(&key.members, minimum_size as usize))
+            }
+            HashAlgorithm::Maglev { table_size } => {
+                Self::Maglev(Maglev::new(&key.members, table_size as usize))
+            }
+        }
+    }
+
     /// The member that a key leads to, of those that are usable: the first on a
     /// way that is the key's own.
     pub(crate) fn find(&self, key: u64, usable: impl FnMut(usize) -> bool) -> Option<usize> {
@@ -117,7 +130,7 @@ pub(crate) struct Maglev {
 impl Maglev {
     /// A table of `size` entries, a prime.
     pub(crate) fn new(members: &[Member], size: usize) -> Self {
-        let size = size.clamp(2, LARGEST_MAGLEV);
+        let size = size.clamp(2, HashAlgorithm::MAX_TABLE_SIZE as usize);
         const FREE: u32 = u32::MAX;
         let mut entries = vec![FREE; size];
         let mut turns: Vec<_> = members.iter().map(|m| Turn::new(m, size)).collect();

@@ -1,7 +1,16 @@
 //! How much goes where: levels that spill into each other, localities with
 //! shares, and endpoints that warm up.
 
-use std::time::Duration;
+use linnet_mesh::{
+    Endpoint,
+    destination::{Failover, Locality, PriorityLabel, Warmup},
+    names::label,
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// What an endpoint takes at the least while it warms up: with nothing it
+/// would never be known.
+const LEAST_WARMTH: f64 = 0.01;
 
 /// A level or locality takes all that is meant for it while this many times
 /// its healthy part is at least the whole: Envoy's overprovisioning factor,
@@ -53,28 +62,76 @@ pub(crate) fn share(weight: u32, level: Level) -> u64 {
     u64::from(weight) * level.capacity()
 }
 
-/// How an endpoint that has just appeared is eased in.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct WarmUp {
-    pub(crate) duration: Duration,
-    /// Of its full share, at the beginning.
-    pub(crate) minimum_percent: f64,
-    /// 1: linear; more: quicker in the beginning.
-    pub(crate) aggression: f64,
+/// The part of its full share that an endpoint of this age takes, above 0 and
+/// at most 1: Envoy's slow start, `(age ÷ duration)^(1 ÷ aggression)`.
+pub(crate) fn warmth(warmup: &Warmup, age: Duration) -> f64 {
+    if age >= warmup.duration {
+        return 1.0;
+    }
+    let time = age.as_secs_f64() / warmup.duration.as_secs_f64();
+    let least = (warmup.minimum_percent / 100.0).clamp(LEAST_WARMTH, 1.0);
+    let aggression = warmup.aggression.max(0.01);
+    time.powf(1.0 / aggression).clamp(least, 1.0)
 }
 
-impl WarmUp {
-    /// The part of its full share that an endpoint of this age takes, above 0
-    /// and at most 1: Envoy's slow start, `(age ÷ duration)^(1 ÷ aggression)`.
-    pub(crate) fn factor(&self, age: Duration) -> f64 {
-        if age >= self.duration {
-            return 1.0;
+/// Where somebody is and what labels it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) locality: &'a Locality,
+    pub(crate) labels: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Place<'a> {
+    pub(crate) fn of(endpoint: &'a Endpoint) -> Self {
+        Self {
+            locality: &endpoint.locality,
+            labels: &endpoint.labels,
         }
-        let time = age.as_secs_f64() / self.duration.as_secs_f64();
-        let least = (self.minimum_percent / 100.0).clamp(0.01, 1.0);
-        let aggression = self.aggression.max(0.01);
-        time.powf(1.0 / aggression).clamp(least, 1.0)
     }
+
+    /// A label's value; topology labels are known of the node, not of the pod.
+    fn label(&self, key: &str) -> &'a str {
+        let told = || match key {
+            label::REGION => &self.locality.region,
+            label::ZONE => &self.locality.zone,
+            label::SUBZONE => &self.locality.subzone,
+            _ => "",
+        };
+        self.labels.get(key).map_or_else(told, String::as_str)
+    }
+}
+
+/// How far an endpoint is, 0 the nearest: by place.
+pub(crate) fn distance(own: &Locality, other: &Locality, failover: &[Failover]) -> usize {
+    if own.is_unknown() {
+        return 0;
+    }
+    if own.region != other.region {
+        let named = failover.iter().find(|rule| rule.from == own.region);
+        return match named {
+            Some(rule) if rule.to != other.region => 4,
+            _ => 3,
+        };
+    }
+    match (own.zone == other.zone, own.subzone == other.subzone) {
+        (true, true) => 0,
+        (true, false) => 1,
+        (false, _) => 2,
+    }
+}
+
+/// How far an endpoint is, 0 the nearest: by labels in common, of which each
+/// counts only where all before it are.
+pub(crate) fn distance_by_labels(
+    own: Place<'_>,
+    other: Place<'_>,
+    labels: &[PriorityLabel],
+) -> usize {
+    let common = labels.iter().take_while(|label| {
+        let wanted = label.value.as_deref();
+        wanted.unwrap_or_else(|| own.label(&label.key)) == other.label(&label.key)
+    });
+    labels.len() - common.count()
 }
 
 #[cfg(test)]
@@ -122,18 +179,18 @@ mod tests {
         fn warming_never_cools(
             aggression in 0.1f64..10.0, minimum in 0f64..100.0, one in 0u64..100, more in 0u64..100,
         ) {
-            let warm_up = WarmUp {
+            let warm_up = Warmup {
                 duration: Duration::from_secs(60), minimum_percent: minimum, aggression,
             };
-            let early = warm_up.factor(Duration::from_secs(one));
-            let late = warm_up.factor(Duration::from_secs(one + more));
+            let early = warmth(&warm_up, Duration::from_secs(one));
+            let late = warmth(&warm_up, Duration::from_secs(one + more));
             prop_assert!(0.0 < early && early <= late && late <= 1.0);
         }
     }
 
     #[test]
     fn the_warm_up_curve() {
-        let linear = WarmUp {
+        let linear = Warmup {
             duration: Duration::from_secs(100),
             minimum_percent: 10.0,
             aggression: 1.0,
@@ -146,13 +203,80 @@ mod tests {
             (100, 1.0),
             (500, 1.0),
         ] {
-            let factor = linear.factor(Duration::from_secs(age));
+            let factor = warmth(&linear, Duration::from_secs(age));
             assert!((factor - expected).abs() < 1e-9, "{age}: {factor}");
         }
-        let quick = WarmUp {
+        let quick = Warmup {
             aggression: 2.0,
-            ..linear
+            ..linear.clone()
         };
-        assert!((quick.factor(Duration::from_secs(25)) - 0.5).abs() < 1e-9);
+        assert!((warmth(&quick, Duration::from_secs(25)) - 0.5).abs() < 1e-9);
+    }
+    fn place(text: &str) -> Locality {
+        let mut parts = text.split('/').map(str::to_owned);
+        let mut part = || parts.next().unwrap_or_default();
+        Locality {
+            region: part(),
+            zone: part(),
+            subzone: part(),
+        }
+    }
+
+    #[test]
+    fn near_and_far() {
+        let failover = [Failover {
+            from: "us-west".into(),
+            to: "us-east".into(),
+        }];
+        for (other, plain, named) in [
+            ("us-west/a/1", 0, 0),
+            ("us-west/a/2", 1, 1),
+            ("us-west/b/1", 2, 2),
+            ("us-east/a/1", 3, 3),
+            ("eu/a/1", 3, 4),
+            ("", 3, 4),
+        ] {
+            let own = place("us-west/a/1");
+            assert_eq!(distance(&own, &place(other), &[]), plain, "{other}");
+            assert_eq!(distance(&own, &place(other), &failover), named, "{other}");
+        }
+        // Who does not know where it is takes everybody for near.
+        assert_eq!(distance(&place(""), &place("eu"), &failover), 0);
+    }
+
+    #[test]
+    fn labels_in_common() {
+        let of = |labels: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let pairs = labels.iter();
+            pairs.map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
+        };
+        let named = |key: &str, value: Option<&str>| PriorityLabel {
+            key: key.to_owned(),
+            value: value.map(str::to_owned),
+        };
+        let priority = [
+            named(label::REGION, None),
+            named("network", None),
+            named("version", Some("v1")),
+        ];
+        let own = of(&[("network", "n1"), ("version", "v9")]);
+        let own_place = place("eu/a/1");
+        let own = Place {
+            locality: &own_place,
+            labels: &own,
+        };
+        for (other, labels, expected) in [
+            ("eu/b/2", of(&[("network", "n1"), ("version", "v1")]), 0),
+            ("eu/b/2", of(&[("network", "n1"), ("version", "v9")]), 1),
+            ("eu/b/2", of(&[("version", "v1")]), 2),
+            ("us/b/2", of(&[("network", "n1"), ("version", "v1")]), 3),
+        ] {
+            let locality = place(other);
+            let other = Place {
+                locality: &locality,
+                labels: &labels,
+            };
+            assert_eq!(distance_by_labels(own, other, &priority), expected);
+        }
     }
 }

@@ -5,38 +5,15 @@
 //! updates of the endpoints around it. There is no timer: an ejection ends by
 //! the clock, and whoever chooses an endpoint looks at it when the time has come.
 
+use http::StatusCode;
+use linnet_mesh::{destination::OutlierDetection, route::grpc};
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
-
-/// Longest ejection, Envoy's `max_ejection_time`; a longer base stays as it is.
-const LONGEST: Duration = Duration::from_secs(300);
-
-/// What counts as an outlier.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Rules {
-    /// Failures in a row that eject: answers 5xx, and connections where
-    /// `split` is not set; `None`: don't.
-    pub(crate) server_errors: Option<u32>,
-    /// The same for 502, 503, 504.
-    pub(crate) gateway_errors: Option<u32>,
-    /// The same for connections, where `split` is set.
-    pub(crate) local_failures: Option<u32>,
-    /// Connections are counted by themselves.
-    pub(crate) split: bool,
-    /// A healthy interval makes up for one ejection.
-    pub(crate) interval: Duration,
-    /// The first ejection lasts as long, the second twice.
-    pub(crate) base: Duration,
-    /// Of the endpoints, how many may be ejected.
-    pub(crate) most_percent: u32,
-    /// With fewer healthy ones ejections are not heeded; 0: always heeded.
-    pub(crate) least_healthy_percent: u32,
-}
 
 /// How an attempt went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +24,13 @@ pub(crate) enum Verdict {
     Connected,
     /// It could not be reached, hung up or did not answer in time.
     Failed,
+}
+
+impl Verdict {
+    /// An answer's: gRPC's status, mapped to HTTP's, comes before HTTP's own.
+    pub(crate) fn of(status: StatusCode, grpc: Option<u16>) -> Self {
+        Self::Status(grpc.map_or(status, grpc::to_http).as_u16())
+    }
 }
 
 /// Why an endpoint was ejected.
@@ -81,6 +65,35 @@ pub(crate) struct Health {
     ejected_until: AtomicU64,
     /// Of late: healthy intervals make up for them.
     ejections: AtomicU32,
+    /// What each thread sees of it.
+    seen: Mutex<Vec<Weak<Seen>>>,
+}
+
+/// What one thread sees of an endpoint. Only that thread writes it.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    in_flight: AtomicU32,
+    /// The bits of a number of milliseconds.
+    latency: AtomicU64,
+}
+
+impl Seen {
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    pub(crate) fn set_in_flight(&self, requests: u32) {
+        self.in_flight.store(requests, Relaxed);
+    }
+
+    /// Milliseconds.
+    pub(crate) fn latency(&self) -> f64 {
+        f64::from_bits(self.latency.load(Relaxed))
+    }
+
+    pub(crate) fn set_latency(&self, milliseconds: f64) {
+        self.latency.store(milliseconds.to_bits(), Relaxed);
+    }
 }
 
 impl Health {
@@ -93,7 +106,28 @@ impl Health {
             local_failures: AtomicU32::default(),
             ejected_until: AtomicU64::default(),
             ejections: AtomicU32::default(),
+            seen: Mutex::default(),
         }
+    }
+
+    /// Another thread has an eye on it.
+    pub(crate) fn seen_by_one_more(&self, latency: f64) -> Arc<Seen> {
+        let seen = Arc::new(Seen::default());
+        seen.set_latency(latency);
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|seen| seen.strong_count() > 0);
+        all.push(Arc::downgrade(&seen));
+        seen
+    }
+
+    /// Requests in flight by all threads, and the highest latency one has seen,
+    /// milliseconds.
+    pub(crate) fn load(&self) -> (u32, f64) {
+        let all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = all.iter().filter_map(Weak::upgrade);
+        seen.fold((0, 0.0), |(requests, latency), seen| {
+            (requests + seen.in_flight(), latency.max(seen.latency()))
+        })
     }
 
     /// When its ejection ends, if it is ejected.
@@ -104,14 +138,17 @@ impl Health {
     }
 
     /// Takes note of how an attempt went; tells whether that was once too often.
-    pub(crate) fn note(&self, verdict: Verdict, rules: &Rules) -> Option<Cause> {
+    pub(crate) fn note(&self, verdict: Verdict, rules: &OutlierDetection) -> Option<Cause> {
         let failed = |counter: &AtomicU32, limit: Option<u32>| {
             let times = counter.fetch_add(1, Relaxed).saturating_add(1);
             limit.is_some_and(|limit| limit > 0 && times >= limit)
         };
-        if rules.split && verdict == Verdict::Failed {
-            return failed(&self.local_failures, rules.local_failures)
-                .then_some(Cause::LocalFailures);
+        if rules.split_local_origin && verdict == Verdict::Failed {
+            return failed(
+                &self.local_failures,
+                rules.consecutive_local_origin_failures,
+            )
+            .then_some(Cause::LocalFailures);
         }
         // It could be connected to.
         clear(&self.local_failures);
@@ -119,14 +156,14 @@ impl Health {
         let server = gateway || matches!(verdict, Verdict::Status(500..));
         let mut cause = None;
         if gateway {
-            if failed(&self.gateway_errors, rules.gateway_errors) {
+            if failed(&self.gateway_errors, rules.consecutive_gateway_errors) {
                 cause = Some(Cause::GatewayErrors);
             }
         } else {
             clear(&self.gateway_errors);
         }
         if server {
-            if failed(&self.server_errors, rules.server_errors) {
+            if failed(&self.server_errors, rules.consecutive_5xx) {
                 cause = cause.or(Some(Cause::ServerErrors));
             }
         } else {
@@ -135,7 +172,7 @@ impl Health {
         cause
     }
 
-    fn eject(&self, rules: &Rules, now: Instant) -> Duration {
+    fn eject(&self, rules: &OutlierDetection, now: Instant) -> Duration {
         let millis = self.ejected_until.load(Relaxed);
         let back = self.epoch + Duration::from_millis(millis);
         let healthy = now.saturating_duration_since(back).as_millis();
@@ -144,8 +181,8 @@ impl Health {
         let ejections = self.ejections.load(Relaxed).saturating_sub(made_up);
         let ejections = ejections.saturating_add(1);
         self.ejections.store(ejections, Relaxed);
-        let time = rules.base.saturating_mul(ejections);
-        let time = time.min(LONGEST.max(rules.base));
+        let time = rules.base_ejection_time.saturating_mul(ejections);
+        let time = time.min(OutlierDetection::MAX_EJECTION_TIME.max(rules.base_ejection_time));
         let until = now.saturating_duration_since(self.epoch) + time;
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
         self.ejected_until.store(until.max(1), Relaxed);
@@ -167,27 +204,20 @@ fn clear(counter: &AtomicU32) {
     }
 }
 
-/// Who decides about a service's ejections, one for all threads.
+/// Where a service's ejections are decided, for all threads.
 #[derive(Debug, Default)]
 pub(crate) struct Court {
     /// Taken by who ejects, so that two don't eject one too many.
     session: Mutex<()>,
-    /// Grows with each ejection.
-    ejections: AtomicU64,
 }
 
 impl Court {
-    /// Grows with each ejection: what was worked out before it no longer holds.
-    pub(crate) fn ejections(&self) -> u64 {
-        self.ejections.load(Relaxed)
-    }
-
     /// Ejects one of `members`, if so many may be; tells for how long.
     pub(crate) fn eject<'a>(
         &self,
         accused: &Health,
         members: impl Iterator<Item = &'a Health>,
-        rules: &Rules,
+        rules: &OutlierDetection,
         now: Instant,
     ) -> Option<Duration> {
         let _session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
@@ -199,12 +229,10 @@ impl Court {
             all += 1;
             ejected += usize::from(member.ejected_until(now).is_some());
         }
-        if ejected >= most(all, rules.most_percent) {
+        if ejected >= most(all, rules.max_ejection_percent) {
             return None;
         }
-        let time = accused.eject(rules, now);
-        self.ejections.fetch_add(1, Relaxed);
-        Some(time)
+        Some(accused.eject(rules, now))
     }
 }
 
@@ -218,8 +246,8 @@ fn most(endpoints: usize, percent: u32) -> usize {
 }
 
 /// Whether so few are healthy that ejections are not heeded.
-pub(crate) fn panics(healthy: usize, all: usize, rules: &Rules) -> bool {
-    healthy * 100 < all * rules.least_healthy_percent.min(100) as usize
+pub(crate) fn panics(healthy: usize, all: usize, rules: &OutlierDetection) -> bool {
+    healthy * 100 < all * rules.min_health_percent.min(100) as usize
 }
 
 #[cfg(test)]

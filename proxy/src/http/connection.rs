@@ -125,6 +125,15 @@ impl Connections {
         no_shared && self.idle.borrow().is_empty()
     }
 
+    /// Lets go of what nobody uses just now: no request is to come here for a
+    /// while. A shared connection ends with its last stream.
+    pub(crate) fn close_idle(&self) {
+        self.idle.borrow_mut().clear();
+        if let Ok(mut shared) = self.shared.try_lock() {
+            *shared = None;
+        }
+    }
+
     /// Closes connections that have been idle for too long.
     pub(crate) fn expire(&self, now: Instant) {
         self.idle.borrow_mut().retain(|idle| {

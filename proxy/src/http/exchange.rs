@@ -5,7 +5,7 @@
 //! when the last of them lets go, however that comes about.
 
 use crate::{
-    balance::InFlight,
+    balance::{InFlight, Verdict},
     http::{
         connection::Lease,
         replay::Reader,
@@ -165,6 +165,13 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.is_grpc()
+            && let Some(in_flight) = &*self.in_flight.borrow()
+            && let Ok(status) = StatusCode::from_u16(self.status.get())
+            && (self.grpc_status.get().is_some() || status.is_server_error())
+        {
+            in_flight.judge(Verdict::of(status, self.grpc_status.get()));
+        }
         let Some(sink) = self.series.take() else {
             return;
         };

@@ -10,7 +10,7 @@ mod tests;
 use self::retry::Attempts;
 use super::{Destination, destination_service, parties, unplaced};
 use crate::{
-    balance::{Balancer, InFlight},
+    balance::{Asker, Balancer, InFlight, Verdict},
     error::Error,
     http::{
         Call,
@@ -22,11 +22,14 @@ use crate::{
     },
     thread::Thread,
 };
-use ::http::{Request, Response, StatusCode, header::HOST};
+use ::http::{
+    Request, Response, StatusCode,
+    header::{HOST, SET_COOKIE},
+};
 use futures_util::future::Either;
 use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
@@ -43,10 +46,12 @@ type Stack<U> = Measure<Rescue<Upgrade<Route>, U>>;
 pub(super) fn stack(
     thread: Rc<Thread>,
     destination: Rc<Destination>,
+    source: Option<IpAddr>,
 ) -> Stack<impl Fn(&Exchange) + Clone> {
     let route = Route {
         thread,
         destination,
+        source,
     };
     let unplaced = {
         let route = route.clone();
@@ -64,6 +69,8 @@ pub(super) fn stack(
 pub(super) struct Route {
     thread: Rc<Thread>,
     destination: Rc<Destination>,
+    /// Where the client's connection comes from.
+    source: Option<IpAddr>,
 }
 
 impl Service<Call> for Route {
@@ -181,7 +188,8 @@ impl Route {
         } = call;
         let mut tried: Vec<SocketAddr> = Vec::new();
         loop {
-            let chosen = balancer.choose(subset, &tried);
+            let asker = Asker::request(&request, self.source);
+            let chosen = balancer.choose(subset, &tried, &asker);
             let in_flight = chosen.ok_or_else(|| Error::NoEndpoint {
                 service: balancer.cell.key.clone(),
                 subset: subset.map(str::to_owned),
@@ -191,7 +199,7 @@ impl Route {
             match connection::send(&self.thread.tls, &candidate, request).await {
                 Ok(answer) => return Ok(accept(answer, &exchange, in_flight)),
                 Err(Failure { error, unsent }) => {
-                    in_flight.failed();
+                    in_flight.failed(&error);
                     tried.push(candidate.endpoint.address);
                     match unsent {
                         Some(unsent) if error.before_sending() && tried.len() < ATTEMPTS => {
@@ -265,7 +273,16 @@ fn authority(request: &Request<Body>) -> &str {
 }
 
 /// A response on its way back to the client.
-fn accept(answer: Answer, exchange: &Exchange, in_flight: InFlight) -> Response<Body> {
+fn accept(answer: Answer, exchange: &Exchange, mut in_flight: InFlight) -> Response<Body> {
     in_flight.answered();
-    answer.into_response(exchange, in_flight)
+    if !exchange.is_grpc() {
+        // Of gRPC the last word is still to come.
+        in_flight.judge(Verdict::of(answer.response.status(), None));
+    }
+    let cookie = in_flight.take_cookie();
+    let mut response = answer.into_response(exchange, in_flight);
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    response
 }

@@ -2,7 +2,7 @@
 
 use super::{ConnectionError, Destination, destination_service, open_endpoint, parties, unplaced};
 use crate::{
-    balance::InFlight,
+    balance::{Asker, InFlight, Verdict},
     connect,
     error::Error,
     io::{Rewind, relay as copy},
@@ -12,7 +12,12 @@ use crate::{
 };
 use bytes::Bytes;
 use linnet_mesh::Endpoint;
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
 use tokio::io::AsyncWriteExt;
 
 /// Endpoints tried at most.
@@ -26,24 +31,29 @@ pub(super) struct Upstream {
 }
 
 /// Opens a connection to one of a destination's endpoints.
-pub(super) async fn open(thread: &Thread, destination: &Destination) -> Result<Upstream, Error> {
+pub(super) async fn open(
+    thread: &Thread,
+    destination: &Destination,
+    source: Option<IpAddr>,
+) -> Result<Upstream, Error> {
     match destination {
         Destination::Service(balancer) => {
             let mut tried: Vec<SocketAddr> = Vec::new();
             loop {
                 let in_flight = balancer
-                    .choose(None, &tried)
+                    .choose(None, &tried, &Asker::connection(source))
                     .ok_or_else(|| Error::NoEndpoint {
                         service: balancer.cell.key.clone(),
                         subset: None,
                     })?;
                 match open_endpoint(thread, &in_flight.candidate.endpoint).await {
                     Ok(stream) => {
+                        in_flight.judge(Verdict::Connected);
                         let in_flight = Some(in_flight);
                         return Ok(Upstream { stream, in_flight });
                     }
                     Err(error) => {
-                        in_flight.failed();
+                        in_flight.failed(&error);
                         tried.push(in_flight.candidate.endpoint.address);
                         if tried.len() == ATTEMPTS {
                             return Err(error);
@@ -71,12 +81,13 @@ pub(super) async fn open(thread: &Thread, destination: &Destination) -> Result<U
 pub(super) async fn relay(
     thread: &Rc<Thread>,
     destination: &Destination,
+    source: Option<IpAddr>,
     client: Stream,
     upstream: Option<Upstream>,
 ) -> Result<(), ConnectionError> {
     let upstream = match upstream {
         Some(upstream) => Ok(upstream),
-        None => open(thread, destination).await,
+        None => open(thread, destination, source).await,
     };
     let upstream = match upstream {
         Ok(upstream) => upstream,

@@ -1,6 +1,9 @@
 use super::*;
 use proptest::prelude::*;
 
+const RING_SIZE: usize = HashAlgorithm::RING_SIZE as usize;
+const MAGLEV_SIZE: usize = HashAlgorithm::TABLE_SIZE as usize;
+
 fn members(weights: &[u32]) -> Vec<Member> {
     (1u16..)
         .zip(weights)

@@ -1,6 +1,7 @@
 //! Copies of requests for a second backend, whose answers nobody waits for.
 
 use super::Route;
+use crate::balance::{Asker, Verdict};
 use crate::http::{connection, exchange::Body, tee::tee};
 use ::http::{Request, uri::Authority};
 use http_body_util::BodyExt;
@@ -22,7 +23,8 @@ impl Route {
         let Some(balancer) = self.thread.balancer_of(&backend.service) else {
             return;
         };
-        let Some(in_flight) = balancer.choose(backend.subset.as_deref(), &[]) else {
+        let asker = Asker::request(request, self.source);
+        let Some(in_flight) = balancer.choose(backend.subset.as_deref(), &[], &asker) else {
             return;
         };
         let (original, copied) = tee(mem::replace(request.body_mut(), Body::empty()));
@@ -31,11 +33,12 @@ impl Route {
         let thread = self.thread.clone();
         tokio::task::spawn_local(tokio::time::timeout(LONGEST, async move {
             let sent = connection::send(&thread.tls, &in_flight.candidate, copy).await;
-            let Ok(answer) = sent else {
-                in_flight.failed();
-                return;
+            let answer = match sent {
+                Ok(answer) => answer,
+                Err(failure) => return in_flight.failed(&failure.error),
             };
             in_flight.answered();
+            in_flight.judge(Verdict::Status(answer.response.status().as_u16()));
             let mut body = answer.response.into_body();
             while let Some(frame) = body.frame().await {
                 if frame.is_err() {

@@ -6,7 +6,7 @@
 
 use super::{Route, accept};
 use crate::{
-    balance::{Balancer, InFlight},
+    balance::{Asker, Balancer, InFlight, Verdict},
     error::Error,
     http::{
         Call,
@@ -39,7 +39,8 @@ impl Attempts<'_> {
         let mut tried: Vec<SocketAddr> = Vec::new();
         self.balancer.budget.earn();
         for retry in 1.. {
-            let in_flight = self.choose(&tried)?;
+            let asker = Asker::head(&head.uri, &head.headers, route.source);
+            let in_flight = self.choose(&tried, &asker)?;
             route.place(&exchange, &in_flight, Some(self.balancer));
             let request = Request::from_parts(head.clone(), replay.body());
             let result = self.attempt(route, &in_flight, request).await;
@@ -52,14 +53,18 @@ impl Attempts<'_> {
                 return match result {
                     Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
                     Err((error, _)) => {
-                        in_flight.failed();
+                        in_flight.failed(&error);
                         Err(error)
                     }
                 };
             }
-            match result {
-                Ok(_) => in_flight.answered(),
-                Err(_) => in_flight.failed(),
+            match (result, outcome) {
+                (Err((error, _)), _) => in_flight.failed(&error),
+                (Ok(answer), Outcome::Response { grpc, .. }) => {
+                    in_flight.answered();
+                    in_flight.judge(Verdict::of(answer.response.status(), grpc));
+                }
+                (Ok(_), _) => in_flight.answered(),
             }
             tried.push(in_flight.candidate.endpoint.address);
             drop(in_flight);
@@ -69,9 +74,9 @@ impl Attempts<'_> {
         unreachable!("attempts are bounded by the policy")
     }
 
-    fn choose(&self, tried: &[SocketAddr]) -> Result<InFlight, Error> {
+    fn choose(&self, tried: &[SocketAddr], asker: &Asker<'_>) -> Result<InFlight, Error> {
         let avoid = if self.policy.avoid_tried { tried } else { &[] };
-        let chosen = self.balancer.choose(self.subset, avoid);
+        let chosen = self.balancer.choose(self.subset, avoid, asker);
         chosen.ok_or_else(|| Error::NoEndpoint {
             service: self.balancer.cell.key.clone(),
             subset: self.subset.map(str::to_owned),

@@ -1,0 +1,127 @@
+//! The standing of a service's endpoints, one for all data threads: who has
+//! failed how often, who is ejected, who is new; and the hash tables, of which
+//! one is enough.
+
+use super::{
+    hash::{Key, Table},
+    outlier::{Court, Health},
+};
+use linnet_mesh::{Endpoint, ServicePort, destination::OutlierDetection};
+use metrics::{counter, gauge};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    time::{Duration, Instant},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    service: String,
+    epoch: Instant,
+    /// Grows with whatever makes a thread's view out of date.
+    version: AtomicU64,
+    healths: Mutex<HashMap<SocketAddr, Arc<Health>>>,
+    court: Court,
+    /// Whether the gauge shows an ejection.
+    shown: AtomicBool,
+    tables: Mutex<Vec<(Key, Weak<Table>)>>,
+}
+
+impl Standing {
+    pub(crate) fn new(service: &ServicePort) -> Self {
+        Self {
+            service: service.to_string(),
+            epoch: Instant::now(),
+            // A view that has never been made is at 0.
+            version: AtomicU64::new(1),
+            healths: Mutex::default(),
+            court: Court::default(),
+            shown: AtomicBool::default(),
+            tables: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    /// Tells all threads to look again. To be called after the change.
+    pub(crate) fn changed(&self) {
+        self.version.fetch_add(1, Release);
+    }
+
+    fn healths(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Health>>> {
+        self.healths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoints have been other ones. Whoever stays keeps its standing; a
+    /// pod that was given somebody else's address does not inherit it.
+    pub(crate) fn follow(&self, old: &[Arc<Endpoint>], new: &[Arc<Endpoint>], first: bool) {
+        let appeared = (!first).then(Instant::now);
+        let pods: HashMap<_, _> = old.iter().map(|e| (e.address, &e.workload.pod)).collect();
+        let mut healths = self.healths();
+        let mut before = std::mem::take(&mut *healths);
+        *healths = new
+            .iter()
+            .map(|endpoint| {
+                let address = endpoint.address;
+                let known = before.remove(&address);
+                let known = known.filter(|_| pods.get(&address) == Some(&&endpoint.workload.pod));
+                let health = known.unwrap_or_else(|| Arc::new(Health::new(self.epoch, appeared)));
+                (address, health)
+            })
+            .collect();
+    }
+
+    /// An endpoint's standing.
+    pub(crate) fn of(&self, address: SocketAddr) -> Arc<Health> {
+        let known = self.healths().get(&address).cloned();
+        // One that has just gone: nobody else will look at it.
+        known.unwrap_or_else(|| Arc::new(Health::new(self.epoch, None)))
+    }
+
+    /// Ejects an endpoint if it may be; tells for how long.
+    pub(crate) fn eject<'a>(
+        &self,
+        accused: &Health,
+        members: impl Iterator<Item = &'a Health>,
+        rules: &OutlierDetection,
+        now: Instant,
+    ) -> Option<Duration> {
+        let time = self.court.eject(accused, members, rules, now)?;
+        self.changed();
+        counter!("linnet_outlier_ejections_total", "service" => self.service.clone()).increment(1);
+        self.show(now);
+        Some(time)
+    }
+
+    /// Keeps the gauge true: an ejection ends without anybody's doing.
+    pub(crate) fn show(&self, now: Instant) {
+        let ejected = |health: &Arc<Health>| health.ejected_until(now).is_some();
+        let count = self.healths().values().filter(|h| ejected(h)).count();
+        if self.shown.swap(count > 0, Relaxed) || count > 0 {
+            gauge!("linnet_outlier_ejected", "service" => self.service.clone()).set(count as f64);
+        }
+    }
+
+    /// The table for a key, made once for all threads.
+    pub(crate) fn table(&self, key: Key) -> Arc<Table> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.retain(|(_, table)| table.strong_count() > 0);
+        let known = tables.iter().find(|(known, _)| *known == key);
+        if let Some(table) = known.and_then(|(_, table)| table.upgrade()) {
+            return table;
+        }
+        let table = Arc::new(Table::new(&key));
+        tables.push((key, Arc::downgrade(&table)));
+        table
+    }
+}
