@@ -23,8 +23,8 @@ pub use peer_authentication::{
     MutualTls, PeerAuthentication, PeerAuthenticationSpec, WorkloadSelector,
 };
 pub use virtual_service::{
-    Destination, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpBody, HttpDirectResponse,
-    HttpFault, HttpMatchRequest, HttpMirror, HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
-    HttpRouteDestination, Percentage, PortSelector, RegexRewrite, StringMatch, VirtualService,
-    VirtualServiceSpec,
+    CorsPolicy, Destination, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpBody,
+    HttpDirectResponse, HttpFault, HttpMatchRequest, HttpMirror, HttpRedirect, HttpRetry,
+    HttpRewrite, HttpRoute, HttpRouteDestination, Percentage, PortSelector, RegexRewrite,
+    StringMatch, VirtualService, VirtualServiceSpec,
 };

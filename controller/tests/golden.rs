@@ -17,8 +17,8 @@ use linnet_controller::{
 use linnet_mesh::{
     AppProtocol, ServicePort, TrustDomain,
     route::{
-        Answer, Fault, Filters, HeaderFilters, HttpRoutes, QueryMatch, Redirect, RequestMatch,
-        RetryPolicy, Unresolved,
+        Answer, Cors, Fault, Filters, HeaderFilters, HttpRoutes, OriginMatch, QueryMatch, Redirect,
+        RequestMatch, RetryPolicy, Unresolved,
     },
 };
 use std::{
@@ -158,7 +158,11 @@ fn write_filters(text: &mut String, filters: &Filters) {
         timeout,
         retry,
         mirrors,
+        cors,
     } = filters;
+    if let Some(cors) = cors {
+        write_cors(text, cors);
+    }
     match answer {
         None => {}
         Some(Answer::Redirect(redirect)) => {
@@ -230,6 +234,39 @@ fn write_filters(text: &mut String, filters: &Filters) {
         )
         .unwrap();
     }
+}
+
+fn write_cors(text: &mut String, cors: &Cors) {
+    let Cors {
+        origins,
+        methods,
+        headers,
+        expose,
+        max_age,
+        credentials,
+        unmatched,
+    } = cors;
+    let origins: Vec<_> = origins
+        .iter()
+        .map(|origin| match origin {
+            OriginMatch::Any => "any".to_owned(),
+            OriginMatch::Text(condition) => condition.to_string(),
+            OriginMatch::Around(before, behind) => format!("like {before}*{behind}"),
+        })
+        .collect();
+    let [methods, headers, expose] = [methods, headers, expose]
+        .map(|list| list.as_ref().map_or("", |list| list.to_str().unwrap()));
+    let origins = origins.join(", ");
+    writeln!(
+        text,
+        "    cors origins [{origins}] methods [{methods}] headers [{headers}] expose [{expose}]"
+    )
+    .unwrap();
+    writeln!(
+        text,
+        "      max age {max_age:?} credentials {credentials} other preflights {unmatched:?}"
+    )
+    .unwrap();
 }
 
 fn write_headers(text: &mut String, indent: &str, filters: &HeaderFilters) {

@@ -5,6 +5,7 @@
 //! with one bad field is refused as a whole, and the error names the field.
 
 mod authorization;
+mod cors;
 mod decode;
 mod destination;
 mod encode;

@@ -4,6 +4,7 @@
 //! path decide alike.
 
 mod answer;
+mod cors;
 pub mod explain;
 mod fault;
 mod filter;
@@ -11,6 +12,7 @@ pub mod grpc;
 mod retry;
 
 pub use answer::{Answer, DirectResponse, Redirect, RedirectPath};
+pub use cors::{Cors, OriginMatch, UnmatchedPreflights};
 pub use explain::Mismatch;
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use filter::{Filters, HeaderEdits, HeaderFilters, Mirror, PathRewrite, Rewrite, RewriteError};

@@ -5,6 +5,7 @@
 //! it. A rule that ends in something not honoured (a delegate) still ends the
 //! search, with an answer that says so.
 
+mod cors;
 mod duration;
 mod filters;
 mod headers;

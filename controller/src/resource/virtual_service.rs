@@ -80,6 +80,39 @@ pub struct HttpRoute {
     /// Several destinations that get copies.
     #[serde(default)]
     pub mirrors: Vec<HttpMirror>,
+    /// Who may call from a browser.
+    #[serde(default)]
+    pub cors_policy: Option<CorsPolicy>,
+}
+
+/// Who may call from a browser, and how.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CorsPolicy {
+    /// The origins that may: exact, by prefix or regex; exact `*` is all of them.
+    #[serde(default)]
+    pub allow_origins: Vec<StringMatch>,
+    /// The same, exact, as older resources have it.
+    #[serde(default)]
+    pub allow_origin: Vec<String>,
+    /// The methods they may use.
+    #[serde(default)]
+    pub allow_methods: Vec<String>,
+    /// The request headers they may set.
+    #[serde(default)]
+    pub allow_headers: Vec<String>,
+    /// The response headers they see.
+    #[serde(default)]
+    pub expose_headers: Vec<String>,
+    /// For how long a browser may remember the answer to a preflight.
+    #[serde(default)]
+    pub max_age: Option<String>,
+    /// Whether a browser may send cookies and the like.
+    #[serde(default)]
+    pub allow_credentials: Option<bool>,
+    /// Preflights of other origins: `FORWARD` (the default) or `IGNORE`.
+    #[serde(default)]
+    pub unmatched_preflights: Option<String>,
 }
 
 /// A destination that gets copies.

@@ -43,6 +43,7 @@ impl From<&Filters> for proto::Filters {
             timeout_micros: filters.timeout.map_or(0, micros),
             fault: filters.fault.as_ref().map(Into::into),
             retry: filters.retry.as_ref().map(Into::into),
+            cors: filters.cors.as_ref().map(Into::into),
             mirrors: filters
                 .mirrors
                 .iter()
@@ -77,6 +78,7 @@ impl TryFrom<proto::Filters> for Filters {
             fault: optional(message.fault)?,
             retry: optional(message.retry)?,
             mirrors: all(message.mirrors)?,
+            cors: optional(message.cors)?,
         })
     }
 }

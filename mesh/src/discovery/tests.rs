@@ -3,10 +3,10 @@ use crate::{
     AppProtocol, InboundPort, MtlsMode, ResourceRef,
     destination::Locality,
     route::{
-        Abort, AbortStatus, Answer, Backend, Delay, DirectResponse, Fault, Filters, HeaderEdits,
-        HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, Mirror, PathRewrite, QueryMatch,
-        Redirect, RedirectPath, RequestMatch, RetryPolicy, Rewrite, Share, StringMatch, Unresolved,
-        WholeRegex,
+        Abort, AbortStatus, Answer, Backend, Cors, Delay, DirectResponse, Fault, Filters,
+        HeaderEdits, HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, Mirror, OriginMatch,
+        PathRewrite, QueryMatch, Redirect, RedirectPath, RequestMatch, RetryPolicy, Rewrite, Share,
+        StringMatch, UnmatchedPreflights, Unresolved, WholeRegex,
     },
 };
 use std::collections::BTreeMap;
@@ -99,6 +99,18 @@ fn filters() -> Filters {
             },
             share: Share::percent(12.5),
         }],
+        cors: Some(Cors {
+            origins: vec![
+                OriginMatch::Text(StringMatch::Prefix("https://".into())),
+                OriginMatch::Around("https://".into(), ".example.com".into()),
+            ],
+            methods: Some(http::HeaderValue::from_static("GET")),
+            headers: Some(http::HeaderValue::from_static("x-a,x-b")),
+            expose: Some(http::HeaderValue::from_static("*")),
+            max_age: Some(0),
+            credentials: true,
+            unmatched: UnmatchedPreflights::Answer,
+        }),
     }
 }
 
@@ -119,6 +131,10 @@ fn each_kind_of_filter_arrives() {
                 share: Share::percent(0.0),
                 status: AbortStatus::Http(http::StatusCode::BAD_GATEWAY),
             }),
+        }),
+        cors: Some(Cors {
+            origins: vec![OriginMatch::Any],
+            ..Cors::default()
         }),
         ..Filters::default()
     };

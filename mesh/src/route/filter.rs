@@ -3,7 +3,7 @@
 //!
 //! Everything acts on a head in place; a query string is always kept.
 
-use super::{Answer, Backend, Fault, RetryPolicy, Share, StringMatch};
+use super::{Answer, Backend, Cors, Fault, RetryPolicy, Share, StringMatch};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::HOST,
@@ -14,6 +14,8 @@ use std::time::Duration;
 /// What a rule does besides choosing a backend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filters {
+    /// Who may call from a browser.
+    pub cors: Option<Cors>,
     /// Answered here instead of by a backend.
     pub answer: Option<Answer>,
     /// Faults to inject.

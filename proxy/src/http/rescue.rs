@@ -86,14 +86,19 @@ where
         let this = self.project();
         let result = ready!(this.inner.poll(context));
         Poll::Ready(Ok(result.unwrap_or_else(|error| {
-            this.exchange.flag(error.flags());
             if !this.exchange.has_sink() {
                 (this.unplaced)(this.exchange);
             }
-            tracing::debug!(%error, "answered for the upstream");
-            respond(&error, this.exchange.is_grpc())
+            rescued(&error, this.exchange)
         })))
     }
+}
+
+/// Notes an error and makes the answer to it.
+pub(crate) fn rescued(error: &Error, exchange: &Exchange) -> Response<Body> {
+    exchange.flag(error.flags());
+    tracing::debug!(%error, "answered for the upstream");
+    respond(error, exchange.is_grpc())
 }
 
 /// The response to an error.

@@ -1,6 +1,7 @@
 //! The outbound HTTP stack: measure, rescue, upgrade, and at its heart the
 //! route, which sends a request to an endpoint of the backend it draws.
 
+mod cors;
 mod filter;
 mod mirror;
 mod retry;
@@ -119,7 +120,7 @@ impl Route {
         &self,
         balancer: &Rc<Balancer>,
         routes: &HttpRoutes,
-        mut call: Call,
+        call: Call,
     ) -> Result<Response<Body>, Error> {
         let parts = request_parts(&call.request, authority(&call.request));
         let found = routes.rule(&parts);
@@ -127,6 +128,28 @@ impl Route {
             service: balancer.cell.key.clone(),
             sources: routes.sources.clone(),
         })?;
+        match &rule.filters.cors {
+            None => self.obey(position, rule, call).await,
+            Some(cors) => {
+                let exchange = call.exchange.clone();
+                let (answer, origin) = cors::ask(cors, &call.request);
+                if let Some(answer) = answer {
+                    self.record_unplaced(&exchange);
+                    return Ok(answer);
+                }
+                let response = Box::pin(self.obey(position, rule, call)).await;
+                self.told(cors, origin, &exchange, response)
+            }
+        }
+    }
+
+    /// Does what a rule says.
+    async fn obey(
+        &self,
+        position: usize,
+        rule: &HttpRule,
+        mut call: Call,
+    ) -> Result<Response<Body>, Error> {
         let source = &rule.source;
         if let Some(fault) = &rule.filters.fault {
             Box::pin(filter::inject(fault, source, &call.exchange)).await?;

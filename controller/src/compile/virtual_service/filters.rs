@@ -83,12 +83,16 @@ impl Compiler<'_> {
                 .retries
                 .as_ref()
                 .map(|retries| self.retries(&format!("{path}.retries"), retries)),
+            cors: route
+                .cors_policy
+                .as_ref()
+                .map(|policy| self.cors(&format!("{path}.corsPolicy"), policy)),
             // Known when the services are.
             mirrors: Vec::new(),
         }
     }
 
-    fn error(&mut self, field: impl Into<String>, text: impl Into<String>) {
+    pub(super) fn error(&mut self, field: impl Into<String>, text: impl Into<String>) {
         self.errors.push(Note::new(field, text));
     }
 
