@@ -53,6 +53,11 @@ e2e: node-is-up prometheus-package images
     KUBECONFIG='{{ kubeconfig }}' cargo test --workspace --features linnet-tests/cluster --test cluster \
         --config 'target."cfg(all())".runner = "{{ as_root }}"' -- --test-threads=1 --nocapture
 
+# What the control plane asked of the API server in `just e2e` and `just
+# conformance`, against what its roles allow: no right unused, no call refused
+rights: node-is-up
+    cargo test --workspace --features linnet-tests/cluster --test rights -- --nocapture
+
 # Build, make the images available to the current cluster, install into it
 deploy *arguments: images
     manifests/images/load
