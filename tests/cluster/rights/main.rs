@@ -31,6 +31,8 @@ fn every_right_is_used_and_every_call_is_allowed() {
     let refused: BTreeSet<_> = calls
         .iter()
         .filter(|call| call.status == 403)
+        // Uninstalled, a role may go before the last pod that it is for.
+        .filter(|call| !rights.iter().any(|right| right.covers(call)))
         .map(Call::to_string)
         .collect();
     assert!(
