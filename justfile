@@ -78,6 +78,15 @@ deny:
     command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
     cargo deny check licenses bans sources
 
+# What each binary is made of, as CycloneDX, in target/sbom
+sbom:
+    command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --locked
+    cargo cyclonedx --quiet --format json --describe binaries
+    mkdir -p target/sbom
+    for part in proxy init identity injector controller cli; do mv "$part"/*_bin.cdx.json target/sbom/; done
+    rm -f target/sbom/crds_bin.cdx.json */*_bin.cdx.json benches/relay/*_bin.cdx.json
+    @ls -l target/sbom
+
 # Everything, as CI does on a fresh machine (root)
 ci:
     .ci/run
