@@ -9,6 +9,7 @@ mod authorization;
 mod cluster;
 mod configuration;
 mod inbound;
+mod locality;
 mod mutual_tls;
 mod resolve;
 mod verdicts;
@@ -115,6 +116,7 @@ impl Index {
                 self.cluster.set_slice(slice, &mut self.affected);
             }
             Change::Apply(Object::Pod(pod)) => self.cluster.set_pod(pod, &mut self.affected),
+            Change::Apply(Object::Node(node)) => self.cluster.set_node(node, &mut self.affected),
             Change::Apply(Object::Configuration(configuration)) => {
                 self.configurations
                     .set(&configuration, &self.context, &mut self.affected);
@@ -129,6 +131,7 @@ impl Index {
                     }
                     Kind::EndpointSlice => self.cluster.remove_slice(name, &mut self.affected),
                     Kind::Pod => self.cluster.remove_pod(name, &mut self.affected),
+                    Kind::Node => self.cluster.remove_node(name, &mut self.affected),
                     _ => self.configurations.remove(&reference, &mut self.affected),
                 }
             }

@@ -6,10 +6,12 @@
 //! break the list it came in.
 
 mod cluster;
+mod node;
 mod parse;
 mod yaml;
 
 pub use cluster::{EndpointSlice, InboundPorts, Pod, Service, ServicePortSpec, SliceEndpoint};
+pub use node::Node;
 pub use parse::{ParseError, parse};
 pub use yaml::parse_yaml;
 
@@ -54,6 +56,8 @@ pub enum Kind {
     EndpointSlice,
     /// A Pod.
     Pod,
+    /// A Node.
+    Node,
     /// A VirtualService.
     VirtualService,
     /// A DestinationRule.
@@ -73,6 +77,7 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
+            Self::Node => "Node",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::PeerAuthentication => "PeerAuthentication",
@@ -116,6 +121,8 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A Pod.
     Pod(Pod),
+    /// A Node.
+    Node(Node),
     /// Any of the configuration kinds.
     Configuration(Configuration),
 }
@@ -127,6 +134,7 @@ impl Object {
             Self::Service(service) => (Kind::Service, &service.name),
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.name),
             Self::Pod(pod) => (Kind::Pod, &pod.name),
+            Self::Node(node) => (Kind::Node, &node.name),
             Self::Configuration(configuration) => (configuration.kind, &configuration.name),
         };
         ObjectRef {

@@ -63,6 +63,7 @@ fn services_spoken_of(objects: &[Object]) -> Vec<Object> {
                         port: 80,
                         protocol: AppProtocol::Detect,
                     }],
+                    prefers_close: false,
                 }))
             }
             _ => None,

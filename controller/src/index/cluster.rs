@@ -1,7 +1,8 @@
 //! Services, EndpointSlices and Pods, and the ways to find one from another.
 
 use super::Affected;
-use crate::object::{EndpointSlice, Name, Pod, Service};
+use crate::object::{EndpointSlice, Name, Node, Pod, Service};
+use linnet_mesh::destination::Locality;
 use std::{
     collections::{BTreeSet, HashMap},
     hash::Hash,
@@ -13,6 +14,8 @@ pub(super) struct Cluster {
     services: HashMap<Name, Service>,
     slices: HashMap<Name, EndpointSlice>,
     pods: HashMap<Name, Pod>,
+    nodes: HashMap<Name, Locality>,
+    pods_of_node: Relation<Name>,
     service_by_ip: HashMap<IpAddr, Name>,
     pods_by_ip: Relation<IpAddr>,
     slices_of_service: Relation<Name>,
@@ -179,6 +182,29 @@ impl Cluster {
         }
     }
 
+    /// Where a pod runs; nothing of what is not known.
+    pub(super) fn locality(&self, pod: &Pod) -> Locality {
+        let of_node = || self.nodes.get(pod.node.as_ref()?).cloned();
+        let said = pod.locality.clone();
+        said.or_else(of_node).unwrap_or_default()
+    }
+
+    pub(super) fn set_node(&mut self, node: Node, affected: &mut Affected) {
+        if self.nodes.get(&node.name) == Some(&node.locality) {
+            return;
+        }
+        affected
+            .pods
+            .extend(self.pods_of_node.of(&node.name).cloned());
+        self.nodes.insert(node.name, node.locality);
+    }
+
+    pub(super) fn remove_node(&mut self, name: &Name, affected: &mut Affected) {
+        if self.nodes.remove(name).is_some() {
+            affected.pods.extend(self.pods_of_node.of(name).cloned());
+        }
+    }
+
     pub(super) fn set_pod(&mut self, pod: Pod, affected: &mut Affected) {
         if self.pods.get(&pod.name) == Some(&pod) {
             return;
@@ -189,6 +215,9 @@ impl Cluster {
         for ip in &pod.ips {
             self.pods_by_ip.insert(*ip, &pod.name);
         }
+        if let Some(node) = &pod.node {
+            self.pods_of_node.insert(node.clone(), &pod.name);
+        }
         self.pods.insert(pod.name.clone(), pod);
     }
 
@@ -198,6 +227,9 @@ impl Cluster {
         };
         for ip in &pod.ips {
             self.pods_by_ip.remove(ip, name);
+        }
+        if let Some(node) = &pod.node {
+            self.pods_of_node.remove(node, name);
         }
         affected.ips.extend(pod.ips);
         affected.pods.insert(name.clone());

@@ -2,7 +2,9 @@
 
 use super::Index;
 use crate::object::Name;
-use linnet_mesh::{AppProtocol, Inbound, InboundPort, ServicePort, SpiffeId, Workload};
+use linnet_mesh::{
+    AppProtocol, Inbound, InboundPort, ServicePort, SpiffeId, Workload, destination::Locality,
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 impl Index {
@@ -40,7 +42,8 @@ impl Index {
             mtls_source: modes.source.cloned(),
             ports: ports.into_values().collect(),
             authorization: self.authorization(pod, labels),
-            ..Inbound::default()
+            locality: known.map_or_else(Locality::default, |pod| self.cluster.locality(pod)),
+            labels: labels.clone(),
         }
     }
 

@@ -486,3 +486,88 @@ fn an_endpoint_waits_for_its_pod_where_all_pods_are_told() {
     );
     assert_eq!(index.endpoints(&payment(), "default").len(), 1);
 }
+
+const PLACES: &str = r#"
+apiVersion: v1
+kind: Node
+metadata:
+  name: n1
+  labels: {topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: eu-a}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {clusterIP: 10.96.0.20, ports: [{port: 80}], trafficDistribution: PreferClose}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: shop-1, labels: {tier: web}}
+spec: {nodeName: n1}
+status: {podIP: 10.0.1.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: shop-2, labels: {istio-locality: us.us-b.rack7}}
+spec: {nodeName: n1}
+status: {podIP: 10.0.1.2}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: shop-x, labels: {kubernetes.io/service-name: shop}}
+addressType: IPv4
+ports: [{port: 80}]
+endpoints:
+- {addresses: [10.0.1.1], targetRef: {kind: Pod, name: shop-1}, zone: eu-a}
+- {addresses: [10.0.1.2], targetRef: {kind: Pod, name: shop-2}, zone: eu-a}
+- {addresses: [10.0.1.3], zone: eu-c}
+"#;
+
+#[test]
+fn endpoints_are_where_their_nodes_are() {
+    let shop = ServicePort {
+        name: "shop".into(),
+        ..payment()
+    };
+    let mut index = index(PLACES);
+    let places = |index: &Index| -> Vec<String> {
+        let endpoints = index.endpoints(&shop, "default");
+        endpoints.values().map(|e| e.locality.to_string()).collect()
+    };
+    assert_eq!(places(&index), ["eu/eu-a/", "us/us-b/rack7", "/eu-c/"]);
+    let own = |index: &Index| index.inbound(&Name::new("default", "shop-1"), &id("default"));
+    assert_eq!(own(&index).locality.to_string(), "eu/eu-a/");
+    assert_eq!(own(&index).labels["tier"], "web");
+
+    index.take_affected();
+    let node = |zone: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: n1, labels: {{topology.kubernetes.io/zone: {zone}}}}}\nstatus: {{phase: Running}}\n"
+        )
+    };
+    apply(&mut index, &node("eu-b"));
+    let affected = index.take_affected();
+    assert!(affected.services.contains(&Name::new("default", "shop")));
+    assert!(affected.pods.contains(&Name::new("default", "shop-1")));
+    assert_eq!(places(&index)[0], "/eu-b/");
+    // A heartbeat changes nothing.
+    apply(&mut index, &node("eu-b"));
+    assert!(index.take_affected().is_empty());
+    delete(&mut index, Kind::Node, "", "n1");
+    // What the slice says is left.
+    assert_eq!(places(&index)[0], "/eu-a/");
+}
+
+#[test]
+fn a_service_that_prefers_close_says_so() {
+    let index = index(&format!("{CLUSTER}---{PLACES}"));
+    let locality = |name: &str| {
+        let key = ServicePort {
+            name: name.into(),
+            ..payment()
+        };
+        let destination = index.service(&key, "default").unwrap().destination?;
+        destination.policy.locality.clone()
+    };
+    assert!(locality("shop").is_some());
+    assert_eq!(locality("payment"), None);
+}

@@ -1,12 +1,12 @@
 //! Services and their endpoints as workloads of one namespace see them:
 //! routes and subsets can be meant for some namespaces only.
 
-use super::Index;
+use super::{Index, locality};
 use crate::{
     compile::{Subset, Surroundings},
     object::{Name, Pod, SliceEndpoint},
 };
-use linnet_mesh::{Endpoint, Service, ServicePort, SpiffeId, Workload};
+use linnet_mesh::{Endpoint, Service, ServicePort, SpiffeId, Workload, destination::Locality};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -78,7 +78,7 @@ impl Index {
             protocol: port.protocol,
             http: http.map(Arc::new),
             subsets: subsets.iter().map(|subset| subset.name.clone()).collect(),
-            destination: None,
+            destination: locality::fill_in(None, service),
         })
     }
 
@@ -130,6 +130,9 @@ impl Index {
         };
         let mut endpoint = self.pod_endpoint(pod, address);
         endpoint.terminating = !member.ready;
+        if endpoint.locality.is_unknown() {
+            endpoint.locality.zone = member.zone.clone().unwrap_or_default();
+        }
         if let Some(pod) = pod {
             endpoint.subsets = subsets
                 .iter()
@@ -154,6 +157,7 @@ impl Index {
         Endpoint {
             identity,
             workload: pod.map_or_else(|| Arc::new(Workload::default()), |pod| pod.workload.clone()),
+            locality: pod.map_or_else(Locality::default, |pod| self.cluster.locality(pod)),
             ..Endpoint::at(address)
         }
     }

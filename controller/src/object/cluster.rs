@@ -1,12 +1,13 @@
 //! The cluster's own objects, cut down.
 
-use super::Name;
+use super::{Name, node::labelled};
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use linnet_mesh::{
     AppProtocol, Workload,
+    destination::Locality,
     names::{annotation, label, port},
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -20,6 +21,9 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// Its TCP ports.
     pub ports: Vec<ServicePortSpec>,
+    /// Whether callers in the same zone are to be preferred:
+    /// `spec.trafficDistribution`, or Istio's annotation of that name.
+    pub prefers_close: bool,
 }
 
 /// A TCP port of a Service.
@@ -55,6 +59,8 @@ pub struct SliceEndpoint {
     pub pod: Option<Name>,
     /// Takes new requests.
     pub ready: bool,
+    /// The zone that it is in, where its pod's node is not known.
+    pub zone: Option<String>,
     /// On its way out, but still answers.
     pub draining: bool,
 }
@@ -69,6 +75,10 @@ pub struct Pod {
     pub ips: Vec<IpAddr>,
     /// Its service account.
     pub service_account: String,
+    /// The node it runs on.
+    pub node: Option<Name>,
+    /// Where it runs, if it says so itself.
+    pub locality: Option<Locality>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Who it is, for telemetry.
@@ -148,7 +158,18 @@ impl From<core::Service> for Service {
     fn from(service: core::Service) -> Self {
         let spec = service.spec.unwrap_or_default();
         let single = spec.cluster_ip.iter();
+        let annotation = service
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get("networking.istio.io/traffic-distribution"));
+        let distribution = annotation.or(spec.traffic_distribution.as_ref());
         Self {
+            // To the same node is to the same zone, too.
+            prefers_close: matches!(
+                distribution.map(String::as_str),
+                Some("PreferClose" | "PreferSameZone" | "PreferSameNode")
+            ),
             name: name(&service.metadata),
             // "None" is not an address and drops out.
             cluster_ips: addresses(spec.cluster_ips.iter().flatten().chain(single)),
@@ -218,6 +239,7 @@ impl SliceEndpoint {
         Self {
             addresses: addresses(&endpoint.addresses),
             pod,
+            zone: endpoint.zone,
             // An unknown condition counts as ready (the API's own words).
             ready: conditions.ready.unwrap_or(true),
             draining: conditions.terminating == Some(true) && conditions.serving == Some(true),
@@ -250,6 +272,8 @@ impl From<core::Pod> for Pod {
             name,
             ips,
             service_account,
+            node: spec.node_name.map(|node| Name::new("", node)),
+            locality: labelled(&labels),
             labels,
             workload: Arc::new(workload),
             sidecar,

@@ -59,6 +59,7 @@ pub fn parse(manifest: Value, origin: Option<&str>) -> Result<Option<Object>, Pa
     let kind = match (group, header.kind.as_str()) {
         ("", "Service") => Kind::Service,
         ("", "Pod") => Kind::Pod,
+        ("", "Node") => Kind::Node,
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         (group, "VirtualService") if group == NETWORKING.0 => Kind::VirtualService,
         (group, "DestinationRule") if group == NETWORKING.0 => Kind::DestinationRule,
@@ -115,7 +116,7 @@ fn object(
         });
     }
     let namespace = match kind {
-        Kind::MeshPolicy => String::new(),
+        Kind::MeshPolicy | Kind::Node => String::new(),
         _ => meta
             .namespace
             .filter(|namespace| !namespace.is_empty())
@@ -129,6 +130,7 @@ fn object(
     Ok(Some(match kind {
         Kind::Service => Object::Service(typed::<core::Service>(&resource, &manifest)?.into()),
         Kind::Pod => Object::Pod(typed::<core::Pod>(&resource, &manifest)?.into()),
+        Kind::Node => Object::Node(typed::<core::Node>(&resource, &manifest)?.into()),
         Kind::EndpointSlice => {
             let slice = typed::<discovery::EndpointSlice>(&resource, &manifest)?;
             return Ok(EndpointSlice::of(slice).map(Object::EndpointSlice));

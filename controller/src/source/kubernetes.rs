@@ -77,6 +77,9 @@ pub async fn run(client: Client, sink: Sink) {
         watch(Kind::Pod)
             .run(Api::<core::Pod>::all(client.clone()), pod)
             .boxed(),
+        watch(Kind::Node)
+            .run(Api::<core::Node>::all(client.clone()), node)
+            .boxed(),
     ];
     for (group, version, kind, plural) in CONFIGURATION {
         let gvk = GroupVersionKind::gvk(group, version, kind.as_str());
@@ -103,6 +106,10 @@ fn slice(slice: discovery::EndpointSlice) -> Option<Object> {
 
 fn pod(pod: core::Pod) -> Option<Object> {
     Some(Object::Pod(pod.into()))
+}
+
+fn node(node: core::Node) -> Option<Object> {
+    Some(Object::Node(node.into()))
 }
 
 /// A configuration resource, whatever its spec holds.
@@ -143,9 +150,12 @@ impl Watch {
                         return;
                     }
                 }
-                Err(error) if is_absent(&error) => {
+                Err(error) if is_absent(&error, self.kind) => {
                     if !told_absent {
-                        tracing::info!("{} is not installed in this cluster", self.kind.as_str());
+                        let kind = self.kind.as_str();
+                        tracing::info!(
+                            "{kind} is not installed in this cluster, or not for us to read"
+                        );
                         told_absent = true;
                     }
                     self.fresh.clear();
@@ -219,13 +229,15 @@ impl Watch {
     }
 }
 
-/// Whether the API server has no such kind.
-fn is_absent(error: &watcher::Error) -> bool {
+/// Whether the API server has no such kind; or does not show it, of a kind that
+/// the mesh can do without: nodes only say where pods are.
+fn is_absent(error: &watcher::Error, kind: Kind) -> bool {
     use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
     let (InitialListFailed(cause) | WatchStartFailed(cause) | WatchFailed(cause)) = error else {
         return false;
     };
-    matches!(cause, kube::Error::Api(status) if status.code == 404)
+    let hidden = |code| code == 403 && kind == Kind::Node;
+    matches!(cause, kube::Error::Api(status) if status.code == 404 || hidden(status.code))
 }
 
 #[cfg(test)]
