@@ -9,6 +9,7 @@ mod destination_rule;
 mod host;
 mod mesh_policy;
 mod peer_authentication;
+mod route;
 mod spec;
 mod string_match;
 mod verdict;
@@ -19,6 +20,8 @@ pub use authorization_policy::{AuthorizationPolicy, Target};
 pub use destination_rule::{DestinationRule, Subset};
 pub use host::{Host, Visibility};
 pub use peer_authentication::PeerAuthentication;
+pub(crate) use route::merge;
+pub use route::{Condition, Parent, ParentStatus, Route};
 pub use verdict::{Note, Severity, Status, Verdict};
 pub use virtual_service::{Surroundings, VirtualService};
 
@@ -38,6 +41,8 @@ pub enum Compiled {
     VirtualService(VirtualService),
     /// Subsets.
     DestinationRule(DestinationRule),
+    /// An HTTPRoute or GRPCRoute.
+    Route(Route),
     /// Who may call.
     AuthorizationPolicy(AuthorizationPolicy),
     /// Modes of mutual TLS; what a MeshPolicy says is one too.
@@ -60,6 +65,8 @@ pub fn compile(
             .map(Compiled::DestinationRule),
         Kind::AuthorizationPolicy => authorization_policy::compile(configuration, &mut notes)
             .map(Compiled::AuthorizationPolicy),
+        Kind::HttpRoute => route::compile_http(configuration, &mut notes).map(Compiled::Route),
+        Kind::GrpcRoute => route::compile_grpc(configuration, &mut notes).map(Compiled::Route),
         Kind::MeshPolicy => {
             mesh_policy::compile(configuration, &mut notes).map(Compiled::PeerAuthentication)
         }

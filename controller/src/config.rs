@@ -21,6 +21,8 @@ pub const TOKEN_FILE: &str = "LINNET_TOKEN_FILE";
 /// Where the trust bundle is, the injected path by default.
 pub const TRUST_BUNDLE_FILE: &str = "LINNET_TRUST_BUNDLE_FILE";
 
+/// The pod's name, which Kubernetes sets.
+const REPLICA: &str = "HOSTNAME";
 const DEFAULT_IDENTITY: &str = "https://linnet-identity.linnet-system.svc:15443";
 const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
 const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
@@ -45,6 +47,8 @@ pub struct Environment {
     pub config: Config,
     /// Where its objects come from.
     pub platform: Platform,
+    /// This replica's name among others: its pod's.
+    pub replica: String,
     /// Where its certificate comes from.
     pub certificate: certificate::Source,
     /// How long streams may take to end after SIGTERM.
@@ -133,6 +137,7 @@ impl Environment {
                 Some(directory) => Platform::Directory(directory.into()),
                 None => Platform::Kubernetes,
             },
+            replica: text(REPLICA).unwrap_or_else(|| format!("process {}", std::process::id())),
             drain: drain.map_or(DEFAULT_DRAIN, Duration::from_secs),
         })
     }

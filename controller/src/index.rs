@@ -5,6 +5,7 @@
 //! subscribed to, and compared with what that proxy has, so a change that makes
 //! no difference sends nothing.
 
+mod attachments;
 mod authorization;
 mod cluster;
 mod configuration;
@@ -15,6 +16,7 @@ mod resolve;
 mod verdicts;
 mod view;
 
+pub use attachments::RouteStatus;
 pub use resolve::Interest;
 pub use view::Endpoints;
 
@@ -43,6 +45,8 @@ pub struct Index {
     synced: bool,
     pods_are_told: bool,
     affected: Affected,
+    /// Something that verdicts hang on has changed.
+    judged: bool,
 }
 
 /// What changes may have touched.
@@ -88,6 +92,7 @@ impl Index {
             synced: false,
             pods_are_told: false,
             affected: Affected::default(),
+            judged: false,
         }
     }
 
@@ -107,6 +112,7 @@ impl Index {
 
     /// Takes a change.
     pub fn apply(&mut self, change: Change) {
+        self.judged |= change.is_judged();
         match change {
             Change::Apply(Object::Service(service)) => {
                 self.touch_dependents(&service.name.clone());
@@ -151,6 +157,12 @@ impl Index {
     fn touch_dependents(&mut self, service: &Name) {
         self.configurations
             .touch_dependents(service, &mut self.affected);
+    }
+
+    /// Whether something that verdicts hang on has changed since this was asked
+    /// last.
+    pub fn take_judged(&mut self) -> bool {
+        std::mem::take(&mut self.judged)
     }
 
     /// What has been touched since this was asked last, spread to what hangs on it.

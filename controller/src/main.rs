@@ -37,13 +37,17 @@ async fn serve(environment: Environment) -> Result<(), Error> {
     let Environment {
         config,
         platform,
+        replica,
         certificate,
         drain: limit,
     } = environment;
     let (drain_signal, drain) = drain::channel();
     let readiness = Readiness::new();
     let source = match platform {
-        Platform::Kubernetes => Source::Kubernetes(kube::Client::try_default().await?),
+        Platform::Kubernetes => Source::Kubernetes {
+            client: kube::Client::try_default().await?,
+            replica,
+        },
         Platform::Directory(path) => Source::Directory(path),
     };
     let gate = readiness.gate("certificate");

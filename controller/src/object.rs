@@ -68,6 +68,10 @@ pub enum Kind {
     AuthorizationPolicy,
     /// A MeshPolicy.
     MeshPolicy,
+    /// An HTTPRoute.
+    HttpRoute,
+    /// A GRPCRoute.
+    GrpcRoute,
 }
 
 impl Kind {
@@ -83,6 +87,8 @@ impl Kind {
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::MeshPolicy => "MeshPolicy",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
         }
     }
 }

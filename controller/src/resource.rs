@@ -7,6 +7,7 @@
 mod authorization_policy;
 mod crd;
 mod destination_rule;
+pub mod gateway;
 mod mesh_policy;
 mod peer_authentication;
 mod virtual_service;

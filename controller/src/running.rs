@@ -20,12 +20,17 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 /// Where objects come from.
 pub enum Source {
     /// A cluster.
-    Kubernetes(kube::Client),
+    Kubernetes {
+        /// Reaches it.
+        client: kube::Client,
+        /// This replica's name among others.
+        replica: String,
+    },
     /// A directory of manifests.
     Directory(PathBuf),
 }
@@ -104,7 +109,7 @@ impl Config {
             cluster_domain: self.cluster_domain,
         };
         let mut index = Index::new(context, self.trust_domain);
-        if matches!(source, Source::Kubernetes(_)) {
+        if matches!(source, Source::Kubernetes { .. }) {
             index = index.with_all_pods();
         }
         let (handle, _) = discovery::spawn(index, events, readiness.gate("configuration"));
@@ -116,9 +121,14 @@ impl Config {
                 });
                 Admission::AnyIdentity
             }
-            Source::Kubernetes(client) => {
+            Source::Kubernetes { client, replica } => {
                 let keeper = trust_bundle::keep(client.clone(), certificate.clone());
                 until_drained(drain.clone(), keeper);
+                let (holds, held) = watch::channel(false);
+                let lease = status::lease::hold(client.clone(), replica, holds);
+                until_drained(drain.clone(), lease);
+                let writer = status::write(client.clone(), handle.clone(), held);
+                until_drained(drain.clone(), writer);
                 until_drained(drain.clone(), kubernetes::run(client, sink));
                 Admission::KnownPods
             }

@@ -4,7 +4,7 @@
 pub mod directory;
 pub mod kubernetes;
 
-use crate::object::{Object, ObjectRef};
+use crate::object::{Kind, Object, ObjectRef};
 use std::time::{Instant, SystemTime};
 use tokio::sync::mpsc;
 
@@ -36,6 +36,19 @@ pub enum Change {
     },
     /// All that was there at the start has been told.
     Synced,
+}
+
+impl Change {
+    /// Whether verdicts on resources can differ after it: those of a cluster's
+    /// constant comings and goings can't.
+    pub fn is_judged(&self) -> bool {
+        let kind = match self {
+            Self::Apply(object) => object.reference().kind,
+            Self::Delete(reference) => reference.kind,
+            Self::Problem { .. } | Self::Synced => return true,
+        };
+        !matches!(kind, Kind::Pod | Kind::EndpointSlice)
+    }
 }
 
 /// The way from a source to the index. It waits while the index is busy, so a

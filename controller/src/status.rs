@@ -1,8 +1,15 @@
-//! What an operator can ask the controller: the verdict on every resource, and
-//! what each proxy has.
+//! What became of resources: for operators who ask the controller, and in the
+//! resources' own status.
 //!
-//! Only for callers on this host (`kubectl port-forward` is one): the answers
+//! The answers are only for callers on this host (`kubectl port-forward` is one): they
 //! name all workloads.
+
+mod document;
+pub mod lease;
+mod writer;
+
+pub use document::{Content, Desired};
+pub use writer::write;
 
 use crate::discovery::{Handle, Stopped};
 use axum::{

@@ -29,6 +29,10 @@ pub const PROXY_UID: u32 = 1337;
 pub const CONTROL_PLANE_NAMESPACE: &str = "linnet-system";
 /// Istio's root namespace, honoured as a configuration root too.
 pub const ISTIO_NAMESPACE: &str = "istio-system";
+/// The group of the Gateway API's kinds.
+pub const GATEWAY_API_GROUP: &str = "gateway.networking.k8s.io";
+/// Who wrote a part of a Gateway API route's status (`controllerName`).
+pub const GATEWAY_CONTROLLER: &str = "linnet.io/mesh-controller";
 /// Namespaces whose pods are never injected, besides Linnet's own.
 pub const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 

@@ -6,9 +6,9 @@
 //! search, with an answer that says so.
 
 mod cors;
-mod duration;
+pub(super) mod duration;
 mod filters;
-mod headers;
+pub(super) mod headers;
 mod matches;
 mod mirrors;
 mod retries;
@@ -78,6 +78,8 @@ struct Destination {
 pub trait Surroundings {
     /// The ports of a service; `None`: there is no such service.
     fn ports(&self, service: &Name) -> Option<Vec<u16>>;
+    /// The port of a service by its name.
+    fn port_named(&self, service: &Name, name: &str) -> Option<u16>;
     /// Whether a DestinationRule defines a subset of a service.
     fn has_subset(&self, service: &Name, subset: &str) -> bool;
 }

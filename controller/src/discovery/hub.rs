@@ -11,6 +11,7 @@ use crate::{
     index::{Affected, Index, Interest},
     object::Name,
     source::Event,
+    status::Desired,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use linnet_mesh::{SpiffeId, discovery::Target};
@@ -19,7 +20,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 /// What the hub is asked.
@@ -31,6 +32,7 @@ pub(super) enum Command {
     Close(StreamId),
     Verdicts(oneshot::Sender<Vec<Verdict>>),
     Proxies(oneshot::Sender<Vec<ProxyStatus>>),
+    Statuses(oneshot::Sender<Vec<Desired>>),
 }
 
 /// A proxy that says who it is.
@@ -84,6 +86,7 @@ pub struct Stopped;
 #[derive(Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
+    changes: watch::Receiver<()>,
 }
 
 /// Commands on their way at most; streams wait beyond.
@@ -101,6 +104,7 @@ pub fn spawn<G: Send + 'static>(
     synced: G,
 ) -> (Handle, tokio::task::JoinHandle<()>) {
     let (commands, receiver) = mpsc::channel(COMMANDS);
+    let (changed, changes) = watch::channel(());
     let hub = Hub {
         index,
         views: Views::default(),
@@ -110,9 +114,10 @@ pub fn spawn<G: Send + 'static>(
         convergence: Convergence::default(),
         dirty: HashSet::new(),
         blocked: FuturesUnordered::new(),
+        changed,
     };
     let task = tokio::spawn(hub.run(events, receiver, synced));
-    (Handle { commands }, task)
+    (Handle { commands, changes }, task)
 }
 
 impl Handle {
@@ -143,6 +148,21 @@ impl Handle {
         answer.await.map_err(|_| Stopped)
     }
 
+    /// What resources' statuses are to say.
+    ///
+    /// # Errors
+    /// The controller is shutting down.
+    pub async fn statuses(&self) -> Result<Vec<Desired>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Statuses(reply)).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Tells that statuses may be to say something else.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.clone()
+    }
+
     /// The connected proxies.
     ///
     /// # Errors
@@ -168,6 +188,8 @@ struct Hub {
     /// Streams to look at.
     dirty: HashSet<StreamId>,
     blocked: FuturesUnordered<BoxFuture<'static, Unblocked>>,
+    /// Tells that statuses may be to say something else.
+    changed: watch::Sender<()>,
 }
 
 impl Hub {
@@ -218,6 +240,9 @@ impl Hub {
             }
         }
         if self.index.is_synced() {
+            if self.index.take_judged() || !was_synced {
+                self.changed.send_replace(());
+            }
             let affected = self.index.take_affected();
             if was_synced {
                 self.spread(&affected, wave);
@@ -288,6 +313,10 @@ impl Hub {
             Command::Close(id) => self.close(id),
             Command::Verdicts(reply) => drop(reply.send(self.index.verdicts())),
             Command::Proxies(reply) => drop(reply.send(self.proxies())),
+            Command::Statuses(reply) => {
+                let routes = self.index.route_statuses().into_iter();
+                drop(reply.send(routes.map(Desired::from).collect()));
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Configuration resources: the version of each that is in force, and who comes
 //! first where several speak of one thing.
 
-use super::Affected;
+use super::{Affected, attachments::Attachments};
 use crate::{
     compile::{
         AuthorizationPolicy, Compiled, Context, DestinationRule, Note, PeerAuthentication, Subset,
@@ -42,13 +42,15 @@ pub(super) struct Configurations {
     rules_by_host: HashMap<Name, BTreeSet<Age>>,
     /// From a service to the VirtualServices that lead to it.
     routes_by_destination: HashMap<Name, BTreeSet<Name>>,
+    /// Routes of the Gateway API.
+    pub(super) attachments: Attachments,
     /// AuthorizationPolicies by namespace.
     authorization: HashMap<Arc<str>, BTreeSet<Name>>,
     /// By namespace; a MeshPolicy's is empty.
     policies: HashMap<Arc<str>, BTreeSet<(i64, ObjectRef)>>,
 }
 
-fn drop_from<K: Eq + std::hash::Hash, V: Ord>(
+pub(super) fn drop_from<K: Eq + std::hash::Hash, V: Ord>(
     map: &mut HashMap<K, BTreeSet<V>>,
     key: &K,
     value: &V,
@@ -64,6 +66,10 @@ fn drop_from<K: Eq + std::hash::Hash, V: Ord>(
 impl Configurations {
     pub(super) fn entries(&self) -> impl Iterator<Item = (&ObjectRef, &Entry)> {
         self.entries.iter()
+    }
+
+    pub(super) fn entry(&self, reference: &ObjectRef) -> Option<&Entry> {
+        self.entries.get(reference)
     }
 
     pub(super) fn set(
@@ -202,6 +208,9 @@ impl Configurations {
                     .or_default()
                     .insert(age());
             }
+            Some(Compiled::Route(route)) => {
+                self.attachments.link(reference, entry.created, route);
+            }
             Some(Compiled::AuthorizationPolicy(policy)) => {
                 let policies = self.authorization.entry(policy.namespace.clone());
                 policies.or_default().insert(name.clone());
@@ -232,6 +241,9 @@ impl Configurations {
             })) => {
                 drop_from(&mut self.rules_by_host, host, &age);
             }
+            Some(Compiled::Route(route)) => {
+                self.attachments.unlink(reference, entry.created, route);
+            }
             Some(Compiled::AuthorizationPolicy(policy)) => {
                 drop_from(&mut self.authorization, &policy.namespace, name);
             }
@@ -255,6 +267,11 @@ impl Configurations {
                     self.touch_dependents(host, affected);
                 }
             }
+            Some(Compiled::Route(route)) => {
+                let parents = route.parents.iter();
+                let services = parents.map(|parent| parent.service.clone());
+                affected.services.extend(services);
+            }
             Some(Compiled::AuthorizationPolicy(policy)) => {
                 touch_pods(&policy.namespace, affected);
             }
@@ -267,6 +284,7 @@ impl Configurations {
 
     /// Notes the services whose routes lead to a service.
     pub(super) fn touch_dependents(&self, service: &Name, affected: &mut Affected) {
+        self.attachments.touch_dependents(service, affected);
         let routes = self
             .routes_by_destination
             .get(service)

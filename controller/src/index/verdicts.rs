@@ -5,7 +5,7 @@ use super::{
     configuration::{Entry, ROOTS},
 };
 use crate::{
-    compile::{Compiled, Note, PeerAuthentication, Status, Verdict, VirtualService},
+    compile::{Compiled, Note, PeerAuthentication, Route, Status, Verdict, VirtualService},
     object::{Kind, Name, ObjectRef},
 };
 use linnet_mesh::ResourceRef;
@@ -42,6 +42,7 @@ impl Index {
             let conflicts = match compiled {
                 Compiled::VirtualService(service) => self.older_routes(&reference.name, service),
                 Compiled::DestinationRule(_) => self.older_subsets(&reference.name),
+                Compiled::Route(route) => self.overruled_everywhere(reference, route),
                 Compiled::AuthorizationPolicy(_) => Vec::new(),
                 Compiled::PeerAuthentication(policy) => self.older_policy(reference.kind, policy),
             };
@@ -52,6 +53,11 @@ impl Index {
             if let Compiled::VirtualService(service) = compiled {
                 messages.extend(service.dangling(&self.seen_by(&reference.name.namespace)));
             }
+            if let Compiled::Route(route) = compiled {
+                let surroundings = self.seen_by(&reference.name.namespace);
+                messages.extend(route.detached(&surroundings));
+                messages.extend(route.dangling(&surroundings));
+            }
         }
         Verdict {
             resource: ResourceRef::from(reference),
@@ -60,6 +66,14 @@ impl Index {
             status,
             messages,
         }
+    }
+
+    fn overruled_everywhere(&self, reference: &ObjectRef, route: &Route) -> Vec<Note> {
+        let parents = route.parents.iter();
+        let overruled = parents.filter_map(|parent| self.overruled(reference, parent));
+        overruled
+            .map(|text| Note::new("spec.parentRefs", text))
+            .collect()
     }
 
     fn older_routes(&self, name: &Name, service: &VirtualService) -> Vec<Note> {
@@ -74,6 +88,11 @@ impl Index {
             .hosts
             .iter()
             .filter_map(|host| {
+                if let Some(route) = self.attached_to(host) {
+                    let text =
+                        format!("{route} attaches to {host} and goes first: its rules count");
+                    return Some(Note::new("spec.hosts", text));
+                }
                 let other = older(host)?;
                 Some(Note::new(
                     "spec.hosts",

@@ -28,6 +28,12 @@ impl Surroundings for Seen<'_> {
         Some(service.ports.iter().map(|port| port.port).collect())
     }
 
+    fn port_named(&self, service: &Name, name: &str) -> Option<u16> {
+        let service = self.index.cluster.service(service)?;
+        let port = service.ports.iter().find(|port| port.name == name)?;
+        Some(port.port)
+    }
+
     fn has_subset(&self, service: &Name, subset: &str) -> bool {
         self.index
             .configurations
@@ -54,20 +60,15 @@ impl Index {
         let name = service_name(of);
         let service = self.cluster.service(&name)?;
         let port = service.ports.iter().find(|port| port.port == of.port)?;
-        let http = self
-            .configurations
-            .routes_of(&name)
-            .find(|(_, routes)| routes.visibility.includes(client))
-            .and_then(|(_, routes)| {
-                routes.routes(
-                    of,
-                    client,
-                    &Seen {
-                        index: self,
-                        client,
-                    },
-                )
-            });
+        let seen = Seen {
+            index: self,
+            client,
+        };
+        let http = self.attached_routes(of, client, &seen).or_else(|| {
+            let mut services = self.configurations.routes_of(&name);
+            let (_, routes) = services.find(|(_, routes)| routes.visibility.includes(client))?;
+            routes.routes(of, client, &seen)
+        });
         let subsets = self.configurations.subsets(&name, client);
         Some(Service {
             key: of.clone(),

@@ -6,6 +6,7 @@ use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use linnet_mesh::names;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -30,6 +31,7 @@ struct Header {
 
 const NETWORKING: (&str, &[&str]) = ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]);
 const SECURITY: (&str, &[&str]) = ("security.istio.io", &["v1", "v1beta1"]);
+const GATEWAY: (&str, &[&str]) = (names::GATEWAY_API_GROUP, &["v1", "v1beta1", "v1alpha2"]);
 const DRY_RUN: &str = "istio.io/dry-run";
 const AUTHENTICATION: (&str, &[&str]) = ("authentication.istio.io", &["v1alpha1"]);
 
@@ -66,6 +68,8 @@ pub fn parse(manifest: Value, origin: Option<&str>) -> Result<Option<Object>, Pa
         (group, "PeerAuthentication") if group == SECURITY.0 => Kind::PeerAuthentication,
         (group, "AuthorizationPolicy") if group == SECURITY.0 => Kind::AuthorizationPolicy,
         (group, "MeshPolicy") if group == AUTHENTICATION.0 => Kind::MeshPolicy,
+        (group, "HTTPRoute") if group == GATEWAY.0 => Kind::HttpRoute,
+        (group, "GRPCRoute") if group == GATEWAY.0 => Kind::GrpcRoute,
         _ => return Ok(None),
     };
     served(group, version, &header.kind)?;
@@ -73,7 +77,7 @@ pub fn parse(manifest: Value, origin: Option<&str>) -> Result<Option<Object>, Pa
 }
 
 fn served(group: &str, version: &str, kind: &str) -> Result<(), ParseError> {
-    let Some((_, versions)) = [NETWORKING, SECURITY, AUTHENTICATION]
+    let Some((_, versions)) = [NETWORKING, SECURITY, AUTHENTICATION, GATEWAY]
         .into_iter()
         .find(|(known, _)| *known == group)
     else {

@@ -13,12 +13,13 @@ use kube::{
     core::GroupVersionKind,
     runtime::watcher::{self, Event, watcher},
 };
+use linnet_mesh::names;
 use serde::de::DeserializeOwned;
 use std::{collections::HashSet, convert::Infallible, fmt::Debug, time::Duration};
 use tokio::{sync::mpsc, time::sleep};
 
 /// The configuration kinds: group, version asked for, kind, plural.
-const CONFIGURATION: [(&str, &str, Kind, &str); 5] = [
+const CONFIGURATION: [(&str, &str, Kind, &str); 7] = [
     (
         "networking.istio.io",
         "v1",
@@ -49,7 +50,26 @@ const CONFIGURATION: [(&str, &str, Kind, &str); 5] = [
         Kind::MeshPolicy,
         "meshpolicies",
     ),
+    (
+        names::GATEWAY_API_GROUP,
+        "v1",
+        Kind::HttpRoute,
+        "httproutes",
+    ),
+    (
+        names::GATEWAY_API_GROUP,
+        "v1",
+        Kind::GrpcRoute,
+        "grpcroutes",
+    ),
 ];
+
+/// How the API server knows a configuration kind.
+pub fn resource_of(kind: Kind) -> Option<ApiResource> {
+    let (group, version, kind, plural) = CONFIGURATION.iter().find(|(_, _, k, _)| *k == kind)?;
+    let gvk = GroupVersionKind::gvk(group, version, kind.as_str());
+    Some(ApiResource::from_gvk_with_plural(&gvk, plural))
+}
 
 /// How often a kind that is not installed is asked for.
 const NOT_INSTALLED: Duration = Duration::from_secs(5);
@@ -81,9 +101,10 @@ pub async fn run(client: Client, sink: Sink) {
             .run(Api::<core::Node>::all(client.clone()), node)
             .boxed(),
     ];
-    for (group, version, kind, plural) in CONFIGURATION {
-        let gvk = GroupVersionKind::gvk(group, version, kind.as_str());
-        let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
+    for (_, _, kind, _) in CONFIGURATION {
+        let Some(resource) = resource_of(kind) else {
+            continue;
+        };
         let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
         watches.push(watch(kind).run(api, configuration).boxed());
     }

@@ -84,7 +84,11 @@ impl Redirect {
             (None, Some(443)) if request.scheme == "https" && scheme != "https" => None,
             (None, port) => port,
         };
-        port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        // A scheme's own port goes without saying (RFC 3986, 6.2.3).
+        match (port, scheme) {
+            (None, _) | (Some(80), "http") | (Some(443), "https") => host.to_owned(),
+            (Some(port), _) => format!("{host}:{port}"),
+        }
     }
 }
 
@@ -152,6 +156,11 @@ mod tests {
             location(&port, "[::1]:80", None),
             "https://[::1]:8443/old/a?q=1"
         );
+        let own = Redirect {
+            port: Some(443),
+            ..port
+        };
+        assert_eq!(location(&own, "a:8080", None), "https://a/old/a?q=1");
     }
 
     #[test]

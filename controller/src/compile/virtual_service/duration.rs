@@ -14,7 +14,7 @@ const UNITS: [(&str, f64); 6] = [
 const LONGEST: f64 = 3.2e11;
 
 /// Reads a duration; the error is for who wrote it.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub(in crate::compile) fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration; write 1h, 1m, 1.5s or 100ms");
     let mut rest = text;
     let mut seconds = 0.0;

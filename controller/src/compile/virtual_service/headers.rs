@@ -10,7 +10,7 @@ use linnet_mesh::route::{HeaderEdits, HeaderFilters};
 use std::collections::BTreeMap;
 
 /// Headers that frame a message or belong to one connection.
-const NOT_A_ROUTES: [&str; 7] = [
+pub(in crate::compile) const NOT_A_ROUTES: [&str; 7] = [
     "connection",
     "content-length",
     "keep-alive",

@@ -1,0 +1,158 @@
+//! Routes of the Gateway API that attach to services: HTTPRoute and GRPCRoute,
+//! one model once compiled.
+//!
+//! A match that can't be honoured is left out, never widened. A rule that can't
+//! be followed as it is written still ends the search: what matches it is
+//! answered 500, as the API wants it, and not sent where its author did not
+//! mean it to go.
+
+mod backends;
+mod cors;
+mod filters;
+mod grpc_route;
+mod http_route;
+mod merge;
+mod parents;
+mod status;
+mod values;
+
+pub(super) use grpc_route::compile as compile_grpc;
+pub(super) use http_route::compile as compile_http;
+pub(crate) use merge::merge;
+pub use parents::Parent;
+pub use status::{Condition, ParentStatus};
+
+use super::Note;
+use crate::{
+    object::{Configuration, Name},
+    resource::gateway::ParentReference,
+};
+use backends::Reference;
+use linnet_mesh::{
+    ResourceRef,
+    route::{Filters, RequestMatch, Share},
+};
+use std::sync::Arc;
+
+/// A route as far as it is honoured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// The resource.
+    pub source: Arc<ResourceRef>,
+    /// The services it attaches to.
+    pub parents: Vec<Parent>,
+    rules: Vec<Rule>,
+    /// Whether something in it can't be honoured, for each rule that was written.
+    impaired: Vec<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Rule {
+    name: Option<String>,
+    matches: Vec<Match>,
+    backends: Vec<Reference>,
+    filters: Filters,
+    mirrors: Vec<(Reference, Share)>,
+    /// Why it can't be followed.
+    broken: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Match {
+    request: RequestMatch,
+    rank: Rank,
+}
+
+/// How specific a match is: the greater goes first, whichever route and rule it
+/// stands in. What counts, and in which order, is the kind's affair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank([usize; 5]);
+
+/// What compiling a route has to know and finds out.
+struct Compiler<'a> {
+    namespace: &'a str,
+    unknown: &'a [String],
+    notes: &'a mut Vec<Note>,
+    /// Why the rule at hand can't be followed.
+    broken: Option<String>,
+    /// Something of the rule at hand can't be honoured.
+    impaired: bool,
+}
+
+impl Compiler<'_> {
+    /// The rule at hand can't be followed.
+    fn fail(&mut self, field: impl Into<String>, text: &str) {
+        let field = field.into();
+        self.broken
+            .get_or_insert_with(|| format!("{field}: {text}"));
+        self.impaired = true;
+        let text = format!("{text}; requests that match the rule are answered 500");
+        self.notes.push(Note::new(field, text).error());
+    }
+
+    /// A match of the rule at hand can't be honoured.
+    fn leave_out(&mut self, field: impl Into<String>, text: &str) {
+        self.impaired = true;
+        let text = format!("{text}; the match is left out");
+        self.notes.push(Note::new(field, text).error());
+    }
+
+    fn note(&mut self, field: impl Into<String>, text: impl Into<String>) {
+        self.notes.push(Note::new(field, text));
+    }
+
+    /// Compiles the rules, and names the fields that nothing acts on.
+    fn route<R>(
+        mut self,
+        configuration: &Configuration,
+        parents: &[ParentReference],
+        hostnames: &[String],
+        rules: &[R],
+        compile: impl Fn(&mut Self, &str, &R) -> Rule,
+    ) -> Route {
+        let parents = self.parents(parents);
+        if !hostnames.is_empty() && !parents.is_empty() {
+            self.note(
+                "spec.hostnames",
+                "has no effect in a mesh: a route is for whatever calls the services it attaches to",
+            );
+        }
+        let mut impaired = Vec::new();
+        let mut compiled = Vec::new();
+        for (position, rule) in rules.iter().enumerate() {
+            (self.broken, self.impaired) = (None, false);
+            let rule = compile(&mut self, &format!("spec.rules[{position}]"), rule);
+            impaired.push(self.impaired);
+            compiled.push(rule);
+        }
+        for field in self.unknown {
+            let told = |note: &Note| field.starts_with(note.field.as_str());
+            if !self.notes.iter().any(told) {
+                self.notes.push(Note::not_honoured(field.as_str()));
+            }
+        }
+        Route {
+            source: Arc::new(ResourceRef::from(&configuration.reference())),
+            parents,
+            rules: compiled,
+            impaired,
+        }
+    }
+}
+
+impl Route {
+    /// The services that its rules lead to.
+    pub fn destinations(&self) -> impl Iterator<Item = &Name> {
+        self.rules
+            .iter()
+            .flat_map(Rule::references)
+            .filter_map(Reference::service)
+    }
+}
+
+impl Rule {
+    fn references(&self) -> impl Iterator<Item = &Reference> {
+        let mirrors = self.mirrors.iter().map(|(reference, _)| reference);
+        self.backends.iter().chain(mirrors)
+    }
+}

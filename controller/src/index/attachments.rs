@@ -1,0 +1,185 @@
+//! Gateway API routes by the service they attach to, and which of them count
+//! for a caller: those of its own namespace where there are any (a consumer's),
+//! else those of the service's namespace (the producer's).
+
+use super::{Affected, Index, configuration::drop_from};
+use crate::{
+    compile::{Compiled, Parent, ParentStatus, Route, Surroundings, merge},
+    object::{Kind, Name, ObjectRef},
+};
+use linnet_mesh::{ServicePort, route::HttpRoutes};
+use std::collections::{BTreeSet, HashMap};
+
+/// Routes and services, both ways.
+#[derive(Debug, Default)]
+pub(super) struct Attachments {
+    /// Oldest first; the name decides between routes of one second.
+    by_parent: HashMap<Name, BTreeSet<(i64, Name, Kind)>>,
+    /// From a service to the services whose routes lead to it.
+    by_backend: HashMap<Name, BTreeSet<(Name, ObjectRef)>>,
+}
+
+/// What became of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteStatus {
+    /// The route.
+    pub route: ObjectRef,
+    /// The generation that this is about.
+    pub generation: i64,
+    /// For each service it attaches to.
+    pub parents: Vec<ParentStatus>,
+}
+
+impl Attachments {
+    pub(super) fn link(&mut self, reference: &ObjectRef, created: i64, route: &Route) {
+        let key = (created, reference.name.clone(), reference.kind);
+        for parent in &route.parents {
+            let routes = self.by_parent.entry(parent.service.clone()).or_default();
+            routes.insert(key.clone());
+            for backend in route.destinations() {
+                let parents = self.by_backend.entry(backend.clone()).or_default();
+                parents.insert((parent.service.clone(), reference.clone()));
+            }
+        }
+    }
+
+    pub(super) fn unlink(&mut self, reference: &ObjectRef, created: i64, route: &Route) {
+        let key = (created, reference.name.clone(), reference.kind);
+        for parent in &route.parents {
+            drop_from(&mut self.by_parent, &parent.service, &key);
+            for backend in route.destinations() {
+                let entry = (parent.service.clone(), reference.clone());
+                drop_from(&mut self.by_backend, backend, &entry);
+            }
+        }
+    }
+
+    /// Notes the services whose routes lead to a service.
+    pub(super) fn touch_dependents(&self, service: &Name, affected: &mut Affected) {
+        let parents = self.by_backend.get(service).into_iter().flatten();
+        affected
+            .services
+            .extend(parents.map(|(parent, _)| parent.clone()));
+    }
+
+    fn of<'a>(&'a self, service: &Name) -> impl Iterator<Item = ObjectRef> + use<'a> {
+        let routes = self.by_parent.get(service).into_iter().flatten();
+        routes.map(|(_, name, kind)| ObjectRef {
+            kind: *kind,
+            name: name.clone(),
+        })
+    }
+}
+
+impl Index {
+    fn route(&self, reference: &ObjectRef) -> Option<&Route> {
+        match self.configurations.entry(reference)?.compiled.as_ref()? {
+            Compiled::Route(route) => Some(route),
+            _ => None,
+        }
+    }
+
+    /// The routes of one namespace that attach to a service port, oldest first.
+    /// GRPCRoutes alone where there are any.
+    fn attached(
+        &self,
+        of: &ServicePort,
+        namespace: &str,
+        surroundings: &impl Surroundings,
+    ) -> Vec<(ObjectRef, &Route)> {
+        let service = Name::new(of.namespace.clone(), of.name.clone());
+        let routes = self.configurations.attachments.of(&service);
+        let routes = routes.filter(|reference| &*reference.name.namespace == namespace);
+        let mut attached: Vec<_> = routes
+            .filter_map(|reference| {
+                let route = self.route(&reference)?;
+                let mut parents = route.parents.iter();
+                let includes = parents.any(|parent| {
+                    parent.service == service && parent.includes(of.port, surroundings)
+                });
+                includes.then_some((reference, route))
+            })
+            .collect();
+        let grpc = |(reference, _): &(ObjectRef, &Route)| reference.kind == Kind::GrpcRoute;
+        if attached.iter().any(grpc) {
+            attached.retain(grpc);
+        }
+        attached
+    }
+
+    /// The rules of a service port for callers of a namespace; `None`: no route
+    /// of the Gateway API attaches to it.
+    pub(super) fn attached_routes(
+        &self,
+        of: &ServicePort,
+        client: &str,
+        surroundings: &impl Surroundings,
+    ) -> Option<HttpRoutes> {
+        // Most services have none.
+        let service = Name::new(of.namespace.clone(), of.name.clone());
+        self.configurations.attachments.of(&service).next()?;
+        let mut routes = self.attached(of, client, surroundings);
+        if routes.is_empty() && client != &*of.namespace {
+            routes = self.attached(of, &of.namespace, surroundings);
+        }
+        let routes: Vec<_> = routes.into_iter().map(|(_, route)| route).collect();
+        (!routes.is_empty()).then(|| merge(&routes, of, surroundings))
+    }
+
+    /// A route of the Gateway API that attaches to a service and that callers of
+    /// all namespaces follow.
+    pub(super) fn attached_to(&self, service: &Name) -> Option<ObjectRef> {
+        let mut routes = self.configurations.attachments.of(service);
+        routes.find(|route| route.name.namespace == service.namespace)
+    }
+
+    /// Why a route does not count at a parent: a GRPCRoute goes first on all of
+    /// its ports.
+    pub(super) fn overruled(&self, reference: &ObjectRef, parent: &Parent) -> Option<String> {
+        if reference.kind == Kind::GrpcRoute {
+            return None;
+        }
+        let namespace = &*reference.name.namespace;
+        let surroundings = self.seen_by(namespace);
+        let service = &parent.service;
+        let mut first = None;
+        for port in surroundings.ports(service)? {
+            if !parent.includes(port, &surroundings) {
+                continue;
+            }
+            let of = ServicePort {
+                namespace: service.namespace.clone(),
+                name: service.name.clone(),
+                port,
+            };
+            let routes = self.attached(&of, namespace, &surroundings);
+            let other = routes
+                .into_iter()
+                .find(|(other, _)| other.kind == Kind::GrpcRoute)?;
+            first.get_or_insert(other.0);
+        }
+        let other = first?;
+        Some(format!(
+            "{other} attaches to Service {service} too, and goes first"
+        ))
+    }
+
+    /// What became of each route of the Gateway API.
+    pub fn route_statuses(&self) -> Vec<RouteStatus> {
+        let entries = self.configurations.entries();
+        entries
+            .filter_map(|(reference, entry)| {
+                let Some(Compiled::Route(route)) = &entry.compiled else {
+                    return None;
+                };
+                let surroundings = self.seen_by(&reference.name.namespace);
+                let overruled = |parent: &Parent| self.overruled(reference, parent);
+                Some(RouteStatus {
+                    route: reference.clone(),
+                    generation: entry.generation,
+                    parents: route.status(&entry.notes, entry.rejected, overruled, &surroundings),
+                })
+            })
+            .collect()
+    }
+}
