@@ -232,7 +232,7 @@ fn certificate_source(
     Ok(certificate::Source {
         identity_url: format!("https://{}", identity.https_address).parse()?,
         token: TokenSource::Text(token),
-        trust_bundle: BundleSource::Text(identity.bundle_pem().to_owned()),
+        trust_bundle: BundleSource::Text(identity.bundle_pem().to_string()),
         trust_domain: TrustDomain::default(),
     })
 }

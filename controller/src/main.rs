@@ -4,33 +4,19 @@ use linnet_controller::{
     Deps, Source,
     config::{Environment, Platform},
 };
-use linnet_runtime::{certificate, drain, logging, readiness::Readiness, signal};
+use linnet_runtime::{
+    certificate, drain,
+    process::{self, Error},
+    readiness::Readiness,
+    signal,
+};
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-type Error = Box<dyn std::error::Error>;
-
 fn main() -> ExitCode {
-    logging::init("info");
-    // The Kubernetes client asks the process for its TLS provider.
-    certificate::provider();
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the controller cannot run");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<(), Error> {
-    let environment = Environment::from_process()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(environment))
+    process::run("the controller", Environment::from_process, serve)
 }
 
 async fn serve(environment: Environment) -> Result<(), Error> {
@@ -67,10 +53,6 @@ async fn serve(environment: Environment) -> Result<(), Error> {
         health = %running.health_address,
         "the controller runs"
     );
-    let received = signal::shutdown().await;
-    tracing::info!(signal = received, "draining");
-    if !drain_signal.drain_within(limit).await {
-        tracing::warn!(seconds = limit.as_secs(), "not all streams ended in time");
-    }
+    process::until_shutdown(drain_signal, limit).await;
     Ok(())
 }

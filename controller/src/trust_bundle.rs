@@ -3,7 +3,8 @@
 //!
 //! Every namespace and not only labelled ones, because a pod may opt in
 //! anywhere, and would hang for want of its volume. The control plane's own is
-//! identity's to write: the controller could not start without it.
+//! identity's to write, and the one that is copied: replicas whose certificates
+//! are of different ages write the same.
 
 use futures_util::{Stream, StreamExt, stream};
 use k8s_openapi::{
@@ -36,11 +37,12 @@ const FIELD_MANAGER: &str = "linnet-controller";
 
 /// Keeps the ConfigMaps, for as long as it is polled.
 pub async fn keep(client: Client, certificate: certificate::Handle) {
-    let mut generation = certificate.subscribe();
+    certificate.wait().await;
     let mut keeper = Keeper {
-        bundle: certificate.wait().await.bundle_pem().to_owned(),
+        certificate,
         view: View::default(),
         client: client.clone(),
+        told: None,
     };
     let mut observations = Box::pin(observe(client));
     loop {
@@ -58,11 +60,6 @@ pub async fn keep(client: Client, certificate: certificate::Handle) {
                 Some(observation) => keeper.view.take(observation),
                 None => return,
             },
-            Ok(()) = generation.changed() => {
-                if let Some(workload) = certificate.current() {
-                    workload.bundle_pem().clone_into(&mut keeper.bundle);
-                }
-            }
             () = retry => {}
         }
         // What else comes before the next round counts in it.
@@ -153,6 +150,18 @@ impl View {
         }
     }
 
+    /// The bundle that identity wrote, if it is one of this mesh: whatever else
+    /// stands there, the controller's own certificate must hang on a root of it.
+    fn source(&self, own: &str) -> Result<String, &'static str> {
+        let written = self.bundles.get(CONTROL_PLANE_NAMESPACE).cloned().flatten();
+        let written = written.ok_or("identity has not written it yet")?;
+        if certificate::have_common_anchor(own, &written) {
+            Ok(written)
+        } else {
+            Err("it has no root that this controller trusts; not copying it")
+        }
+    }
+
     /// Namespaces without the bundle, or with another.
     fn wanting(&self, bundle: &str) -> Vec<String> {
         if self.listed != (true, true) {
@@ -173,22 +182,40 @@ fn takes_bundle(namespace: &str) -> bool {
 }
 
 struct Keeper {
-    bundle: String,
+    certificate: certificate::Handle,
     view: View,
     client: Client,
+    told: Option<&'static str>,
 }
 
 impl Keeper {
     /// Writes what is wanting; whether something failed.
     async fn round(&mut self) -> bool {
+        let Some(own) = self.certificate.current() else {
+            return true;
+        };
+        if self.view.listed != (true, true) {
+            return false;
+        }
+        let bundle = match self.view.source(own.bundle_pem()) {
+            Ok(bundle) => bundle,
+            Err(reason) => {
+                if self.told != Some(reason) {
+                    tracing::warn!(
+                        "ConfigMap {CONTROL_PLANE_NAMESPACE}/{TRUST_BUNDLE_CONFIG_MAP}: {reason}"
+                    );
+                }
+                self.told = Some(reason);
+                return true;
+            }
+        };
+        self.told = None;
         let mut failed = false;
-        for namespace in self.view.wanting(&self.bundle) {
-            match self.write(&namespace).await {
+        for namespace in self.view.wanting(&bundle) {
+            match self.write(&namespace, &bundle).await {
                 Ok(()) => {
                     tracing::debug!(namespace, "trust bundle written");
-                    self.view
-                        .bundles
-                        .insert(namespace, Some(self.bundle.clone()));
+                    self.view.bundles.insert(namespace, Some(bundle.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -203,7 +230,7 @@ impl Keeper {
     }
 
     /// Several replicas may do this at once: they write the same.
-    async fn write(&self, namespace: &str) -> Result<(), kube::Error> {
+    async fn write(&self, namespace: &str, bundle: &str) -> Result<(), kube::Error> {
         let map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(TRUST_BUNDLE_CONFIG_MAP.to_owned()),
@@ -216,7 +243,7 @@ impl Keeper {
             },
             data: Some(BTreeMap::from([(
                 TRUST_BUNDLE_KEY.to_owned(),
-                self.bundle.clone(),
+                bundle.to_owned(),
             )])),
             ..ConfigMap::default()
         };

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use axum::{
     Extension, Json, Router,
     body::Bytes,
@@ -14,7 +15,7 @@ use axum::{
     routing::{get, post},
 };
 use linnet_mesh::SpiffeId;
-use linnet_runtime::serve::Peer;
+use linnet_runtime::{certificate::Federation, serve::Peer};
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
@@ -32,6 +33,8 @@ const BODY_LIMIT: usize = 64 * 1024;
 const TOKEN_LIMIT: usize = 16 * 1024;
 /// A request may take this long, the Kubernetes API's part included.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Seconds after which to ask again what could not be answered.
+const RETRY_UNAVAILABLE: u64 = 1;
 /// The shortest lifetime that may be asked for.
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
 
@@ -41,6 +44,7 @@ pub(crate) struct Service {
     pub(crate) attest: Box<dyn Attest>,
     pub(crate) limiter: Limiter,
     pub(crate) trust_domain: linnet_mesh::TrustDomain,
+    pub(crate) federation: Arc<ArcSwap<Federation>>,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +57,8 @@ struct Asked {
 struct Answer {
     certificates: String,
     trust_bundle: String,
+    #[serde(flatten)]
+    federation: Federation,
     identity: String,
     not_after: String,
 }
@@ -92,6 +98,7 @@ impl Refusal {
             Self::Attest(AttestError::WrongAudience(_)) => {
                 (StatusCode::UNAUTHORIZED, "wrong_audience")
             }
+            Self::Attest(AttestError::NotBound(_)) => (StatusCode::FORBIDDEN, "unbound_token"),
             Self::Attest(AttestError::NotServiceAccount(_)) | Self::Identity(_) => {
                 (StatusCode::FORBIDDEN, "not_a_workload")
             }
@@ -102,6 +109,7 @@ impl Refusal {
             Self::Csr(CsrError::Size(_)) => (StatusCode::PAYLOAD_TOO_LARGE, "bad_csr"),
             Self::Csr(_) => (StatusCode::BAD_REQUEST, "bad_csr"),
             Self::Lifetime(_) => (StatusCode::BAD_REQUEST, "bad_lifetime"),
+            Self::Sign(SignError::Stale(_)) => (StatusCode::SERVICE_UNAVAILABLE, "root_unread"),
             Self::Sign(_) => (StatusCode::INTERNAL_SERVER_ERROR, "signing_failed"),
         }
     }
@@ -112,10 +120,15 @@ impl IntoResponse for Refusal {
         let (status, reason) = self.class();
         let body = Json(serde_json::json!({ "error": self.to_string(), "reason": reason }));
         let mut response = (status, body).into_response();
-        if let Self::RateLimited(TooMany { retry_after }) = self {
+        let retry_after = match self {
+            Self::RateLimited(TooMany { retry_after }) => Some(retry_after),
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => Some(RETRY_UNAVAILABLE),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, retry_after.into());
+                .insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -136,7 +149,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
 }
 
 async fn bundle(State(service): State<Arc<Service>>) -> Response {
-    let pem = service.authority.bundle_pem().to_owned();
+    let pem = service.authority.bundle_pem().to_string();
     ([(header::CONTENT_TYPE, "application/x-pem-file")], pem).into_response()
 }
 
@@ -183,6 +196,7 @@ impl Service {
     ) -> Result<Answer, Refusal> {
         self.limiter
             .address(peer.address.ip().to_canonical())
+            .and_then(|()| self.limiter.all())
             .map_err(Refusal::RateLimited)?;
         let body = body.map_err(|error| match error.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge,
@@ -201,7 +215,8 @@ impl Service {
         let signed = self.sign(&key, &id, asked.lifetime_seconds)?;
         Ok(Answer {
             certificates: signed.chain_pem,
-            trust_bundle: self.authority.bundle_pem().to_owned(),
+            trust_bundle: self.authority.bundle_pem().to_string(),
+            federation: Federation::clone(&self.federation.load()),
             identity: id.to_string(),
             not_after: signed.not_after.format(&Rfc3339).unwrap_or_default(),
         })

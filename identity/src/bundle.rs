@@ -5,7 +5,7 @@
 //! holds its key and is mounted by nobody. Whatever others make of the ConfigMap
 //! is put right within [`INTERVAL`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -15,7 +15,10 @@ use kube::{
 use linnet_mesh::names::{TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_KEY, label};
 use linnet_runtime::drain;
 use serde_json::json;
+
 use tokio::time::sleep;
+
+use crate::authority::Authority;
 
 /// How often the ConfigMap is looked after.
 pub const INTERVAL: Duration = Duration::from_secs(30);
@@ -23,10 +26,17 @@ const RETRY: Duration = Duration::from_secs(1);
 const FIELD_MANAGER: &str = "linnet-identity";
 
 /// Keeps the ConfigMap until the drain.
-pub async fn keep(client: Client, namespace: String, bundle: String, drain: drain::Watch) {
+pub async fn keep(
+    client: Client,
+    namespace: String,
+    authority: Arc<Authority>,
+    drain: drain::Watch,
+) {
     let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
+    let mut changes = authority.subscribe();
     loop {
-        let pause = match write(&api, &bundle).await {
+        changes.mark_unchanged();
+        let pause = match write(&api, &authority.bundle_pem()).await {
             Ok(()) => INTERVAL,
             Err(error) => {
                 tracing::warn!(
@@ -39,6 +49,7 @@ pub async fn keep(client: Client, namespace: String, bundle: String, drain: drai
         };
         tokio::select! {
             () = sleep(pause) => {}
+            Ok(()) = changes.changed() => {}
             _guard = drain.signaled() => return,
         }
     }

@@ -1,15 +1,26 @@
 //! The configuration: parsed once, from the environment, all mistakes reported
 //! together.
 
-use std::{env, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{env, fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use linnet_mesh::{
     SpiffeId, TrustDomain,
     names::{self, CONTROL_PLANE_NAMESPACE, port},
 };
 
-use crate::limit::Limits;
+use crate::{authority::rotation::Rules, limit::Limits};
 
+/// The lifetime of roots that Linnet makes: 10 years by default.
+pub const ROOT_LIFETIME: &str = "LINNET_ROOT_LIFETIME";
+/// How long a new root is made known before it signs. Absent: until every
+/// certificate that is valid was received with it.
+pub const ROOT_DISTRIBUTION: &str = "LINNET_ROOT_DISTRIBUTION";
+/// How long the root before is trusted after another signs. Absent: until every
+/// certificate under it has expired.
+pub const ROOT_RETIREMENT: &str = "LINNET_ROOT_RETIREMENT";
+/// A directory with a file `<trust domain>.pem` for each trust domain that is
+/// trusted besides the own.
+pub const FEDERATION_DIR: &str = "LINNET_FEDERATION_DIR";
 /// The lifetime of certificates: 24 h by default, `1m` at the least.
 pub const CERTIFICATE_LIFETIME: &str = "LINNET_CERTIFICATE_LIFETIME";
 /// Where certificates are asked for, `[::]:15443` by default.
@@ -24,6 +35,9 @@ pub const STANDALONE: &str = "LINNET_IDENTITY_STANDALONE";
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(60);
 const LONGEST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const SHORTEST_ROOT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const LONGEST_ROOT_LIFETIME: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const SHORTEST_WAIT: Duration = Duration::from_secs(2);
 const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 const DEFAULT_SERVICE_ACCOUNT: &str = "linnet-identity";
 
@@ -44,6 +58,12 @@ pub struct Config {
     pub identity: SpiffeId,
     /// How much callers may ask.
     pub limits: Limits,
+    /// How roots follow one another.
+    pub rotation: Rules,
+    /// Other names of the trust domain.
+    pub aliases: Vec<TrustDomain>,
+    /// Where the roots of other trust domains are.
+    pub federation: Option<PathBuf>,
 }
 
 /// What `main` needs besides: where the service runs.
@@ -100,6 +120,18 @@ impl Config {
             server_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             identity,
             limits: Limits::default(),
+            rotation: Rules::default(),
+            aliases: Vec::new(),
+            federation: None,
+        }
+    }
+
+    /// How roots follow one another, with what else the configuration says.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            trust_domain: self.trust_domain.clone(),
+            leaf_lifetime: time::Duration::try_from(self.lifetime).unwrap_or(time::Duration::DAY),
+            ..self.rotation.clone()
         }
     }
 }
@@ -132,7 +164,12 @@ impl Environment {
             .ok();
         let standalone = settings.text(STANDALONE);
         let any = |port| SocketAddr::from(([0_u16; 8], port));
-        let lifetime = settings.lifetime();
+        let lifetime = settings
+            .duration(CERTIFICATE_LIFETIME, SHORTEST_LIFETIME..=LONGEST_LIFETIME)
+            .unwrap_or(DEFAULT_LIFETIME);
+        let rotation = settings.rotation();
+        let aliases = settings.aliases();
+        let federation = settings.text(FEDERATION_DIR).map(PathBuf::from);
         let address = settings
             .parsed(ADDRESS)
             .unwrap_or_else(|| any(port::IDENTITY));
@@ -154,6 +191,9 @@ impl Environment {
             server_names,
             identity,
             limits: Limits::default(),
+            rotation,
+            aliases,
+            federation,
         };
         let platform = match standalone {
             Some(directory) => Platform::Standalone {
@@ -187,21 +227,54 @@ impl<F: Fn(&str) -> Option<String>> Settings<F> {
             .ok()
     }
 
-    fn lifetime(&mut self) -> Duration {
-        let Some(text) = self.text(CERTIFICATE_LIFETIME) else {
-            return DEFAULT_LIFETIME;
-        };
-        match duration(&text) {
-            Some(lifetime) if (SHORTEST_LIFETIME..=LONGEST_LIFETIME).contains(&lifetime) => {
-                lifetime
-            }
-            _ => {
-                self.mistakes.push(format!(
-                    "{CERTIFICATE_LIFETIME}={text}: not a duration between 1m and 365d (examples: 24h, 1h30m, 7d)"
-                ));
-                DEFAULT_LIFETIME
+    fn duration(&mut self, name: &str, allowed: RangeInclusive<Duration>) -> Option<Duration> {
+        let text = self.text(name)?;
+        let found = duration(&text).filter(|found| allowed.contains(found));
+        if found.is_none() {
+            let days = |end: &Duration| end.as_secs() / (24 * 3600);
+            let longest = days(allowed.end());
+            let seconds = allowed.start().as_secs();
+            self.mistakes.push(format!(
+                "{name}={text}: not a duration between {seconds}s and {longest}d (examples: 24h, 1h30m, 7d)"
+            ));
+        }
+        found
+    }
+
+    fn rotation(&mut self) -> Rules {
+        let span = |found: Option<Duration>| found.and_then(|found| found.try_into().ok());
+        let rules = Rules::default();
+        Rules {
+            root_lifetime: span(self.duration(
+                ROOT_LIFETIME,
+                SHORTEST_ROOT_LIFETIME..=LONGEST_ROOT_LIFETIME,
+            ))
+            .unwrap_or(rules.root_lifetime),
+            distribution: span(self.duration(ROOT_DISTRIBUTION, SHORTEST_WAIT..=LONGEST_LIFETIME)),
+            retirement: span(self.duration(ROOT_RETIREMENT, SHORTEST_WAIT..=LONGEST_LIFETIME)),
+            ..rules
+        }
+    }
+
+    fn aliases(&mut self) -> Vec<TrustDomain> {
+        let text = self
+            .text(names::env::TRUST_DOMAIN_ALIASES)
+            .unwrap_or_default();
+        let names = text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty());
+        let mut aliases = Vec::new();
+        for name in names {
+            match name.parse() {
+                Ok(alias) => aliases.push(alias),
+                Err(error) => self.mistakes.push(format!(
+                    "{}={text}: {error}",
+                    names::env::TRUST_DOMAIN_ALIASES
+                )),
             }
         }
+        aliases
     }
 
     fn server_names(&self, namespace: &str) -> Vec<String> {
@@ -277,6 +350,9 @@ mod tests {
             (ADDRESS, "127.0.0.1:0"),
             (SERVER_NAMES, "localhost, 127.0.0.1"),
             (STANDALONE, "/tmp/ca"),
+            (ROOT_LIFETIME, "365d"),
+            (ROOT_DISTRIBUTION, "90s"),
+            ("LINNET_TRUST_DOMAIN_ALIASES", "old.example, older.example"),
             ("LINNET_TRUST_DOMAIN", "example.org"),
             ("LINNET_DRAIN_SECONDS", "3"),
         ])
@@ -290,6 +366,13 @@ mod tests {
             }
         );
         assert_eq!(environment.config.identity.trust_domain(), "example.org");
+        let rules = environment.config.rules();
+        assert_eq!(rules.leaf_lifetime, time::Duration::MINUTE);
+        assert_eq!(rules.root_lifetime, time::Duration::days(365));
+        assert_eq!(rules.distribution, Some(time::Duration::seconds(90)));
+        assert_eq!(rules.retirement, None);
+        assert_eq!(rules.trust_domain.as_str(), "example.org");
+        assert_eq!(environment.config.aliases[1].as_str(), "older.example");
         assert_eq!(environment.drain, Duration::from_secs(3));
     }
 
@@ -297,15 +380,19 @@ mod tests {
     fn all_mistakes_are_reported_together() {
         let error = parse(&[
             (CERTIFICATE_LIFETIME, "30s"),
+            (ROOT_RETIREMENT, "1s"),
+            ("LINNET_TRUST_DOMAIN_ALIASES", "good.example,No Domain"),
             (ADDRESS, "everywhere"),
             ("LINNET_TRUST_DOMAIN", "Example"),
             ("LINNET_POD_NAMESPACE", "No_Namespace"),
         ])
         .unwrap_err();
-        assert_eq!(error.0.len(), 4, "{error}");
+        assert_eq!(error.0.len(), 6, "{error}");
         let text = error.to_string();
         for name in [
             CERTIFICATE_LIFETIME,
+            ROOT_RETIREMENT,
+            "No Domain",
             ADDRESS,
             "LINNET_TRUST_DOMAIN",
             "No_Namespace",

@@ -2,7 +2,8 @@
 //!
 //! A sidecar sends a key's signing request and its ServiceAccount token; the
 //! token decides the name in the certificate, the request proves the key. The
-//! service keeps nothing but the root, so replicas need not know one another.
+//! service keeps nothing but the root and where its rotation stands, so replicas
+//! need not know one another.
 
 pub mod attest;
 pub mod authority;
@@ -12,13 +13,16 @@ pub mod csr;
 pub mod limit;
 
 mod api;
+mod federation;
 mod serving;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use linnet_runtime::{
+    certificate::Federation,
     drain, health,
-    readiness::Readiness,
+    readiness::{self, Readiness},
     serve::{self, Transport},
 };
 use time::OffsetDateTime;
@@ -27,8 +31,9 @@ use tokio::time::sleep;
 use crate::{
     api::Service,
     attest::Attest,
-    authority::{Authority, RootStore, SignError, StoreError},
+    authority::{Authority, InForce, Keeper, RootStore, SignError, StoreError},
     config::Config,
+    federation::Federated,
     limit::Limiter,
     serving::{Serving, ServingError},
 };
@@ -36,7 +41,6 @@ use crate::{
 /// How often idle callers' budgets are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the root's place is tried again at the start.
-const ROOT_ATTEMPTS: u32 = 10;
 const ROOT_RETRY: Duration = Duration::from_secs(2);
 
 /// What the service stands on.
@@ -58,6 +62,7 @@ pub struct Running {
     /// Where health and metrics are.
     pub health_address: SocketAddr,
     authority: Arc<Authority>,
+    root: RootStore,
 }
 
 /// Why the service does not run.
@@ -102,28 +107,39 @@ impl Config {
             drain.clone(),
         ));
 
-        let root = root_with_retries(&root, &self).await?;
-        metrics::gauge!("linnet_identity_root_expiry_timestamp_seconds")
-            .set(root.not_after().unix_timestamp() as f64);
-        let lifetime = time::Duration::try_from(self.lifetime).unwrap_or(time::Duration::DAY);
-        let authority = Arc::new(Authority::new(root, lifetime, OffsetDateTime::now_utc())?);
+        let rules = self.rules();
+        let lifetime = rules.leaf_lifetime;
+        let mut keeper = Keeper::new(root.clone(), rules);
+        let in_force = first_root(&mut keeper, &root, &gate).await?;
+        let now = OffsetDateTime::now_utc();
+        let authority = Arc::new(Authority::new(in_force.root, lifetime, now)?);
+        // The same root again, for the bundle and the time of the reading.
+        keeper.refresh(&authority, &in_force.bundle_pem, now);
         let serving = Serving {
             authority: authority.clone(),
             identity: self.identity,
             names: self.server_names,
         };
         let (tls, renewal) = serving.start()?;
+        let mut federated =
+            Federated::new(self.trust_domain.clone(), self.aliases, self.federation);
+        let federation = federated.read(&Federation::default(), &authority.bundle_pem());
+        let federation = Arc::new(ArcSwap::from_pointee(federation));
         let service = Arc::new(Service {
             authority: authority.clone(),
             attest,
             limiter: Limiter::new(self.limits),
             trust_domain: self.trust_domain,
+            federation: federation.clone(),
         });
+        let kept = authority.clone();
         let router = api::router(service.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = serve::serve(https, router, Transport::Tls(tls), drain) => {}
                 () = renewal => {}
+                () = keeper.keep(kept.clone()) => {}
+                () = federated.keep(federation, kept.clone()) => {}
                 () = forget_idle(&service.limiter) => {}
             }
         });
@@ -134,14 +150,23 @@ impl Config {
             https_address,
             health_address,
             authority,
+            root,
         })
     }
 }
 
 impl Running {
     /// The trust anchors, PEM.
-    pub fn bundle_pem(&self) -> &str {
+    pub fn bundle_pem(&self) -> Arc<str> {
         self.authority.bundle_pem()
+    }
+
+    /// Asks for a new root, where no Secret can be annotated.
+    ///
+    /// # Errors
+    /// A root that is in a Secret, or a directory that cannot be written.
+    pub fn rotate_root(&self, request: &str) -> Result<(), StoreError> {
+        self.root.request_rotation(request)
     }
 
     /// The authority, for who runs in the same process.
@@ -150,18 +175,24 @@ impl Running {
     }
 }
 
-/// An API server that starts with us may take a while.
-async fn root_with_retries(
+/// In a cluster a root that is missing or damaged may be put right while we wait,
+/// not ready and saying why; elsewhere it is an error.
+async fn first_root(
+    keeper: &mut Keeper,
     store: &RootStore,
-    config: &Config,
-) -> Result<authority::Root, StoreError> {
-    let mut attempt = 1;
+    gate: &readiness::Gate,
+) -> Result<InForce, StoreError> {
+    let mut told = String::new();
     loop {
-        match store.load_or_create(&config.trust_domain).await {
-            Err(error) if error.is_transient() && attempt < ROOT_ATTEMPTS => {
-                tracing::warn!(%error, attempt, "no root yet");
+        match keeper.step(OffsetDateTime::now_utc()).await {
+            Err(error) if matches!(store, RootStore::Secret { .. }) => {
+                let text = error.to_string();
+                if text != told {
+                    tracing::error!(%error, "no root yet");
+                }
+                gate.because(&text);
+                told = text;
                 sleep(ROOT_RETRY).await;
-                attempt += 1;
             }
             result => return result,
         }

@@ -5,7 +5,9 @@
 
 use std::{net::IpAddr, num::NonZeroU32};
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock};
+use governor::{
+    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock,
+};
 
 use crate::attest::Caller;
 
@@ -25,6 +27,8 @@ pub struct Limits {
     pub address: Budget,
     /// Of each caller.
     pub caller: Budget,
+    /// Of all together: when identity was away, everybody comes at once.
+    pub all: Budget,
 }
 
 impl Default for Limits {
@@ -43,6 +47,7 @@ impl Default for Limits {
         Self {
             address: budget(500, 100),
             caller: budget(20, 1),
+            all: budget(300, 300),
         }
     }
 }
@@ -51,6 +56,7 @@ impl Default for Limits {
 pub struct Limiter {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     callers: DefaultKeyedRateLimiter<Caller>,
+    all: DefaultDirectRateLimiter,
 }
 
 /// Over budget.
@@ -67,6 +73,7 @@ impl Limiter {
         Self {
             addresses: RateLimiter::keyed(quota(limits.address)),
             callers: RateLimiter::keyed(quota(limits.caller)),
+            all: RateLimiter::direct(quota(limits.all)),
         }
     }
 
@@ -84,6 +91,16 @@ impl Limiter {
     /// Over budget.
     pub fn caller(&self, caller: &Caller) -> Result<(), TooMany> {
         check(&self.callers, caller)
+    }
+
+    /// Counts a request among all.
+    ///
+    /// # Errors
+    /// Over budget.
+    pub fn all(&self) -> Result<(), TooMany> {
+        self.all.check().map_err(|refused| TooMany {
+            retry_after: refused.wait_time_from(self.all.clock().now()).as_secs() + 1,
+        })
     }
 
     /// Forgets those whose budget is full again.
@@ -118,6 +135,7 @@ mod tests {
         let limiter = Limiter::new(Limits {
             address: one,
             caller: one,
+            all: one,
         });
         let caller = |pod: &str| Caller {
             namespace: "shop".to_owned(),
@@ -134,6 +152,8 @@ mod tests {
         let address = IpAddr::from([10, 0, 0, 1]);
         assert_eq!(limiter.address(address), Ok(()));
         assert!(limiter.address(address).is_err());
+        assert_eq!(limiter.all(), Ok(()));
+        assert_eq!(limiter.all(), Err(TooMany { retry_after: 1 }));
         limiter.forget_idle();
         assert!(limiter.address(address).is_err(), "not idle yet");
     }

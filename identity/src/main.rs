@@ -9,32 +9,18 @@ use linnet_identity::{
     bundle,
     config::{Environment, Platform},
 };
-use linnet_runtime::{certificate, drain, logging, readiness::Readiness, signal};
+use linnet_runtime::{
+    drain,
+    process::{self, Error},
+    readiness::Readiness,
+    signal,
+};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-type Error = Box<dyn std::error::Error>;
-
 fn main() -> ExitCode {
-    logging::init("info");
-    // The Kubernetes client asks the process for its TLS provider.
-    certificate::provider();
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "identity cannot run");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<(), Error> {
-    let environment = Environment::from_process()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(serve(environment))
+    process::run("identity", Environment::from_process, serve)
 }
 
 async fn serve(environment: Environment) -> Result<(), Error> {
@@ -50,24 +36,17 @@ async fn serve(environment: Environment) -> Result<(), Error> {
         RootStore::Secret { client, namespace } => {
             Some((client.clone(), namespace.clone(), drain.clone()))
         }
-        RootStore::Memory | RootStore::Directory(_) => None,
+        RootStore::Memory(_) | RootStore::Directory(_) => None,
     };
     let running = tokio::select! {
         running = config.build(Dependencies { attest, root, readiness, drain }) => running?,
         _ = signal::shutdown() => return Ok(()),
     };
     if let Some((client, namespace, drain)) = kept_in {
-        let bundle = running.bundle_pem().to_owned();
-        tokio::spawn(bundle::keep(client, namespace, bundle, drain));
+        let authority = running.authority().clone();
+        tokio::spawn(bundle::keep(client, namespace, authority, drain));
     }
-    let received = signal::shutdown().await;
-    tracing::info!(signal = received, "draining");
-    if !drain_signal.drain_within(limit).await {
-        tracing::warn!(
-            seconds = limit.as_secs(),
-            "not all requests finished in time"
-        );
-    }
+    process::until_shutdown(drain_signal, limit).await;
     Ok(())
 }
 

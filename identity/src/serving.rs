@@ -1,5 +1,6 @@
 //! The service's own certificate: signed by its own authority, with the DNS
-//! names that sidecars call it by, and renewed without a restart.
+//! names that sidecars call it by, and renewed without a restart: by time, and
+//! whenever another root signs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -58,19 +59,19 @@ impl Serving {
             OffsetDateTime::now_utc(),
         )?;
         let bundle = self.authority.bundle_pem();
-        let workload = Workload::from_pem(&signed.chain_pem, &key.serialize_pem(), bundle)?;
+        let workload = Workload::from_pem(&signed.chain_pem, &key.serialize_pem(), &bundle)?;
         Ok((workload.server_config(ALPN, false), signed.not_after))
     }
 
     async fn renew(self, config: TlsConfig, mut expiry: OffsetDateTime) {
+        let mut roots = self.authority.subscribe();
         loop {
             let left = expiry - OffsetDateTime::now_utc();
-            sleep(
-                Duration::try_from(left / 2)
-                    .unwrap_or_default()
-                    .max(Duration::from_secs(1)),
-            )
-            .await;
+            let half = Duration::try_from(left / 2).unwrap_or_default();
+            tokio::select! {
+                () = sleep(half.max(Duration::from_secs(1))) => {}
+                Ok(()) = roots.changed() => {}
+            }
             match self.certify() {
                 Ok((renewed, not_after)) => {
                     config.store(renewed);

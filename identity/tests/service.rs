@@ -48,7 +48,7 @@ impl Fixture {
         let readiness = Readiness::new();
         let dependencies = Dependencies {
             attest: Box::new(tokens.clone()),
-            root: RootStore::Memory,
+            root: RootStore::memory(),
             readiness: readiness.clone(),
             drain,
         };
@@ -71,7 +71,7 @@ impl Fixture {
                 .parse()
                 .unwrap(),
             token,
-            trust_bundle: BundleSource::Text(self.running.bundle_pem().to_owned()),
+            trust_bundle: BundleSource::Text(self.running.bundle_pem().to_string()),
             trust_domain: TrustDomain::default(),
         }
     }
@@ -156,7 +156,7 @@ async fn a_workload_gets_its_certificate_and_its_peers_take_it() {
         payment.id().as_str(),
         "spiffe://cluster.local/ns/shop/sa/payment"
     );
-    assert_eq!(payment.bundle_pem(), fixture.running.bundle_pem());
+    assert_eq!(payment.bundle_pem(), &*fixture.running.bundle_pem());
     assert_eq!(payment.chain().len(), 2);
 
     let (near, far) = tokio::io::duplex(64 * 1024);
@@ -313,7 +313,7 @@ async fn a_token_for_another_audience_is_refused() {
     let (_signal, drain) = drain::channel();
     let dependencies = Dependencies {
         attest: Box::new(tokens),
-        root: RootStore::Memory,
+        root: RootStore::memory(),
         readiness: Readiness::new(),
         drain,
     };
@@ -457,7 +457,7 @@ async fn the_bundle_and_health_are_public() {
     let request = Request::get("/v1/bundle").header("host", "localhost");
     let (status, body) = fixture.send(request.body(Full::default()).unwrap()).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(body, fixture.running.bundle_pem());
+    assert_eq!(body, &*fixture.running.bundle_pem());
 
     let (status, _) = fixture.ask(&fixture.token(), &fresh_csr()).await;
     assert_eq!(status, StatusCode::OK);

@@ -83,6 +83,9 @@ pub mod annotation {
     pub const OPAQUE_PORTS: &str = "linnet.io/opaque-ports";
     /// `true` or `false`: run the sidecar as a native sidecar container.
     pub const NATIVE_SIDECAR: &str = "linnet.io/native-sidecar";
+    /// On the Secret [`ROOT_SECRET`](super::ROOT_SECRET): asks for a new root;
+    /// each new text is a new request.
+    pub const ROTATE_ROOT: &str = "linnet.io/rotate-root";
     /// The sidecar's log filter, for example `info,linnet_proxy=debug`.
     pub const PROXY_LOG: &str = "linnet.io/proxy-log";
 }
@@ -110,6 +113,8 @@ pub mod env {
     pub const LOG_FORMAT: &str = "LINNET_LOG_FORMAT";
     /// The trust domain.
     pub const TRUST_DOMAIN: &str = "LINNET_TRUST_DOMAIN";
+    /// Other names of the trust domain, comma-separated.
+    pub const TRUST_DOMAIN_ALIASES: &str = "LINNET_TRUST_DOMAIN_ALIASES";
     /// `https://host:port` of the identity service.
     pub const IDENTITY_URL: &str = "LINNET_IDENTITY_URL";
     /// `host:port` of the controller's discovery service.

@@ -118,6 +118,10 @@ async fn certificates(Extract(state): Extract<State>) -> Response {
         "expires_in_seconds": left.whole_seconds(),
         "generation": state.certificate.generation(),
         "certificates": workload.chain().len(),
+        "root": workload.root().map(|(root, _)| root),
+        "clock_skew_seconds": state.certificate.clock_skew(),
+        "trust_domain_aliases": workload.federation().aliases,
+        "federated_trust_domains": workload.federation().bundles.keys().collect::<Vec<_>>(),
     }))
     .into_response()
 }

@@ -88,7 +88,9 @@ impl Config {
         let mut tasks = JoinSet::new();
         let certificates = match &self.certificate {
             CertificateSource::Directory(path) => {
-                certificate::Handle::fixed(certificate::from_files(path)?)
+                let handle = certificate::Handle::fixed(certificate::from_files(path)?);
+                tasks.spawn(certificate::watch_expiry(handle.clone(), readiness.clone()));
+                handle
             }
             CertificateSource::Identity(source) => {
                 let gate = readiness.gate("certificate");

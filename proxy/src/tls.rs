@@ -24,6 +24,7 @@ pub(crate) struct Tls {
 }
 
 struct Configs {
+    own: Arc<certificate::Workload>,
     server: Arc<rustls::ServerConfig>,
     http1: Arc<rustls::ClientConfig>,
     http2: Arc<rustls::ClientConfig>,
@@ -57,6 +58,7 @@ impl Tls {
             http1: client(MeshProtocol::Http1),
             http2: client(MeshProtocol::Http2),
             opaque: client(MeshProtocol::Opaque),
+            own,
         });
         *self.cached.borrow_mut() = Some((generation, configs.clone()));
         Some(configs)
@@ -115,7 +117,7 @@ impl Tls {
             Err(_) => return Err(refused("no answer to the handshake".to_owned())),
         };
         match certificate::peer_identity(stream.get_ref().1) {
-            Some(peer) if peer == *expected => Ok(stream),
+            Some(peer) if configs.own.is_expected(&peer, expected) => Ok(stream),
             Some(peer) => Err(refused(format!("it is {peer}"))),
             None => Err(refused("it has no mesh identity".to_owned())),
         }

@@ -73,7 +73,7 @@ pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
     checks(readiness).route("/metrics", get(render).with_state(metrics))
 }
 
-/// `GET /healthz/ready` (200, or 503 and the gates that are left) and
+/// `GET /healthz/ready` (200, or 503, the gates that are left, and why) and
 /// `/healthz/live`.
 pub fn checks(readiness: Readiness) -> Router {
     Router::new()
@@ -82,7 +82,7 @@ pub fn checks(readiness: Readiness) -> Router {
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {
-    let pending = readiness.pending();
+    let pending = readiness.reasons();
     if pending.is_empty() {
         return "ready\n".into_response();
     }

@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod drain;
 pub mod health;
 pub mod logging;
+pub mod process;
 pub mod readiness;
 pub mod serve;
 pub mod signal;

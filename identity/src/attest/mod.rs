@@ -40,6 +40,11 @@ pub enum AttestError {
     /// A token of somebody who is not a workload.
     #[error("{0:?} is not a service account")]
     NotServiceAccount(String),
+    /// A token that outlives every pod.
+    #[error(
+        "the token of {0} is bound to no pod; the sidecar's is, by the projected volume that the injector adds"
+    )]
+    NotBound(String),
     /// Nobody could say; a later try may succeed.
     #[error("tokens cannot be checked now: {0}")]
     Unavailable(String),

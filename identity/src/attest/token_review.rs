@@ -94,11 +94,16 @@ fn service_account(user: UserInfo) -> Result<Caller, AttestError> {
         .and_then(|name| name.split_once(':'))
         .ok_or_else(|| AttestError::NotServiceAccount(username.clone()))?;
     let extra = |key: &str| user.extra.as_ref()?.get(key)?.first().cloned();
+    // The API server refuses a bound token from the moment its pod is gone; it
+    // would take an unbound one until that expires.
+    let (Some(pod), Some(pod_uid)) = (extra(POD_NAME), extra(POD_UID)) else {
+        return Err(AttestError::NotBound(username.clone()));
+    };
     Ok(Caller {
         namespace: namespace.to_owned(),
         service_account: service_account.to_owned(),
-        pod: extra(POD_NAME),
-        pod_uid: extra(POD_UID),
+        pod: Some(pod),
+        pod_uid: Some(pod_uid),
     })
 }
 
@@ -189,6 +194,10 @@ mod tests {
             (
                 json!({"authenticated": true, "audiences": ["linnet-identity"], "user": {"username": "admin"}}),
                 AttestError::NotServiceAccount("admin".to_owned()),
+            ),
+            (
+                json!({"authenticated": true, "audiences": ["linnet-identity"], "user": {"username": "system:serviceaccount:a:b"}}),
+                AttestError::NotBound("system:serviceaccount:a:b".to_owned()),
             ),
         ];
         for (status, expected) in cases {

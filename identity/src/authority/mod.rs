@@ -5,12 +5,15 @@
 //! issuer its root. What a leaf says comes from the caller of [`Authority::sign`]
 //! and never from the signing request.
 
+mod chain;
+mod keeper;
 mod root;
+pub mod rotation;
 mod store;
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use linnet_mesh::SpiffeId;
@@ -20,22 +23,34 @@ use rcgen::{
     SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
+use tokio::sync::watch;
 
+pub use chain::Anchor;
+pub use keeper::{InForce, Keeper};
 pub use root::{Root, RootError};
 pub(crate) use store::private_file;
-pub use store::{RootStore, StoreError};
+pub use store::{RootStore, StoreError, kept_in_secret};
 
-/// How far a certificate's validity reaches back, for clocks that lag.
-const BACKDATE: Duration = Duration::MINUTE;
+/// How far a certificate's validity reaches back, for clocks that lag: two
+/// minutes are to do no harm.
+const BACKDATE: Duration = Duration::minutes(3);
 /// An issuer's shortest lifetime.
 const ISSUER_LIFETIME: Duration = Duration::days(7);
 
 /// Signs certificates.
 pub struct Authority {
-    root: Root,
     /// The lifetime of a certificate for which nothing shorter is asked.
     lifetime: Duration,
-    issuer: Mutex<Arc<Issuer>>,
+    state: Mutex<State>,
+    changes: watch::Sender<u64>,
+}
+
+struct State {
+    root: Arc<Root>,
+    bundle_pem: Arc<str>,
+    issuer: Arc<Issuer>,
+    /// Until when what is known of the root may be acted on.
+    fresh_until: Option<OffsetDateTime>,
 }
 
 struct Issuer {
@@ -59,6 +74,9 @@ pub enum SignError {
     /// The root's time is over.
     #[error("the root certificate has expired on {0}; replace it")]
     RootExpired(OffsetDateTime),
+    /// Another replica may have moved on to another root.
+    #[error("the root could not be read since {0}; not signing until it is")]
+    Stale(OffsetDateTime),
     /// A name that is neither a DNS name nor an address.
     #[error("{0:?} is neither a DNS name nor an IP address")]
     Name(String),
@@ -73,17 +91,83 @@ impl Authority {
     /// # Errors
     /// An expired root.
     pub fn new(root: Root, lifetime: Duration, now: OffsetDateTime) -> Result<Self, SignError> {
-        let issuer = Issuer::new(&root, lifetime, now)?;
+        let bundle_pem = root.bundle_pem().into();
+        let state = State {
+            issuer: Arc::new(Issuer::new(&root, lifetime, now)?),
+            root: Arc::new(root),
+            bundle_pem,
+            fresh_until: None,
+        };
         Ok(Self {
-            root,
             lifetime,
-            issuer: Mutex::new(Arc::new(issuer)),
+            state: Mutex::new(state),
+            changes: watch::Sender::new(0),
         })
     }
 
+    /// Signs under this root from now on.
+    ///
+    /// # Errors
+    /// An expired root: then the one before stays.
+    pub fn adopt(&self, root: Root, now: OffsetDateTime) -> Result<(), SignError> {
+        let mut state = self.state();
+        if state.root.certificate_pem() == root.certificate_pem() {
+            return Ok(());
+        }
+        state.issuer = Arc::new(Issuer::new(&root, self.lifetime, now)?);
+        tracing::info!(root = root.trusted_by(), "signing under another root");
+        state.root = Arc::new(root);
+        drop(state);
+        self.changes.send_modify(|change| *change += 1);
+        Ok(())
+    }
+
+    /// Tells this bundle from now on.
+    pub fn tell(&self, bundle_pem: &str) {
+        let mut state = self.state();
+        if *state.bundle_pem == *bundle_pem {
+            return;
+        }
+        state.bundle_pem = bundle_pem.into();
+        drop(state);
+        self.changes.send_modify(|change| *change += 1);
+    }
+
+    /// Signs until this time, unless it is told again.
+    pub fn refresh(&self, until: OffsetDateTime) {
+        self.state().fresh_until = Some(until);
+    }
+
+    /// Tells of each change of root or bundle.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
     /// The trust anchors, PEM.
-    pub fn bundle_pem(&self) -> &str {
-        self.root.bundle_pem()
+    pub fn bundle_pem(&self) -> Arc<str> {
+        self.state().bundle_pem.clone()
+    }
+
+    /// What signs issuers.
+    pub fn root(&self) -> Arc<Root> {
+        self.state().root.clone()
+    }
+
+    /// Until when the issuer in force is valid.
+    pub fn issuer_not_after(&self) -> OffsetDateTime {
+        self.state().issuer.not_after
+    }
+
+    fn into_root(self) -> Root {
+        let state = self
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::into_inner(state.root).expect("nobody else was given this authority's root")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The longest lifetime of a certificate.
@@ -118,7 +202,7 @@ impl Authority {
         lifetime: Duration,
         now: OffsetDateTime,
     ) -> Result<Signed, SignError> {
-        let issuer = self.issuer(now)?;
+        let (issuer, root) = self.issuer(now)?;
         let mut params = CertificateParams::default();
         // The identity is the whole name.
         params.distinguished_name = DistinguishedName::new();
@@ -137,19 +221,25 @@ impl Authority {
         }
         let leaf = params.signed_by(key, &issuer.signer)?;
         Ok(Signed {
-            chain_pem: leaf.pem() + &issuer.signer.pem() + self.root.intermediates_pem(),
+            chain_pem: leaf.pem() + &issuer.signer.pem() + root.intermediates_pem(),
             not_after: params.not_after,
         })
     }
 
-    /// The issuer in force, made anew when its time has come.
-    fn issuer(&self, now: OffsetDateTime) -> Result<Arc<Issuer>, SignError> {
-        let mut issuer = self.issuer.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= issuer.renew_at {
-            *issuer = Arc::new(Issuer::new(&self.root, self.lifetime, now)?);
-            tracing::info!(not_after = %issuer.not_after, "new issuer");
+    /// The issuer in force, made anew when its time has come, and its root.
+    fn issuer(&self, now: OffsetDateTime) -> Result<(Arc<Issuer>, Arc<Root>), SignError> {
+        let mut state = self.state();
+        if let Some(until) = state.fresh_until
+            && now > until
+        {
+            return Err(SignError::Stale(until));
         }
-        Ok(issuer.clone())
+        if now >= state.issuer.renew_at {
+            let issuer = Issuer::new(&state.root, self.lifetime, now)?;
+            tracing::info!(not_after = %issuer.not_after, "new issuer");
+            state.issuer = Arc::new(issuer);
+        }
+        Ok((state.issuer.clone(), state.root.clone()))
     }
 }
 

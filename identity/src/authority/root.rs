@@ -1,22 +1,30 @@
 //! The root certificate and its key.
 //!
-//! Usually made here and self-signed. An operator may bring another: `tls.crt`
-//! may be an intermediate of a root in `ca.crt`, cert-manager's format.
+//! Usually made here and self-signed. An operator may bring another, in
+//! cert-manager's format: `tls.crt` is the certificate that signs and whatever
+//! stands between it and a root of `ca.crt`; the root's own key may stay
+//! offline. What is brought is tried before it is used: a chain that peers would
+//! refuse is refused here, with the field and the reason.
 
 use std::fmt;
 
-use linnet_mesh::TrustDomain;
+use linnet_mesh::{SpiffeId, TrustDomain};
+use linnet_runtime::certificate::Workload;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData,
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject};
+use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use time::{Duration, OffsetDateTime};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{distinguished_name, serial, whole_seconds};
+use super::{
+    Authority,
+    chain::{self, Anchor},
+    distinguished_name, serial, whole_seconds,
+};
 
-const LIFETIME: Duration = Duration::days(3652);
+/// A root's lifetime unless the operator sets another.
+pub(super) const LIFETIME: Duration = Duration::days(3652);
 /// Further back than an issuer's, so that an issuer lies within.
 const BACKDATE: Duration = Duration::HOUR;
 
@@ -24,7 +32,10 @@ const BACKDATE: Duration = Duration::HOUR;
 pub struct Root {
     signer: Issuer<'static, KeyPair>,
     certificate_pem: String,
-    bundle_pem: String,
+    key_pem: String,
+    intermediates_pem: String,
+    anchors: Vec<Anchor>,
+    trusted_by: String,
     self_signed: bool,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
@@ -33,7 +44,7 @@ pub struct Root {
 /// Why texts do not make a root. The fields are the Secret's keys.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
-    /// Not certificates.
+    /// Not certificates, or not the right ones.
     #[error("{field}: {reason}")]
     Certificate {
         /// `tls.crt` or `ca.crt`.
@@ -42,22 +53,38 @@ pub enum RootError {
         reason: String,
     },
     /// Not a key.
-    #[error("tls.key: not a private key in PKCS #8 PEM: {0}")]
-    Key(rcgen::Error),
+    #[error("tls.key: not a private key in PEM (PKCS #8, SEC 1 or PKCS #1): {0}")]
+    Key(String),
     /// Another certificate's key.
-    #[error("tls.key: not the key of tls.crt")]
+    #[error("tls.key: not the key of the first certificate in tls.crt")]
     KeyMismatch,
+    /// Whatever else makes peers refuse what it signs.
+    #[error("tls.crt: peers would refuse every certificate that it signs: {0}")]
+    Refused(String),
     /// The root could not be made.
     #[error("cannot make a root: {0}")]
     Make(#[from] rcgen::Error),
 }
 
+impl RootError {
+    pub(super) fn at(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Certificate {
+            field,
+            reason: reason.into(),
+        }
+    }
+}
+
 impl Root {
-    /// A new self-signed root, valid for ten years.
+    /// A new self-signed root, valid for so long.
     ///
     /// # Errors
     /// A system without randomness.
-    pub fn generate(trust_domain: &TrustDomain, now: OffsetDateTime) -> Result<Self, RootError> {
+    pub fn generate(
+        trust_domain: &TrustDomain,
+        lifetime: Duration,
+        now: OffsetDateTime,
+    ) -> Result<Self, RootError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name("Linnet root");
         params
@@ -65,7 +92,7 @@ impl Root {
             .push(DnType::OrganizationalUnitName, trust_domain.as_str());
         params.serial_number = Some(serial());
         params.not_before = whole_seconds(now - BACKDATE);
-        params.not_after = whole_seconds(now + LIFETIME);
+        params.not_after = whole_seconds(now + lifetime);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -73,50 +100,70 @@ impl Root {
         Self::from_pem(&certificate, &key.serialize_pem(), &certificate)
     }
 
-    /// From the texts of `tls.crt`, `tls.key` and `ca.crt`.
+    /// From the texts of `tls.crt`, `tls.key` and `ca.crt`. Whether they are in
+    /// their time is for [`Root::usable`] to say.
     ///
     /// # Errors
     /// Texts that do not fit together, or a certificate that may not sign issuers.
     pub fn from_pem(certificate: &str, key: &str, bundle: &str) -> Result<Self, RootError> {
-        let wrong = |reason: String| RootError::Certificate {
-            field: "tls.crt",
-            reason,
-        };
-        let key = KeyPair::from_pem(key).map_err(RootError::Key)?;
-        let chain = certificates("tls.crt", certificate)?;
-        for anchor in certificates("ca.crt", bundle)? {
-            parse("ca.crt", &anchor)?;
-        }
-        let parsed = parse("tls.crt", &chain[0])?;
+        let key_pem = terminated(key);
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|error| RootError::Key(error.to_string()))?;
+        let key = KeyPair::try_from(&key).map_err(|error| RootError::Key(error.to_string()))?;
+        let chain = chain::certificates("tls.crt", certificate)?;
+        let anchors = chain::anchors(bundle)?;
+        let parsed = chain::parse("tls.crt", &chain[0])?;
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(RootError::KeyMismatch);
         }
-        let constraints = parsed
-            .basic_constraints()
-            .map_err(|error| wrong(error.to_string()))?;
-        match constraints.map(|constraints| constraints.value) {
-            Some(ca) if !ca.ca => return Err(wrong("not a certificate authority".to_owned())),
-            Some(ca) if ca.path_len_constraint == Some(0) => {
-                return Err(wrong(
-                    "its path length of 0 allows no issuer beneath it".to_owned(),
-                ));
-            }
-            Some(_) => {}
-            None => return Err(wrong("not a certificate authority".to_owned())),
-        }
-        let (not_before, not_after) = (
-            parsed.validity().not_before.to_datetime(),
-            parsed.validity().not_after.to_datetime(),
-        );
         let self_signed = parsed.subject().as_raw() == parsed.issuer().as_raw();
+        let path = chain::path(&chain, &anchors)?;
         Ok(Self {
-            signer: Issuer::from_ca_cert_der(&chain[0], key)?,
             certificate_pem: terminated(certificate),
-            bundle_pem: terminated(bundle),
+            key_pem,
+            intermediates_pem: path.intermediates_pem,
+            trusted_by: path.anchor.fingerprint().to_owned(),
+            not_before: path.not_before,
+            not_after: path.not_after,
+            anchors,
             self_signed,
-            not_before,
-            not_after,
+            signer: Issuer::from_ca_cert_der(&chain[0], key)?,
         })
+    }
+
+    /// Whether peers take what it signs now.
+    ///
+    /// # Errors
+    /// A certificate of the chain that is not in its time, or whatever else
+    /// makes a verifier refuse, such as constraints on names.
+    pub fn usable(
+        self,
+        trust_domain: &TrustDomain,
+        now: OffsetDateTime,
+    ) -> Result<Self, RootError> {
+        if now >= self.not_after {
+            let reason = format!("expired on {}", self.not_after);
+            return Err(RootError::at("tls.crt", reason));
+        }
+        if now < self.not_before {
+            let reason = format!("not valid before {}", self.not_before);
+            return Err(RootError::at("tls.crt", reason));
+        }
+        let refused = |error: &dyn fmt::Display| RootError::Refused(error.to_string());
+        let id = SpiffeId::new(trust_domain, "linnet-system", "probe")
+            .map_err(|error| refused(&error))?;
+        let bundle = self.bundle_pem();
+        let authority =
+            Authority::new(self, Duration::MINUTE, now).map_err(|error| refused(&error))?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let signed = authority
+            .sign(&key, &id, Duration::MINUTE, now)
+            .map_err(|error| refused(&error))?;
+        Workload::from_pem(&signed.chain_pem, &key.serialize_pem(), &bundle)
+            .map_err(|error| refused(&error))?
+            .verify_at(now.into())
+            .map_err(|error| refused(&error))?;
+        Ok(authority.into_root())
     }
 
     pub(super) fn signer(&self) -> &Issuer<'static, KeyPair> {
@@ -124,8 +171,23 @@ impl Root {
     }
 
     /// The trust anchors, PEM.
-    pub fn bundle_pem(&self) -> &str {
-        &self.bundle_pem
+    pub fn bundle_pem(&self) -> String {
+        self.anchors.iter().map(Anchor::pem).collect()
+    }
+
+    /// The trust anchors.
+    pub fn anchors(&self) -> &[Anchor] {
+        &self.anchors
+    }
+
+    /// The fingerprint of the anchor that its certificates hang on.
+    pub fn trusted_by(&self) -> &str {
+        &self.trusted_by
+    }
+
+    /// Whether it is its own issuer: a root, and not an intermediate.
+    pub fn is_self_signed(&self) -> bool {
+        self.self_signed
     }
 
     /// The certificate, PEM.
@@ -134,25 +196,21 @@ impl Root {
     }
 
     /// The key, PEM: for keeping it.
-    pub(super) fn key_pem(&self) -> String {
-        self.signer.key().serialize_pem()
+    pub(super) fn key_pem(&self) -> &str {
+        &self.key_pem
     }
 
     /// What a peer needs between an issuer and the trust anchors.
     pub(super) fn intermediates_pem(&self) -> &str {
-        if self.self_signed {
-            ""
-        } else {
-            &self.certificate_pem
-        }
+        &self.intermediates_pem
     }
 
-    /// From when it is valid.
+    /// From when it and its chain are valid.
     pub fn not_before(&self) -> OffsetDateTime {
         self.not_before
     }
 
-    /// Until when it is valid.
+    /// Until when it and its chain are valid.
     pub fn not_after(&self) -> OffsetDateTime {
         self.not_after
     }
@@ -164,29 +222,6 @@ impl fmt::Debug for Root {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
-}
-
-fn certificates(field: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, RootError> {
-    let wrong = |reason: String| RootError::Certificate { field, reason };
-    let found = CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| wrong(format!("not PEM: {error}")))?;
-    if found.is_empty() {
-        return Err(wrong("no certificate in it".to_owned()));
-    }
-    Ok(found)
-}
-
-fn parse<'a>(
-    field: &'static str,
-    certificate: &'a CertificateDer<'_>,
-) -> Result<X509Certificate<'a>, RootError> {
-    X509Certificate::from_der(certificate)
-        .map(|(_, parsed)| parsed)
-        .map_err(|error| RootError::Certificate {
-            field,
-            reason: error.to_string(),
-        })
 }
 
 /// PEM texts are joined: each ends its last line.

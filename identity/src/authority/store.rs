@@ -1,40 +1,49 @@
 //! Where the root is kept: a Secret, a directory, or nowhere.
 //!
-//! Whoever comes first makes it, and everybody else takes what is there. A root
-//! that is there and damaged is reported and never replaced: certificates that
-//! hang on it may be in use.
+//! Reads are of the whole, and so are writes, which fail when somebody else has
+//! written in between: the Secret's `resourceVersion` guards them. A directory
+//! has one writer.
 
-use std::{collections::BTreeMap, io, path::Path, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use linnet_mesh::{
-    TrustDomain,
-    names::{ROOT_SECRET, label},
-};
-use time::OffsetDateTime;
+use linnet_mesh::names::{ROOT_SECRET, annotation, label};
 use tokio::time::timeout;
 
-use super::{Root, RootError};
+use super::{
+    RootError,
+    rotation::{CA_CERTIFICATE, CERTIFICATE, KEY, Kept, STATE},
+};
 
-const CA_CERTIFICATE: &str = "ca.crt";
-const CERTIFICATE: &str = "tls.crt";
-const KEY: &str = "tls.key";
+const FIELDS: [&str; 4] = [CA_CERTIFICATE, CERTIFICATE, KEY, STATE];
+/// What is about to be written to a directory, so that a write is whole or not.
+const JOURNAL: &str = "next.json";
+/// An operator's request, in a directory.
+const REQUEST: &str = "rotate-root";
+/// cert-manager's mark on the Secrets that it keeps.
+const CERT_MANAGER: &str = "cert-manager.io/certificate-name";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Keeps the root.
 #[derive(Clone)]
 pub enum RootStore {
     /// This process's memory: a root that ends with it.
-    Memory,
-    /// Files `ca.crt`, `tls.crt` and `tls.key` in a directory.
+    Memory(Arc<Mutex<Option<Kept>>>),
+    /// Files `ca.crt`, `tls.crt`, `tls.key` and `state.json` in a directory.
     Directory(PathBuf),
     /// The Secret `linnet-root` in a namespace.
     Secret {
-        /// May get and create Secrets there.
+        /// May get, create and update that Secret.
         client: Client,
         /// The namespace.
         namespace: String,
@@ -45,9 +54,7 @@ pub enum RootStore {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// What is kept is not a root.
-    #[error(
-        "{place}: {source}; restore it, or delete it to have a new root made (all workloads then need new certificates)"
-    )]
+    #[error("{place}: {source}")]
     Root {
         /// The Secret or directory.
         place: String,
@@ -64,10 +71,10 @@ pub enum StoreError {
     },
     /// The Kubernetes API refused.
     #[error(
-        "cannot {verb} Secret {namespace}/{ROOT_SECRET}: {source}; may this service account get and create Secrets there?"
+        "cannot {verb} Secret {namespace}/{ROOT_SECRET}: {source}; may this service account get, create and update it?"
     )]
     Api {
-        /// Get or create.
+        /// Get, create or update.
         verb: &'static str,
         /// The Secret's.
         namespace: String,
@@ -79,109 +86,158 @@ pub enum StoreError {
     Timeout(String),
 }
 
-impl StoreError {
-    /// Whether the same may succeed later.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Root { .. } | Self::File { .. } => false,
-            Self::Timeout(_) => true,
-            Self::Api { source, .. } => match &**source {
-                kube::Error::Api(status) => status.code >= 500 || status.code == 429,
-                _ => true,
-            },
-        }
+impl fmt::Debug for RootStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place())
     }
 }
 
 impl RootStore {
-    /// The root that is kept, or a new one that is from now on.
+    /// In memory, and nothing there yet.
+    pub fn memory() -> Self {
+        Self::Memory(Arc::default())
+    }
+
+    /// The place, for people.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Memory(_) => "memory".to_owned(),
+            Self::Directory(directory) => directory.display().to_string(),
+            Self::Secret { namespace, .. } => format!("Secret {namespace}/{ROOT_SECRET}"),
+        }
+    }
+
+    /// What is there.
     ///
     /// # Errors
-    /// A root that is damaged, or a place that cannot be used.
-    pub async fn load_or_create(&self, trust_domain: &TrustDomain) -> Result<Root, StoreError> {
+    /// A place that cannot be read.
+    pub async fn read(&self) -> Result<Option<Kept>, StoreError> {
         match self {
-            Self::Memory => generate("memory", trust_domain),
-            Self::Directory(directory) => in_directory(directory, trust_domain),
+            Self::Memory(kept) => Ok(kept.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            Self::Directory(directory) => read_directory(directory),
             Self::Secret { client, namespace } => {
-                in_secret(client.clone(), namespace, trust_domain).await
+                let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+                let found = answer("get", namespace, api.get_opt(ROOT_SECRET)).await?;
+                Ok(found.map(|secret| kept_in_secret(&secret)))
             }
         }
     }
-}
 
-fn generate(place: &str, trust_domain: &TrustDomain) -> Result<Root, StoreError> {
-    Root::generate(trust_domain, OffsetDateTime::now_utc()).map_err(|source| StoreError::Root {
-        place: place.to_owned(),
-        source,
-    })
-}
-
-async fn in_secret(
-    client: Client,
-    namespace: &str,
-    trust_domain: &TrustDomain,
-) -> Result<Root, StoreError> {
-    let api: Api<Secret> = Api::namespaced(client, namespace);
-    let place = format!("Secret {namespace}/{ROOT_SECRET}");
-    if let Some(secret) = get(&api, namespace).await? {
-        return from_secret(&place, &secret);
-    }
-    let root = generate(&place, trust_domain)?;
-    let created = timeout(
-        TIMEOUT,
-        api.create(&PostParams::default(), &to_secret(&root)),
-    )
-    .await
-    .map_err(|_| StoreError::Timeout(namespace.to_owned()))?;
-    match created {
-        Ok(_) => {
-            tracing::info!(secret = %place, "made a new root");
-            Ok(root)
+    /// Writes it, if nobody else has since it was read; whether it was written.
+    ///
+    /// # Errors
+    /// A place that cannot be written.
+    pub async fn write(&self, kept: &Kept) -> Result<bool, StoreError> {
+        match self {
+            Self::Memory(place) => {
+                let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+                let request = place.take().and_then(|before| before.request);
+                *place = Some(Kept {
+                    request,
+                    ..kept.clone()
+                });
+                Ok(true)
+            }
+            Self::Directory(directory) => write_directory(directory, kept).map(|()| true),
+            Self::Secret { client, namespace } => {
+                let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+                let parameters = PostParams::default();
+                let written = if kept.version.is_some() {
+                    // Read again for what is not ours in it; the version that
+                    // was judged stays the guard.
+                    let found = answer("get", namespace, api.get_opt(ROOT_SECRET)).await?;
+                    let Some(mut secret) = found else {
+                        return Ok(false);
+                    };
+                    fill(&mut secret, kept);
+                    answer(
+                        "update",
+                        namespace,
+                        api.replace(ROOT_SECRET, &parameters, &secret),
+                    )
+                    .await
+                    .map(|_| ())
+                } else {
+                    let mut secret = empty_secret();
+                    fill(&mut secret, kept);
+                    answer("create", namespace, api.create(&parameters, &secret))
+                        .await
+                        .map(|_| ())
+                };
+                match written {
+                    Ok(()) => Ok(true),
+                    Err(error) if error.is_conflict() => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
         }
-        // Another replica was faster, and its root is the root.
-        Err(kube::Error::Api(status)) if status.code == 409 => match get(&api, namespace).await? {
-            Some(secret) => from_secret(&place, &secret),
-            None => Err(StoreError::Timeout(namespace.to_owned())),
-        },
-        Err(source) => Err(api_error("create", namespace, source)),
+    }
+
+    /// Asks for a rotation where there is no `linnet identity rotate-root`.
+    ///
+    /// # Errors
+    /// A place that cannot be written, or a Secret: annotate that.
+    pub fn request_rotation(&self, request: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Memory(place) => {
+                let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(kept) = &mut *place {
+                    kept.request = Some(request.to_owned());
+                }
+                Ok(())
+            }
+            Self::Directory(directory) => replace_file(&directory.join(REQUEST), request),
+            Self::Secret { .. } => Err(StoreError::File {
+                path: self.place().into(),
+                source: io::ErrorKind::Unsupported.into(),
+            }),
+        }
     }
 }
 
-async fn get(api: &Api<Secret>, namespace: &str) -> Result<Option<Secret>, StoreError> {
-    timeout(TIMEOUT, api.get_opt(ROOT_SECRET))
+impl StoreError {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api { source, .. }
+            if matches!(&**source, kube::Error::Api(status) if status.code == 409))
+    }
+}
+
+async fn answer<T>(
+    verb: &'static str,
+    namespace: &str,
+    asked: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, StoreError> {
+    timeout(TIMEOUT, asked)
         .await
         .map_err(|_| StoreError::Timeout(namespace.to_owned()))?
-        .map_err(|source| api_error("get", namespace, source))
+        .map_err(|source| StoreError::Api {
+            verb,
+            namespace: namespace.to_owned(),
+            source: Box::new(source),
+        })
 }
 
-fn api_error(verb: &'static str, namespace: &str, source: kube::Error) -> StoreError {
-    StoreError::Api {
-        verb,
-        namespace: namespace.to_owned(),
-        source: Box::new(source),
+/// What a Secret keeps.
+pub fn kept_in_secret(secret: &Secret) -> Kept {
+    let fields = secret.data.iter().flatten().filter_map(|(name, bytes)| {
+        // What is not UTF-8 is no PEM: it is missed, and then named.
+        let text = String::from_utf8(bytes.0.clone()).ok()?;
+        FIELDS
+            .contains(&name.as_str())
+            .then(|| (name.clone(), text))
+    });
+    let annotations = secret.metadata.annotations.as_ref();
+    let annotated = |name: &str| annotations.and_then(|all| all.get(name)).cloned();
+    Kept {
+        fields: fields.collect(),
+        request: annotated(annotation::ROTATE_ROOT),
+        managed_by: annotated(CERT_MANAGER)
+            .map(|certificate| format!("cert-manager's Certificate {certificate}")),
+        version: Some(secret.metadata.resource_version.clone().unwrap_or_default()),
     }
 }
 
-fn from_secret(place: &str, secret: &Secret) -> Result<Root, StoreError> {
-    let field = |name: &str| {
-        let bytes = secret.data.as_ref().and_then(|data| data.get(name));
-        bytes.map_or(Ok(""), |bytes| std::str::from_utf8(&bytes.0))
-    };
-    let root = match (field(CERTIFICATE), field(KEY), field(CA_CERTIFICATE)) {
-        (Ok(certificate), Ok(key), Ok(bundle)) => Root::from_pem(certificate, key, bundle),
-        _ => Err(RootError::Certificate {
-            field: "data",
-            reason: "not UTF-8".to_owned(),
-        }),
-    };
-    root.map_err(|source| StoreError::Root {
-        place: place.to_owned(),
-        source,
-    })
-}
-
-fn to_secret(root: &Root) -> Secret {
-    let field = |name: &str, text: &str| (name.to_owned(), ByteString(text.as_bytes().to_vec()));
+fn empty_secret() -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(ROOT_SECRET.to_owned()),
@@ -192,50 +248,77 @@ fn to_secret(root: &Root) -> Secret {
             ..ObjectMeta::default()
         },
         type_: Some("kubernetes.io/tls".to_owned()),
-        data: Some(BTreeMap::from([
-            field(CA_CERTIFICATE, root.bundle_pem()),
-            field(CERTIFICATE, root.certificate_pem()),
-            field(KEY, &root.key_pem()),
-        ])),
         ..Secret::default()
     }
 }
 
-fn in_directory(directory: &Path, trust_domain: &TrustDomain) -> Result<Root, StoreError> {
-    let place = directory.display().to_string();
-    let path = |name: &str| directory.join(name);
-    if [CERTIFICATE, KEY, CA_CERTIFICATE]
-        .iter()
-        .any(|name| path(name).exists())
-    {
-        let read = |name: &str| {
-            std::fs::read_to_string(path(name)).map_err(|source| StoreError::File {
-                path: path(name),
-                source,
-            })
-        };
-        let (certificate, key, bundle) = (read(CERTIFICATE)?, read(KEY)?, read(CA_CERTIFICATE)?);
-        return Root::from_pem(&certificate, &key, &bundle)
-            .map_err(|source| StoreError::Root { place, source });
+fn fill(secret: &mut Secret, kept: &Kept) {
+    secret.metadata.resource_version.clone_from(&kept.version);
+    let data = secret.data.get_or_insert_default();
+    for (name, text) in &kept.fields {
+        data.insert(name.clone(), ByteString(text.clone().into_bytes()));
     }
-    let root = generate(&place, trust_domain)?;
-    std::fs::create_dir_all(directory).map_err(|source| StoreError::File {
-        path: directory.to_owned(),
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::File {
+        path: path.clone(),
         source,
-    })?;
-    let files = [
-        (KEY, root.key_pem()),
-        (CERTIFICATE, root.certificate_pem().to_owned()),
-        (CA_CERTIFICATE, root.bundle_pem().to_owned()),
-    ];
-    for (name, text) in files {
-        private_file(&path(name), &text).map_err(|source| StoreError::File {
-            path: path(name),
-            source,
-        })?;
     }
-    tracing::info!(directory = %place, "made a new root");
-    Ok(root)
+}
+
+fn read_directory(directory: &Path) -> Result<Option<Kept>, StoreError> {
+    let read = |name: &str| {
+        let path = directory.join(name);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(&path)(error)),
+        }
+    };
+    if let Some(journal) = read(JOURNAL)? {
+        // Somebody died while writing: it was whole before it was begun.
+        if let Ok(fields) = serde_json::from_str(&journal) {
+            apply(directory, &fields)?;
+        }
+    }
+    let mut kept = Kept::default();
+    for name in FIELDS {
+        if let Some(text) = read(name)? {
+            kept.fields.insert(name.to_owned(), text);
+        }
+    }
+    kept.request = read(REQUEST)?;
+    kept.version = Some(String::new());
+    Ok((!kept.fields.is_empty()).then_some(kept))
+}
+
+fn write_directory(directory: &Path, kept: &Kept) -> Result<(), StoreError> {
+    std::fs::create_dir_all(directory).map_err(failed(directory))?;
+    let journal = serde_json::to_string(&kept.fields).map_err(io::Error::other);
+    let path = directory.join(JOURNAL);
+    replace_file(&path, &journal.map_err(failed(&path))?)?;
+    apply(directory, &kept.fields)
+}
+
+fn apply(directory: &Path, fields: &BTreeMap<String, String>) -> Result<(), StoreError> {
+    for (name, text) in fields {
+        replace_file(&directory.join(name), text)?;
+    }
+    let journal = directory.join(JOURNAL);
+    std::fs::remove_file(&journal).map_err(failed(&journal))
+}
+
+/// Replaces a file as a whole; only its owner may read it.
+fn replace_file(path: &Path, text: &str) -> Result<(), StoreError> {
+    let next = path.with_extension("new");
+    match std::fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&next)(error)),
+        _ => {}
+    }
+    private_file(&next, text).map_err(failed(&next))?;
+    std::fs::rename(&next, path).map_err(failed(path))
 }
 
 /// Writes a file that only its owner may read, and never over another.

@@ -1,15 +1,8 @@
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+mod store;
 
-use http_body_util::BodyExt;
-use kube::{Client, client::Body};
 use linnet_mesh::TrustDomain;
 use linnet_runtime::certificate::Workload;
-use rustls_pki_types::{CertificateDer, pem::PemObject};
-use serde_json::{Value, json};
-use tower::service_fn;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
@@ -19,19 +12,18 @@ fn now() -> OffsetDateTime {
 }
 
 fn authority(lifetime: Duration) -> Authority {
-    Authority::new(
-        Root::generate(&TrustDomain::default(), now()).unwrap(),
-        lifetime,
-        now(),
-    )
-    .unwrap()
+    Authority::new(root(), lifetime, now()).unwrap()
+}
+
+fn root() -> Root {
+    Root::generate(&TrustDomain::default(), root::LIFETIME, now()).unwrap()
 }
 
 fn payment() -> SpiffeId {
     "spiffe://cluster.local/ns/shop/sa/payment".parse().unwrap()
 }
 
-fn chain(signed: &Signed) -> Vec<CertificateDer<'static>> {
+fn chain_of(signed: &Signed) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(signed.chain_pem.as_bytes())
         .map(Result::unwrap)
         .collect()
@@ -44,7 +36,7 @@ fn verify(signed: &Signed, bundle_pem: &str, at: OffsetDateTime) {
     for root in CertificateDer::pem_slice_iter(bundle_pem.as_bytes()) {
         roots.add(root.unwrap()).unwrap();
     }
-    let chain = chain(signed);
+    let chain = chain_of(signed);
     let at = u64::try_from(at.unix_timestamp()).unwrap();
     rustls::client::verify_server_cert_signed_by_trust_anchor(
         &rustls::server::ParsedCertificate::try_from(&chain[0]).unwrap(),
@@ -66,15 +58,15 @@ fn a_leaf_says_what_it_was_told_and_nothing_else() {
     let signed = authority
         .sign(&key, &payment(), Duration::HOUR, at)
         .unwrap();
-    verify(&signed, authority.bundle_pem(), at);
+    verify(&signed, &authority.bundle_pem(), at);
     assert_eq!(signed.not_after, whole_seconds(at + Duration::HOUR));
 
-    let chain = chain(&signed);
+    let chain = chain_of(&signed);
     assert_eq!(chain.len(), 2, "leaf and issuer");
     let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
     assert_eq!(
         leaf.validity().not_before.to_datetime(),
-        whole_seconds(at - Duration::MINUTE)
+        whole_seconds(at - Duration::minutes(3))
     );
     assert!(leaf.subject().iter().next().is_none());
     assert!(!leaf.is_ca());
@@ -100,7 +92,7 @@ fn a_leaf_says_what_it_was_told_and_nothing_else() {
     );
 
     let pem = key.serialize_pem();
-    let workload = Workload::from_pem(&signed.chain_pem, &pem, authority.bundle_pem()).unwrap();
+    let workload = Workload::from_pem(&signed.chain_pem, &pem, &authority.bundle_pem()).unwrap();
     assert_eq!(*workload.id(), payment());
 }
 
@@ -112,7 +104,7 @@ fn serial_numbers_differ() {
         let signed = authority
             .sign(&key, &payment(), Duration::HOUR, now())
             .unwrap();
-        let chain = chain(&signed);
+        let chain = chain_of(&signed);
         X509Certificate::from_der(&chain[0])
             .unwrap()
             .1
@@ -146,9 +138,9 @@ fn issuers_are_replaced_before_they_cut_certificates_short() {
             whole_seconds(at + Duration::days(30)),
             "day {day}"
         );
-        verify(&signed, authority.bundle_pem(), at);
-        verify(&signed, authority.bundle_pem(), signed.not_after);
-        issuers.insert(chain(&signed)[1].as_ref().to_vec());
+        verify(&signed, &authority.bundle_pem(), at);
+        verify(&signed, &authority.bundle_pem(), signed.not_after);
+        issuers.insert(chain_of(&signed)[1].as_ref().to_vec());
     }
     assert_eq!(issuers.len(), 7, "one a month");
 }
@@ -157,12 +149,12 @@ fn issuers_are_replaced_before_they_cut_certificates_short() {
 fn nothing_outlives_the_root() {
     let authority = authority(Duration::DAY);
     let key = KeyPair::generate().unwrap();
-    let end = authority.root.not_after();
+    let end = authority.root().not_after();
     let signed = authority
         .sign(&key, &payment(), Duration::DAY, end - Duration::HOUR)
         .unwrap();
     assert_eq!(signed.not_after, end);
-    verify(&signed, authority.bundle_pem(), end);
+    verify(&signed, &authority.bundle_pem(), end);
     let late = authority.sign(&key, &payment(), Duration::DAY, end + Duration::DAY);
     assert!(matches!(late, Err(SignError::RootExpired(_))));
 }
@@ -185,24 +177,23 @@ fn an_intermediate_may_be_brought() {
     let signed = authority
         .sign(&key, &payment(), Duration::DAY, now())
         .unwrap();
-    assert_eq!(chain(&signed).len(), 3);
+    assert_eq!(chain_of(&signed).len(), 3);
     verify(&signed, &corporate.pem(), now());
 }
 
 #[test]
 fn a_root_that_cannot_sign_names_the_field() {
-    let good = Root::generate(&TrustDomain::default(), now()).unwrap();
-    let other = Root::generate(&TrustDomain::default(), now()).unwrap();
+    let (good, other) = (root(), root());
     let (certificate, key) = (good.certificate_pem(), good.key_pem());
     let told = |certificate: &str, key: &str, bundle: &str| {
         Root::from_pem(certificate, key, bundle)
             .unwrap_err()
             .to_string()
     };
-    assert!(told(certificate, &other.key_pem(), certificate).starts_with("tls.key: not the key"));
+    assert!(told(certificate, other.key_pem(), certificate).starts_with("tls.key: not the key"));
     assert!(told(certificate, "", certificate).starts_with("tls.key:"));
-    assert!(told("", &key, certificate).starts_with("tls.crt: no certificate"));
-    assert!(told(certificate, &key, "").starts_with("ca.crt: no certificate"));
+    assert!(told("", key, certificate).starts_with("tls.crt: no certificate"));
+    assert!(told(certificate, key, "").starts_with("ca.crt: no certificate"));
     let leaf_key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::default()
         .self_signed(&leaf_key)
@@ -210,141 +201,135 @@ fn a_root_that_cannot_sign_names_the_field() {
         .pem();
     assert!(told(&leaf, &leaf_key.serialize_pem(), &leaf).contains("not a certificate authority"));
     let authority = authority(Duration::DAY);
-    let issuer = authority.issuer(now()).unwrap();
+    let (issuer, _) = authority.issuer(now()).unwrap();
     let issuer_key = issuer.signer.key().serialize_pem();
     assert!(told(&issuer.signer.pem(), &issuer_key, certificate).contains("path length of 0"));
 }
 
-#[tokio::test]
-async fn a_directory_keeps_the_root() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("ca");
-    let store = RootStore::Directory(path.clone());
-    let first = store.load_or_create(&TrustDomain::default()).await.unwrap();
-    let again = store.load_or_create(&TrustDomain::default()).await.unwrap();
-    assert_eq!(first.bundle_pem(), again.bundle_pem());
-    let mode =
-        std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path.join("tls.key")).unwrap());
-    assert_eq!(mode & 0o777, 0o600);
-
-    std::fs::write(path.join("tls.crt"), "damaged").unwrap();
-    let error = store
-        .load_or_create(&TrustDomain::default())
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("tls.crt") && error.contains(path.to_str().unwrap()),
-        "{error}"
-    );
-    std::fs::remove_file(path.join("tls.crt")).unwrap();
-    let error = store
-        .load_or_create(&TrustDomain::default())
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("tls.crt"), "{error}");
-}
-
-type Kept = Arc<Mutex<BTreeMap<String, Value>>>;
-
-/// A Kubernetes API with Secrets. Readers of an absent Secret wait for one
-/// another, so that all of them find it absent.
-fn secrets(readers: usize) -> (Client, Kept) {
-    let kept = Arc::new(Mutex::new(BTreeMap::new()));
-    let barrier = Arc::new(tokio::sync::Barrier::new(readers));
-    let state = kept.clone();
-    let service = service_fn(move |request: http::Request<Body>| {
-        let (state, barrier) = (state.clone(), barrier.clone());
-        async move {
-            let path = request.uri().path().to_owned();
-            let created = request.method() == http::Method::POST;
-            let body = request.into_body().collect().await?.to_bytes();
-            let (code, answer) = if created {
-                assert_eq!(path, "/api/v1/namespaces/linnet-system/secrets");
-                create(&state, &body)
-            } else {
-                assert_eq!(path, "/api/v1/namespaces/linnet-system/secrets/linnet-root");
-                let found = state.lock().unwrap().get("linnet-root").cloned();
-                if found.is_none() {
-                    barrier.wait().await;
-                }
-                found.map_or_else(|| failure(404, "NotFound"), |secret| (200, secret))
-            };
-            let response = http::Response::builder().status(code);
-            Ok::<_, kube::Error>(
-                response
-                    .body(Body::from(answer.to_string().into_bytes()))
-                    .unwrap(),
-            )
-        }
-    });
-    (Client::new(service, "default"), kept)
-}
-
-fn create(state: &Mutex<BTreeMap<String, Value>>, body: &[u8]) -> (u16, Value) {
-    let secret: Value = serde_json::from_slice(body).unwrap();
-    let mut state = state.lock().unwrap();
-    if state.contains_key("linnet-root") {
-        return failure(409, "AlreadyExists");
+/// An authority in a chain: its certificate and key, and itself for signing.
+fn corporate(
+    name: &str,
+    length: Option<u8>,
+    above: Option<&CertifiedIssuer<'static, KeyPair>>,
+    change: impl FnOnce(&mut CertificateParams),
+) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = distinguished_name(name);
+    params.is_ca = IsCa::Ca(length.map_or(BasicConstraints::Unconstrained, |length| {
+        BasicConstraints::Constrained(length)
+    }));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.not_before = now() - Duration::DAY;
+    params.not_after = now() + Duration::days(100);
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    match above {
+        Some(above) => CertifiedIssuer::signed_by(params, key, above).unwrap(),
+        None => CertifiedIssuer::self_signed(params, key).unwrap(),
     }
-    state.insert("linnet-root".to_owned(), secret.clone());
-    (201, secret)
 }
 
-fn failure(code: u16, reason: &str) -> (u16, Value) {
-    let status = json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": reason, "reason": reason, "code": code,
+fn usable(chain: &[&CertifiedIssuer<'static, KeyPair>], bundle: &str) -> Result<Root, String> {
+    let certificates: String = chain.iter().map(|ca| ca.pem()).collect();
+    Root::from_pem(&certificates, &chain[0].key().serialize_pem(), bundle)
+        .and_then(|root| root.usable(&TrustDomain::default(), now()))
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn an_offline_root_may_stay_away() {
+    let offline = corporate("offline", None, None, |_| {});
+    let policy = corporate("policy", Some(2), Some(&offline), |_| {});
+    let mesh = corporate("mesh", Some(1), Some(&policy), |params| {
+        params.not_after = now() + Duration::days(9);
     });
-    (code, status)
+    let end = whole_seconds(now() + Duration::days(9));
+    // With the chain in tls.crt, as cert-manager writes it, with the root at its
+    // end or without.
+    for chain in [&[&mesh, &policy][..], &[&mesh, &policy, &offline]] {
+        let root = usable(chain, &offline.pem()).unwrap();
+        assert!(!root.is_self_signed());
+        assert_eq!(root.not_after(), end, "the shortest of the chain");
+        let authority = Authority::new(root, Duration::days(30), now()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let signed = authority
+            .sign(&key, &payment(), Duration::days(30), now())
+            .unwrap();
+        assert_eq!(chain_of(&signed).len(), 4, "without the root");
+        assert_eq!(signed.not_after, end);
+        verify(&signed, &offline.pem(), now());
+        verify(&signed, &offline.pem(), signed.not_after);
+    }
+    // Or with both roots while one follows the other.
+    let both = corporate("other", None, None, |_| {}).pem() + &offline.pem();
+    usable(&[&mesh, &policy], &both).unwrap();
 }
 
-#[tokio::test]
-async fn replicas_that_race_end_with_one_root() {
-    let (client, kept) = secrets(2);
-    let store = RootStore::Secret {
-        client,
-        namespace: "linnet-system".to_owned(),
+#[test]
+fn what_peers_would_refuse_is_refused_with_its_reason() {
+    let offline = corporate("offline", None, None, |_| {});
+    let told = |chain: &[&CertifiedIssuer<'static, KeyPair>], bundle: &str, reason: &str| {
+        let error = usable(chain, bundle).unwrap_err();
+        assert!(error.contains(reason), "{error}");
     };
-    let domain = TrustDomain::default();
-    let (one, two) = tokio::join!(store.load_or_create(&domain), store.load_or_create(&domain));
-    let (one, two) = (one.unwrap(), two.unwrap());
-    assert_eq!(one.bundle_pem(), two.bundle_pem());
-    assert_eq!(one.key_pem(), two.key_pem());
-    let later = store.load_or_create(&domain).await.unwrap();
-    assert_eq!(later.bundle_pem(), one.bundle_pem());
-    let kept = kept.lock().unwrap();
-    assert_eq!(kept["linnet-root"]["type"], "kubernetes.io/tls");
-    assert_eq!(
-        kept["linnet-root"]["metadata"]["labels"]["app.kubernetes.io/part-of"],
-        "linnet"
+    let mesh = corporate("mesh", Some(1), Some(&offline), |_| {});
+    let stranger = corporate("stranger", None, None, |_| {});
+    told(
+        &[&mesh],
+        &stranger.pem(),
+        "ca.crt: no certificate in it is tls.crt's root",
     );
-}
-
-#[tokio::test]
-async fn a_damaged_secret_is_reported_and_left_alone() {
-    let (client, kept) = secrets(1);
-    let damaged = json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "linnet-root"}, "data": {"tls.crt": "bm90aGluZw=="},
+    told(
+        &[&mesh, &stranger],
+        &offline.pem().replace('A', "B"),
+        "ca.crt",
+    );
+    let deep = corporate("deep", Some(1), Some(&mesh), |_| {});
+    told(
+        &[&deep, &mesh],
+        &offline.pem(),
+        "path length of 1 allows no issuer beneath it; 2",
+    );
+    let shallow = corporate("shallow", Some(1), None, |_| {});
+    let below = corporate("below", None, Some(&shallow), |_| {});
+    told(&[&below], &shallow.pem(), "ca.crt: no certificate");
+    told(&[&deep, &stranger], &offline.pem(), "certificate 1");
+    let expired = corporate("expired", Some(1), Some(&offline), |params| {
+        params.not_after = now() - Duration::HOUR;
     });
-    kept.lock()
-        .unwrap()
-        .insert("linnet-root".to_owned(), damaged.clone());
-    let store = RootStore::Secret {
-        client,
-        namespace: "linnet-system".to_owned(),
-    };
-    let error = store
-        .load_or_create(&TrustDomain::default())
-        .await
-        .unwrap_err();
-    assert!(!error.is_transient());
-    let error = error.to_string();
-    assert!(
-        error.contains("Secret linnet-system/linnet-root: tls.key"),
-        "{error}"
-    );
-    assert_eq!(kept.lock().unwrap()["linnet-root"], damaged);
+    told(&[&expired], &offline.pem(), "tls.crt: expired on");
+    let early = corporate("early", Some(1), Some(&offline), |params| {
+        params.not_before = now() + Duration::HOUR;
+    });
+    told(&[&early], &offline.pem(), "tls.crt: not valid before");
+    let silent = corporate("silent", Some(1), Some(&offline), |params| {
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
+    });
+    told(&[&silent], &offline.pem(), "key usage");
+    let constrained = corporate("constrained", Some(1), Some(&offline), |params| {
+        params.name_constraints = Some(rcgen::NameConstraints {
+            permitted_subtrees: Vec::new(),
+            excluded_subtrees: vec![rcgen::GeneralSubtree::DnsName("example.org".to_owned())],
+        });
+    });
+    // Names that a mesh does not use may be excluded.
+    usable(&[&constrained], &offline.pem()).unwrap();
+}
+
+#[test]
+fn keys_may_be_in_the_forms_that_cert_manager_writes() {
+    for text in [
+        include_str!("tests/ec-sec1.key"),
+        include_str!("tests/rsa-pkcs1.key"),
+    ] {
+        let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap();
+        let key = KeyPair::try_from(&key).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = distinguished_name("brought");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let root = Root::from_pem(&certificate, text, &certificate).unwrap();
+        assert_eq!(root.key_pem().trim(), text.trim(), "kept as it was brought");
+        root.usable(&TrustDomain::default(), now()).unwrap();
+    }
 }

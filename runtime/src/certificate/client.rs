@@ -1,10 +1,15 @@
 //! The identity service's client: one request per connection, over HTTPS whose
 //! server is verified by the trust bundle and its DNS name or address.
 
-use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName, version::TLS13};
@@ -12,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::tls::provider;
+use super::{Federation, tls::provider};
 
 /// The whole of a request, from name look-up to the last byte of the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -117,6 +122,8 @@ pub enum RequestError {
         status: StatusCode,
         /// Its words.
         message: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
     },
     /// An answer that is no certificate of this workload.
     #[error("the identity service's answer cannot be used: {0}")]
@@ -140,7 +147,22 @@ pub(super) struct SigningRequest<'a> {
 pub(super) struct Issued {
     pub(super) certificates: String,
     pub(super) trust_bundle: String,
+    #[serde(flatten)]
+    pub(super) federation: Federation,
 }
+
+/// An answer, and when the service says that it gave it.
+struct Answer {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    skew: Option<Skew>,
+    body: Bytes,
+}
+
+/// The identity service's clock against ours: how many seconds it is ahead.
+/// HTTP's dates have whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Skew(pub f64);
 
 #[derive(Deserialize)]
 struct Refusal {
@@ -154,21 +176,29 @@ pub(super) async fn request(
     roots: RootCertStore,
     token: &str,
     body: &SigningRequest<'_>,
-) -> Result<Issued, RequestError> {
+) -> Result<(Issued, Option<Skew>), RequestError> {
     let exchange = exchange(url, roots, token, body);
     let timed_out = || RequestError::Timeout { url: url.clone() };
-    let (status, answer) = timeout(REQUEST_TIMEOUT, exchange)
+    let answer = timeout(REQUEST_TIMEOUT, exchange)
         .await
         .map_err(|_| timed_out())??;
-    if status.is_success() {
-        return serde_json::from_slice(&answer)
-            .map_err(|error| RequestError::Answer(error.to_string()));
+    if answer.status.is_success() {
+        let issued = serde_json::from_slice(&answer.body)
+            .map_err(|error| RequestError::Answer(error.to_string()))?;
+        return Ok((issued, answer.skew));
     }
-    let message = match serde_json::from_slice::<Refusal>(&answer) {
+    let message = match serde_json::from_slice::<Refusal>(&answer.body) {
         Ok(refusal) => format!("{}: {}", refusal.reason, refusal.error),
-        Err(_) => String::from_utf8_lossy(&answer).chars().take(256).collect(),
+        Err(_) => String::from_utf8_lossy(&answer.body)
+            .chars()
+            .take(256)
+            .collect(),
     };
-    Err(RequestError::Refused { status, message })
+    Err(RequestError::Refused {
+        status: answer.status,
+        message,
+        retry_after: answer.retry_after,
+    })
 }
 
 async fn exchange(
@@ -176,7 +206,7 @@ async fn exchange(
     roots: RootCertStore,
     token: &str,
     body: &SigningRequest<'_>,
-) -> Result<(StatusCode, Bytes), RequestError> {
+) -> Result<Answer, RequestError> {
     let broke = |reason: String| RequestError::Exchange {
         url: url.clone(),
         reason,
@@ -208,17 +238,25 @@ async fn exchange(
         .await
         .map_err(|error| broke(error.to_string()))?;
     let answered = async {
+        let sent = SystemTime::now();
         let response = sender
             .send_request(request)
             .await
             .map_err(|error| broke(error.to_string()))?;
         let status = response.status();
+        let skew = skew(response.headers(), sent, SystemTime::now());
+        let retry_after = retry_after(response.headers());
         let body = Limited::new(response.into_body(), ANSWER_LIMIT);
         let body = body
             .collect()
             .await
             .map_err(|error| broke(error.to_string()))?;
-        Ok((status, body.to_bytes()))
+        Ok(Answer {
+            status,
+            retry_after,
+            skew,
+            body: body.to_bytes(),
+        })
     };
     // The connection moves only while it is polled, and ends by itself or with
     // this future.
@@ -230,6 +268,30 @@ async fn exchange(
         answer = answered => answer,
         never = connection => never,
     }
+}
+
+/// How far the answer's `Date` lies outside of the time in which it was given,
+/// by our clock; within it, and the second that dates are cut to, is no skew.
+fn skew(headers: &HeaderMap, sent: SystemTime, received: SystemTime) -> Option<Skew> {
+    let date = headers.get(header::DATE)?.to_str().ok()?;
+    let date = httpdate::parse_http_date(date).ok()?;
+    let seconds = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        since.unwrap_or_default().as_secs_f64()
+    };
+    let (date, sent, received) = (seconds(date), seconds(sent), seconds(received));
+    Some(Skew(if date + 1.0 < sent {
+        date + 1.0 - sent
+    } else if date > received {
+        date - received
+    } else {
+        0.0
+    }))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    seconds.parse().ok().map(Duration::from_secs)
 }
 
 fn tls(roots: RootCertStore) -> ClientConfig {
@@ -246,6 +308,22 @@ fn tls(roots: RootCertStore) -> ClientConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_services_clock_is_compared_with_ours() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let measured = |ours: u64| {
+            let date = httpdate::fmt_http_date(at(1_000_000));
+            let mut headers = HeaderMap::new();
+            headers.insert(header::DATE, date.parse().unwrap());
+            skew(&headers, at(ours), at(ours) + Duration::from_millis(100))
+        };
+        assert_eq!(measured(1_000_000), Some(Skew(0.0)));
+        let seconds = |ours| measured(ours).unwrap().0.round();
+        assert_eq!(seconds(1_000_120), -119.0, "ours is two minutes ahead");
+        assert_eq!(seconds(999_880), 120.0, "ours is two minutes behind");
+        assert_eq!(skew(&HeaderMap::new(), at(1), at(2)), None);
+    }
 
     #[test]
     fn an_identity_url_is_https_with_a_host() {

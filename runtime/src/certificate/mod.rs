@@ -6,14 +6,23 @@
 //! session caches and ticket keys, so that no resumed session outlives the
 //! certificates it was made with. The key exists in this process's memory only.
 
+mod anchors;
+mod ask;
 mod client;
+mod expiry;
+mod handle;
 mod renewal;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tls;
 mod verifier;
 
-use std::{fmt, io, path::Path, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use linnet_mesh::SpiffeId;
 use rustls::{
@@ -23,8 +32,12 @@ use rustls::{
 };
 use time::OffsetDateTime;
 
-pub use client::{IdentityUrl, RequestError, UrlError};
-pub use renewal::{BundleSource, Handle, Source, TokenSource, start};
+pub use anchors::{Federation, FederationError, fingerprint, have_common_anchor, pem};
+pub use ask::{BundleSource, Source, TokenSource};
+pub use client::{IdentityUrl, RequestError, Skew, UrlError};
+pub use expiry::watch_expiry;
+pub use handle::Handle;
+pub use renewal::{BUNDLE_INTERVAL, start};
 pub use tls::provider;
 pub use verifier::{IdentityError, peer_identity};
 
@@ -33,9 +46,11 @@ pub struct Workload {
     id: SpiffeId,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
+    valid_for: Duration,
     bundle_pem: String,
-    roots: Arc<RootCertStore>,
-    chain: Vec<CertificateDer<'static>>,
+    federation: Federation,
+    trust: Arc<verifier::Trust>,
+    certified: Arc<CertifiedKey>,
     tls: tls::Shared,
 }
 
@@ -84,27 +99,102 @@ impl Workload {
                 what: "private key",
                 source,
             })?;
-        Self::new(chain_pem, key, bundle_pem)
+        Self::new(chain_pem, key, bundle_pem, Federation::default())
     }
 
     pub(crate) fn new(
         chain_pem: &str,
         key: PrivateKeyDer<'static>,
         bundle_pem: &str,
+        federation: Federation,
     ) -> Result<Self, Error> {
         let chain = certificates("certificate chain", chain_pem)?;
-        let roots = Arc::new(roots(bundle_pem)?);
         let leaf = verifier::Leaf::parse(&chain[0])?;
-        let certified = CertifiedKey::from_der(chain.clone(), key, &provider())?;
+        let certified = Arc::new(CertifiedKey::from_der(chain, key, &provider())?);
+        let left = leaf.not_after - OffsetDateTime::now_utc();
+        let valid_for = Duration::try_from(left).unwrap_or_default();
+        Self::with_trust(leaf, valid_for, certified, bundle_pem, federation)
+    }
+
+    fn with_trust(
+        leaf: verifier::Leaf,
+        valid_for: Duration,
+        certified: Arc<CertifiedKey>,
+        bundle_pem: &str,
+        federation: Federation,
+    ) -> Result<Self, Error> {
+        let own = leaf.id.trust_domain().to_owned();
+        let aliases = federation.aliases.iter().cloned();
+        let trust = Arc::new(verifier::Trust {
+            domains: std::iter::once(own).chain(aliases).collect(),
+            roots: Arc::new(roots(bundle_pem)?),
+            federated: federation.roots()?,
+        });
         Ok(Self {
-            tls: tls::Shared::new(&roots, &leaf.id, certified)?,
+            tls: tls::Shared::new(&trust, &certified)?,
             id: leaf.id,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
+            valid_for,
             bundle_pem: bundle_pem.to_owned(),
-            roots,
-            chain,
+            federation,
+            trust,
+            certified,
         })
+    }
+
+    /// The same certificate and key with other trust.
+    ///
+    /// # Errors
+    /// Texts that are no bundles.
+    pub fn trusting(&self, bundle_pem: &str, federation: Federation) -> Result<Self, Error> {
+        let leaf = verifier::Leaf {
+            id: self.id.clone(),
+            not_before: self.not_before,
+            not_after: self.not_after,
+        };
+        let certified = self.certified.clone();
+        Self::with_trust(leaf, self.valid_for, certified, bundle_pem, federation)
+    }
+
+    /// Whether a verified peer is the workload that was expected: the same
+    /// namespace and service account, in the same trust domain by one of its names.
+    pub fn is_expected(&self, peer: &SpiffeId, expected: &SpiffeId) -> bool {
+        let own = |id: &SpiffeId| {
+            let mut domains = self.trust.domains.iter();
+            domains.any(|domain| domain == id.trust_domain())
+        };
+        peer == expected
+            || own(peer)
+                && own(expected)
+                && peer.namespace() == expected.namespace()
+                && peer.service_account() == expected.service_account()
+    }
+
+    /// Other trust domains that it trusts.
+    pub fn federation(&self) -> &Federation {
+        &self.federation
+    }
+
+    /// How long it was valid for when it was received.
+    pub fn valid_for(&self) -> Duration {
+        self.valid_for
+    }
+
+    /// The fingerprint of the anchor that its own certificate hangs on, and until
+    /// when that is valid; none if it hangs on none that it trusts.
+    pub fn root(&self) -> Option<(String, OffsetDateTime)> {
+        let anchors = certificates("trust bundle", &self.bundle_pem).ok()?;
+        let found = anchors.iter().find(|anchor| {
+            let mut roots = RootCertStore::empty();
+            let at = (self.not_after - time::Duration::SECOND).into();
+            roots.add((*anchor).clone()).is_ok() && self.verify(&roots, at).is_ok()
+        })?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(found).ok()?;
+        Some((
+            fingerprint(found),
+            parsed.validity().not_after.to_datetime(),
+        ))
     }
 
     /// Whose certificate it is.
@@ -124,7 +214,7 @@ impl Workload {
 
     /// The leaf and its intermediates.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.chain
+        &self.certified.cert
     }
 
     /// The trust anchors, PEM.
@@ -133,14 +223,22 @@ impl Workload {
     }
 
     /// Whether a peer with the same trust anchors would take this certificate.
-    fn check(&self, now: SystemTime) -> Result<(), rustls::Error> {
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn verify_at(&self, now: SystemTime) -> Result<(), rustls::Error> {
+        self.verify(&self.trust.roots, now)
+    }
+
+    fn verify(&self, roots: &RootCertStore, now: SystemTime) -> Result<(), rustls::Error> {
         let since = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
+        let chain = self.chain();
         verifier::verify_chain(
-            &self.chain[0],
-            &self.chain[1..],
-            &self.roots,
+            &chain[0],
+            &chain[1..],
+            roots,
             UnixTime::since_unix_epoch(since),
         )
     }

@@ -17,6 +17,14 @@ type Pair = (
     server::TlsStream<DuplexStream>,
 );
 
+fn server_verifier(roots: RootCertStore) -> Arc<verifier::Server> {
+    Arc::new(verifier::Server::new(&Arc::new(verifier::Trust {
+        domains: vec!["cluster.local".to_owned()],
+        roots: Arc::new(roots),
+        federated: std::collections::BTreeMap::new(),
+    })))
+}
+
 /// Both ends after a handshake and a byte each way, or the server's error and
 /// then the client's.
 async fn handshake(
@@ -130,10 +138,7 @@ async fn a_session_made_without_a_client_certificate_does_not_open_a_strict_port
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier::Server::new(
-            &Arc::new(roots),
-            "cluster.local",
-        )))
+        .with_custom_certificate_verifier(server_verifier(roots))
         .with_no_client_auth();
     anonymous.alpn_protocols = vec![ALPN[0].to_vec()];
     let anonymous = Arc::new(anonymous);
@@ -240,12 +245,12 @@ async fn refused(uris: &[&str]) -> String {
     let (chain, key) = authority.issue_pem(&Leaf::new(uris));
     let chain = certificates("certificate chain", &chain).unwrap();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    let roots = Arc::new(roots(&authority.bundle_pem()).unwrap());
+    let roots = roots(&authority.bundle_pem()).unwrap();
     let mut client = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier::Server::new(&roots, "cluster.local")))
+        .with_custom_certificate_verifier(server_verifier(roots))
         .with_client_auth_cert(chain, key)
         .unwrap();
     client.alpn_protocols = vec![ALPN[0].to_vec()];

@@ -7,9 +7,8 @@
 
 use std::sync::{Arc, LazyLock};
 
-use linnet_mesh::SpiffeId;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     server::ProducesTickets,
@@ -52,9 +51,9 @@ struct ClientAuth {
 }
 
 impl ClientAuth {
-    fn new(roots: &Arc<RootCertStore>, trust_domain: &str, mandatory: bool) -> Result<Self, Error> {
+    fn new(trust: &Arc<verifier::Trust>, mandatory: bool) -> Result<Self, Error> {
         Ok(Self {
-            verifier: Arc::new(verifier::Client::new(roots, trust_domain, mandatory)?),
+            verifier: Arc::new(verifier::Client::new(trust, mandatory)?),
             tickets: aws_lc_rs::Ticketer::new()?,
         })
     }
@@ -62,15 +61,14 @@ impl ClientAuth {
 
 impl Shared {
     pub(super) fn new(
-        roots: &Arc<RootCertStore>,
-        id: &SpiffeId,
-        certified: CertifiedKey,
+        trust: &Arc<verifier::Trust>,
+        certified: &Arc<CertifiedKey>,
     ) -> Result<Self, Error> {
         Ok(Self {
-            server: Arc::new(verifier::Server::new(roots, id.trust_domain())),
-            client_optional: ClientAuth::new(roots, id.trust_domain(), false)?,
-            client_required: ClientAuth::new(roots, id.trust_domain(), true)?,
-            credentials: Arc::new(SingleCertAndKey::from(certified)),
+            server: Arc::new(verifier::Server::new(trust)),
+            client_optional: ClientAuth::new(trust, false)?,
+            client_required: ClientAuth::new(trust, true)?,
+            credentials: Arc::new(SingleCertAndKey::from(certified.clone())),
             sessions: Resumption::in_memory_sessions(CLIENT_SESSIONS),
         })
     }

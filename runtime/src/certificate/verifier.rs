@@ -2,9 +2,11 @@
 //!
 //! DNS names play no part. A peer's leaf carries exactly one URI name, and that
 //! is an identity of the trust domain, or the handshake fails (SPIFFE's X.509-SVID
-//! rules).
+//! rules). The name decides which anchors its chain must lead to: those of the
+//! own trust domain and its aliases, or those of the federated domain that it
+//! names, and never another's.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use linnet_mesh::{SpiffeId, spiffe};
 use rustls::{
@@ -119,35 +121,62 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
     provider().signature_verification_algorithms
 }
 
-fn verify_identity(leaf: &CertificateDer<'_>, trust_domain: &str) -> Result<(), Error> {
-    let checked = Leaf::parse(leaf).and_then(|leaf| {
-        if leaf.id.trust_domain() == trust_domain {
-            Ok(())
-        } else {
-            Err(IdentityError::TrustDomain {
-                id: leaf.id,
-                expected: trust_domain.to_owned(),
-            })
+/// Whom to trust.
+#[derive(Debug)]
+pub(super) struct Trust {
+    /// The own trust domain, then its aliases.
+    pub(super) domains: Vec<String>,
+    pub(super) roots: Arc<RootCertStore>,
+    /// Other trust domains, each with its own roots.
+    pub(super) federated: BTreeMap<String, Arc<RootCertStore>>,
+}
+
+/// Who must vouch for a peer.
+enum Voucher<'a> {
+    Own,
+    Federated(&'a str),
+}
+
+impl Trust {
+    /// Who must vouch for this leaf, by the name in it.
+    fn voucher(&self, leaf: &CertificateDer<'_>) -> Result<Voucher<'_>, Error> {
+        let found = Leaf::parse(leaf).and_then(|leaf| {
+            let domain = leaf.id.trust_domain();
+            if self.domains.iter().any(|own| own == domain) {
+                return Ok(Voucher::Own);
+            }
+            match self.federated.get_key_value(domain) {
+                Some((domain, _)) => Ok(Voucher::Federated(domain)),
+                None => Err(IdentityError::TrustDomain {
+                    expected: self.domains.first().cloned().unwrap_or_default(),
+                    id: leaf.id,
+                }),
+            }
+        });
+        found.map_err(|error| {
+            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+        })
+    }
+
+    fn roots_of(&self, voucher: &Voucher<'_>) -> &Arc<RootCertStore> {
+        match voucher {
+            Voucher::Own => &self.roots,
+            Voucher::Federated(domain) => &self.federated[*domain],
         }
-    });
-    checked.map_err(|error| {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-    })
+    }
 }
 
 /// What a client of the mesh demands of a server.
 #[derive(Debug)]
 pub(super) struct Server {
-    roots: Arc<RootCertStore>,
-    trust_domain: String,
+    trust: Arc<Trust>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Server {
-    pub(super) fn new(roots: &Arc<RootCertStore>, trust_domain: &str) -> Self {
+    pub(super) fn new(trust: &Arc<Trust>) -> Self {
         Self {
-            roots: roots.clone(),
-            trust_domain: trust_domain.to_owned(),
+            trust: trust.clone(),
             algorithms: algorithms(),
         }
     }
@@ -162,8 +191,13 @@ impl ServerCertVerifier for Server {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_chain(end_entity, intermediates, &self.roots, now)?;
-        verify_identity(end_entity, &self.trust_domain)?;
+        let voucher = self.trust.voucher(end_entity)?;
+        verify_chain(
+            end_entity,
+            intermediates,
+            self.trust.roots_of(&voucher),
+            now,
+        )?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -194,22 +228,25 @@ impl ServerCertVerifier for Server {
 #[derive(Debug)]
 pub(super) struct Client {
     chain: Arc<dyn ClientCertVerifier>,
-    trust_domain: String,
+    federated: BTreeMap<String, Arc<dyn ClientCertVerifier>>,
+    trust: Arc<Trust>,
     mandatory: bool,
 }
 
 impl Client {
-    pub(super) fn new(
-        roots: &Arc<RootCertStore>,
-        trust_domain: &str,
-        mandatory: bool,
-    ) -> Result<Self, Error> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
+    pub(super) fn new(trust: &Arc<Trust>, mandatory: bool) -> Result<Self, Error> {
+        let chain = |roots: &Arc<RootCertStore>| {
+            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
+                .build()
+                .map_err(|error| Error::General(error.to_string()))
+        };
+        let federated = trust.federated.iter();
         Ok(Self {
-            chain,
-            trust_domain: trust_domain.to_owned(),
+            chain: chain(&trust.roots)?,
+            federated: federated
+                .map(|(domain, roots)| Ok((domain.clone(), chain(roots)?)))
+                .collect::<Result<_, Error>>()?,
+            trust: trust.clone(),
             mandatory,
         })
     }
@@ -231,11 +268,11 @@ impl ClientCertVerifier for Client {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .chain
-            .verify_client_cert(end_entity, intermediates, now)?;
-        verify_identity(end_entity, &self.trust_domain)?;
-        Ok(verified)
+        let chain = match self.trust.voucher(end_entity)? {
+            Voucher::Own => &self.chain,
+            Voucher::Federated(domain) => &self.federated[domain],
+        };
+        chain.verify_client_cert(end_entity, intermediates, now)
     }
 
     fn verify_tls12_signature(
