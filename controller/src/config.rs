@@ -32,6 +32,8 @@ const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 pub struct Config {
     /// The mesh's trust domain.
     pub trust_domain: TrustDomain,
+    /// Its other names, which policies may use.
+    pub trust_domain_aliases: Vec<TrustDomain>,
     /// The DNS domain of services.
     pub cluster_domain: String,
     /// Where discovery is served.
@@ -79,6 +81,7 @@ impl Config {
     pub fn loopback() -> Self {
         Self {
             trust_domain: TrustDomain::default(),
+            trust_domain_aliases: Vec::new(),
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.to_owned(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             health_address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -101,6 +104,15 @@ impl Environment {
         let any = |port: u16| SocketAddr::from(([0_u16; 8], port));
         let trust_domain: TrustDomain =
             read(text, &mut mistakes, names::env::TRUST_DOMAIN).unwrap_or_default();
+        let aliases = names::env::TRUST_DOMAIN_ALIASES;
+        let mut trust_domain_aliases = Vec::new();
+        for alias in text(aliases).unwrap_or_default().split(',').map(str::trim) {
+            match alias.parse() {
+                Ok(alias) => trust_domain_aliases.push(alias),
+                Err(_) if alias.is_empty() => {}
+                Err(error) => mistakes.push(format!("{aliases}: {error}")),
+            }
+        }
         let address = read(text, &mut mistakes, LISTEN);
         let health_address = read(text, &mut mistakes, HEALTH_LISTEN);
         let drain = read(text, &mut mistakes, names::env::DRAIN_SECONDS);
@@ -129,6 +141,7 @@ impl Environment {
             },
             config: Config {
                 trust_domain,
+                trust_domain_aliases,
                 cluster_domain,
                 address: address.unwrap_or_else(|| any(port::DISCOVERY)),
                 health_address: health_address.unwrap_or_else(|| any(port::METRICS)),

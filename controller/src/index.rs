@@ -39,6 +39,8 @@ use std::{
 pub struct Index {
     context: Context,
     trust_domain: TrustDomain,
+    /// The trust domain, then its other names.
+    trust_domains: Vec<TrustDomain>,
     cluster: Cluster,
     configurations: Configurations,
     problems: BTreeMap<String, String>,
@@ -85,6 +87,7 @@ impl Index {
     pub fn new(context: Context, trust_domain: TrustDomain) -> Self {
         Self {
             context,
+            trust_domains: vec![trust_domain.clone()],
             trust_domain,
             cluster: Cluster::default(),
             configurations: Configurations::default(),
@@ -94,6 +97,13 @@ impl Index {
             affected: Affected::default(),
             judged: false,
         }
+    }
+
+    /// Says what else the trust domain is called.
+    #[must_use]
+    pub fn with_aliases(mut self, aliases: Vec<TrustDomain>) -> Self {
+        self.trust_domains.extend(aliases);
+        self
     }
 
     /// Says that the source tells every pod. An endpoint whose pod is not known

@@ -108,7 +108,8 @@ impl Config {
         let context = Context {
             cluster_domain: self.cluster_domain,
         };
-        let mut index = Index::new(context, self.trust_domain);
+        let mut index =
+            Index::new(context, self.trust_domain).with_aliases(self.trust_domain_aliases);
         if matches!(source, Source::Kubernetes { .. }) {
             index = index.with_all_pods();
         }

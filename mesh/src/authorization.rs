@@ -7,6 +7,7 @@
 //! application may go by either: an ALLOW rule must fit both, for a DENY rule
 //! one is enough.
 
+mod domains;
 pub mod explain;
 pub mod path;
 pub mod pattern;

@@ -22,7 +22,7 @@ struct Key {
     parse: fn(&str) -> Option<Setting>,
 }
 
-const KEYS: [Key; 15] = [
+const KEYS: [Key; 18] = [
     Key {
         name: "clusterDomain",
         value: "domain name",
@@ -38,6 +38,18 @@ const KEYS: [Key; 15] = [
         value: "duration from 1m to 365d: 90s, 1h30m, 24h",
         meaning: "how long a workload's certificate is valid",
         parse: |text| lifetime(text).map(|text| Setting::Env(LIFETIME, text)),
+    },
+    Key {
+        name: "identity.rootDistribution",
+        value: "duration from 1m to 365d",
+        meaning: "how long a new root is made known before it signs; without it, until every certificate that is valid came with it",
+        parse: |text| lifetime(text).map(|text| Setting::Env(DISTRIBUTION, text)),
+    },
+    Key {
+        name: "identity.rootRetirement",
+        value: "duration from 1m to 365d",
+        meaning: "how long the root before is trusted once another signs; without it, until every certificate under it has expired",
+        parse: |text| lifetime(text).map(|text| Setting::Env(RETIREMENT, text)),
     },
     Key {
         name: "image.pullPolicy",
@@ -131,10 +143,23 @@ const KEYS: [Key; 15] = [
             valid.then(|| Setting::Env(names::env::TRUST_DOMAIN, text.to_owned()))
         },
     },
+    Key {
+        name: "trustDomainAliases",
+        value: "domain names, comma-separated",
+        meaning: "other names of the trust domain: peers with certificates of these are taken, and policies may use any",
+        parse: |text| {
+            let valid = text
+                .split(',')
+                .all(|name| TrustDomain::from_str(name.trim()).is_ok());
+            valid.then(|| Setting::Env(names::env::TRUST_DOMAIN_ALIASES, text.to_owned()))
+        },
+    },
 ];
 
 const CLUSTER_DOMAIN: &str = "LINNET_CLUSTER_DOMAIN";
 const LIFETIME: &str = "LINNET_CERTIFICATE_LIFETIME";
+const DISTRIBUTION: &str = "LINNET_ROOT_DISTRIBUTION";
+const RETIREMENT: &str = "LINNET_ROOT_RETIREMENT";
 /// Variables of the injector that hold the image of a container it adds.
 const IMAGE_VARIABLES: [&str; 2] = [variable::PROXY_IMAGE, variable::INIT_IMAGE];
 

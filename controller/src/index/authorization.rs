@@ -22,7 +22,7 @@ impl Index {
                 .chain([&*pod.namespace])
                 .flat_map(|namespace| self.configurations.authorization_of(namespace))
                 .filter(|policy| self.is_for(policy, pod, labels))
-                .map(|policy| policy.policy.clone()),
+                .map(|policy| policy.policy.clone().under(&self.trust_domains)),
         );
         (!policies.is_empty()).then(|| Arc::new(policies))
     }

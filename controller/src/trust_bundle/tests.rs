@@ -80,12 +80,21 @@ fn a_namespace_on_its_way_out_is_left_alone() {
 #[test]
 fn identitys_bundle_is_copied_whatever_ones_own_certificate_came_with() {
     use linnet_runtime::certificate::testing::Authority;
-    let (old, new) = (Authority::default().bundle_pem(), Authority::default().bundle_pem());
+    let (old, new) = (
+        Authority::default().bundle_pem(),
+        Authority::default().bundle_pem(),
+    );
     let stranger = Authority::default().bundle_pem();
     let mut view = view();
-    assert!(view.source(&old).unwrap_err().contains("not written it yet"));
+    assert!(
+        view.source(&old)
+            .unwrap_err()
+            .contains("not written it yet")
+    );
     let both = format!("{old}{new}");
-    let written = |bundle: &str| Observation::ConfigMaps(Event::Apply(config_map(CONTROL_PLANE_NAMESPACE, bundle)));
+    let written = |bundle: &str| {
+        Observation::ConfigMaps(Event::Apply(config_map(CONTROL_PLANE_NAMESPACE, bundle)))
+    };
     view.take(written(&both));
     // Two replicas, one renewed since the rotation began and one not.
     assert_eq!(view.source(&old).unwrap(), both);

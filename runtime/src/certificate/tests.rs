@@ -239,6 +239,81 @@ async fn another_trust_domain_is_refused_even_under_the_same_root() {
     assert!(client.contains(told), "{client}");
 }
 
+/// A workload of this trust domain under this root, that trusts so.
+fn in_domain(authority: &Authority, domain: &str, trust: &Federation) -> Workload {
+    let uri = format!("spiffe://{domain}/ns/shop/sa/web");
+    let workload = authority.issue(&Leaf::new(&[&uri])).unwrap();
+    workload
+        .trusting(&authority.bundle_pem(), trust.clone())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_alias_is_the_same_trust_domain_under_the_same_root_only() {
+    let authority = Authority::default();
+    let trust = Federation {
+        aliases: vec!["old.example".to_owned()],
+        ..Federation::default()
+    };
+    let own = in_domain(&authority, "cluster.local", &trust);
+    let back = Federation {
+        aliases: vec!["cluster.local".to_owned()],
+        ..Federation::default()
+    };
+    let old = in_domain(&authority, "old.example", &back);
+    between(&own, &old).await.unwrap();
+    between(&old, &own).await.unwrap();
+    assert!(
+        own.is_expected(old.id(), own.id())
+            && !own.is_expected(
+                old.id(),
+                &"spiffe://cluster.local/ns/shop/sa/other".parse().unwrap()
+            )
+    );
+    let stranger = Authority::new("old.example");
+    let chain = in_domain(&stranger, "old.example", &back);
+    between(&chain, &own).await.unwrap_err();
+    let other = in_domain(&authority, "other.example", &back);
+    assert!(!own.is_expected(other.id(), own.id()));
+    between(&other, &own).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_federated_domain_is_vouched_for_by_its_own_roots_alone() {
+    let (east, west) = (
+        Authority::new("east.example"),
+        Authority::new("west.example"),
+    );
+    let federated = |domain: &str, authority: &Authority| Federation {
+        aliases: Vec::new(),
+        bundles: [(domain.to_owned(), authority.bundle_pem())].into(),
+    };
+    let to_west = federated("west.example", &west);
+    let to_east = federated("east.example", &east);
+    let in_east = in_domain(&east, "east.example", &to_west);
+    let in_west = in_domain(&west, "west.example", &to_east);
+    between(&in_east, &in_west).await.unwrap();
+    between(&in_west, &in_east).await.unwrap();
+    assert!(
+        !in_east.is_expected(in_west.id(), in_east.id()),
+        "nobody is taken for another"
+    );
+
+    // Each root names workloads of the other domain: neither side takes it.
+    let west_by_east = in_domain(&east, "west.example", &to_east);
+    let east_by_west = in_domain(&west, "east.example", &to_west);
+    for forged in [&west_by_east, &east_by_west] {
+        let (server, _) = between(forged, &in_east).await.unwrap_err();
+        assert!(!server.is_empty());
+        let (_, client) = between(&in_east, forged).await.unwrap_err();
+        assert!(!client.is_empty());
+    }
+    // Nor is a third domain trusted because one of the two vouches for it.
+    let third = in_domain(&west, "third.example", &to_east);
+    let (_, client) = between(&in_east, &third).await.unwrap_err();
+    assert!(client.contains("trust domain"), "{client}");
+}
+
 /// A certificate that the mesh refuses, presented by a client that does not mind.
 async fn refused(uris: &[&str]) -> String {
     let authority = Authority::default();
