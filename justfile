@@ -53,6 +53,11 @@ e2e: node-is-up prometheus-package images
     KUBECONFIG='{{ kubeconfig }}' cargo test --workspace --features linnet-tests/cluster --test cluster \
         --config 'target."cfg(all())".runner = "{{ as_root }}"' -- --test-threads=1 --nocapture
 
+# What the control plane asked of the API server in `just e2e` and `just
+# conformance`, against what its roles allow: no right unused, no call refused
+rights: node-is-up
+    cargo test --workspace --features linnet-tests/cluster --test rights -- --nocapture
+
 # Build, make the images available to the current cluster, install into it
 deploy *arguments: images
     manifests/images/load
@@ -72,6 +77,15 @@ bench-instructions *arguments: bench-packages
 deny:
     command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
     cargo deny check licenses bans sources
+
+# What each binary is made of, as CycloneDX, in target/sbom
+sbom:
+    command -v cargo-cyclonedx >/dev/null || cargo install cargo-cyclonedx --locked
+    cargo cyclonedx --quiet --format json --describe binaries
+    mkdir -p target/sbom
+    for part in proxy init identity injector controller cli; do mv "$part"/*_bin.cdx.json target/sbom/; done
+    rm -f target/sbom/crds_bin.cdx.json */*_bin.cdx.json benches/relay/*_bin.cdx.json
+    @ls -l target/sbom
 
 # Everything, as CI does on a fresh machine (root)
 ci:

@@ -20,11 +20,12 @@ use crate::{
     budget::Budget,
     directory::ServiceCell,
     error::Error,
-    http::connection::Connections,
+    http::{connection::Connections, exchange::Load},
+    pool::{Plan, Pool, Room},
     telemetry::{HttpSeries, Parties, RequestProtocol, Telemetry},
 };
 use group::{Group, Settings};
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use linnet_mesh::{Endpoint, destination::DestinationPolicy};
 use locality::Place;
 use outlier::{Health, Seen};
@@ -54,10 +55,8 @@ pub(crate) struct Candidate {
     /// What others may read of this thread's view.
     seen: Arc<Seen>,
     stamp: Cell<Instant>,
-    /// When the last request set out.
-    pub(crate) used: Cell<Instant>,
     series: RefCell<Series>,
-    pub(crate) connections: Connections,
+    pub(crate) connections: Rc<Connections>,
 }
 
 /// The endpoint's metric series, by protocol, for the workload's own metadata
@@ -78,18 +77,26 @@ impl Candidate {
 
     fn with_health(endpoint: Arc<Endpoint>, health: Arc<Health>) -> Self {
         Self {
+            connections: Connections::new(endpoint.clone()),
             endpoint,
             seen: health.seen_by_one_more(UNKNOWN_LATENCY),
             health,
             stamp: Cell::new(Instant::now()),
-            used: Cell::new(Instant::now()),
             series: RefCell::default(),
-            connections: Connections::default(),
         }
     }
 
     fn in_flight(&self) -> u32 {
         self.seen.in_flight()
+    }
+
+    fn one_more(&self) {
+        self.seen.set_in_flight(self.seen.in_flight() + 1);
+    }
+
+    fn one_less(&self) {
+        let in_flight = self.seen.in_flight();
+        self.seen.set_in_flight(in_flight.saturating_sub(1));
     }
 
     fn cost(&self, now: Instant) -> f64 {
@@ -145,22 +152,40 @@ impl Candidate {
 /// One request on its way to an endpoint; counts as in flight while it lives.
 pub(crate) struct InFlight {
     pub(crate) candidate: Rc<Candidate>,
+    /// By whose policy the endpoint is called.
+    pub(crate) pool: Rc<Pool>,
     started: Instant,
     watch: Option<Rc<Watch>>,
     cookie: Option<Box<HeaderValue>>,
+    /// The connection's, where it is one connection.
+    room: Option<Room>,
 }
 
 impl InFlight {
-    pub(crate) fn new(candidate: Rc<Candidate>, now: Instant) -> Self {
-        let seen = &candidate.seen;
-        seen.set_in_flight(seen.in_flight() + 1);
-        candidate.used.set(now);
+    pub(crate) fn new(candidate: Rc<Candidate>, pool: Rc<Pool>, now: Instant) -> Self {
+        candidate.one_more();
         Self {
             candidate,
+            pool,
             started: now,
             watch: None,
             cookie: None,
+            room: None,
         }
+    }
+
+    /// Counts as an open connection too.
+    pub(crate) fn occupy(&mut self, room: Room) {
+        self.room = Some(room);
+    }
+
+    /// What an exchange that lasts longer weighs on.
+    pub(crate) fn into_load(self) -> Rc<dyn Load> {
+        if self.watch.is_some() {
+            return Rc::new(self);
+        }
+        self.candidate.one_more();
+        self.candidate.clone()
     }
 
     /// The response's head has arrived.
@@ -193,8 +218,23 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let seen = &self.candidate.seen;
-        seen.set_in_flight(seen.in_flight().saturating_sub(1));
+        self.candidate.one_less();
+    }
+}
+
+/// Where an exchange weighs whose answer is on its way.
+impl Load for Candidate {
+    fn ended(&self, _: Option<(StatusCode, Option<u16>)>) {
+        self.one_less();
+    }
+}
+
+/// The same where somebody wants to know how it went.
+impl Load for InFlight {
+    fn ended(&self, answer: Option<(StatusCode, Option<u16>)>) {
+        if let Some((status, grpc)) = answer {
+            self.judge(Verdict::of(status, grpc));
+        }
     }
 }
 
@@ -211,16 +251,32 @@ struct View {
     /// Of the standing it was made from.
     version: u64,
     by_address: HashMap<SocketAddr, Rc<Candidate>>,
-    all: Option<Group>,
-    subsets: HashMap<String, Group>,
+    all: Option<Called>,
+    subsets: HashMap<String, Called>,
     /// When an ejection ends.
     expires: Option<Instant>,
 }
 
 impl View {
     fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.all().map(|called| &called.group)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Called> {
         self.all.iter().chain(self.subsets.values())
     }
+
+    /// The pool of a plan, the one that is in use already if there is one.
+    fn pool(&self, plan: &Arc<Plan>) -> Rc<Pool> {
+        let known = self.all().find(|called| Arc::ptr_eq(&called.pool, plan));
+        known.map_or_else(|| Pool::new(plan.clone()), |called| called.pool.clone())
+    }
+}
+
+/// Endpoints to choose from, and how they are called.
+struct Called {
+    group: Group,
+    pool: Rc<Pool>,
 }
 
 impl Balancer {
@@ -243,14 +299,14 @@ impl Balancer {
         let now = Instant::now();
         self.refresh(now);
         let view = self.view.borrow();
-        let group = match subset {
+        let called = match subset {
             None => view.all.as_ref()?,
             Some(name) => view.subsets.get(name)?,
         };
         let key = |key: &_| asker.key(key);
-        let chosen = group.choose(now, avoid, key, &mut rand::rng())?;
-        let mut in_flight = InFlight::new(chosen.clone(), now);
-        in_flight.watch.clone_from(&group.watch);
+        let chosen = called.group.choose(now, avoid, key, &mut rand::rng())?;
+        let mut in_flight = InFlight::new(chosen.clone(), called.pool.clone(), now);
+        in_flight.watch.clone_from(&called.group.watch);
         in_flight.cookie = asker.take_cookie().map(Box::new);
         Some(in_flight)
     }
@@ -261,7 +317,7 @@ impl Balancer {
         self.refresh(now);
         let view = self.view.borrow();
         for candidate in view.by_address.values() {
-            candidate.connections.expire(now);
+            candidate.connections.expire();
         }
         for ejected in view.groups().flat_map(|group| &group.ejected) {
             // What was in flight at its ejection has given connections back.
@@ -283,7 +339,8 @@ impl Balancer {
         let destination = service.and_then(|service| service.destination.clone());
         let default = Arc::<DestinationPolicy>::default();
         let own = self.cell.own();
-        let group = |subset: Option<&str>, members: &[Rc<Candidate>]| {
+        let pools = self.cell.pools();
+        let called = |subset: Option<&str>, members: &[Rc<Candidate>], all: Option<&Called>| {
             let policy = destination.as_ref().map(|of| of.policy(subset));
             let settings = Settings {
                 policy: policy.unwrap_or(&default),
@@ -294,7 +351,12 @@ impl Balancer {
                 standing,
                 now,
             };
-            Group::new(members, &settings)
+            let plan = pools.plan(subset);
+            let whole = |all: &Called| Arc::ptr_eq(&all.pool, plan).then(|| all.pool.clone());
+            // Subsets without a policy of their own share the service's.
+            let pool = all.and_then(whole).unwrap_or_else(|| before.pool(plan));
+            let group = Group::new(members, &settings);
+            Called { group, pool }
         };
         let mut by_address = HashMap::new();
         let mut all = Vec::new();
@@ -315,12 +377,15 @@ impl Balancer {
             all.push(candidate.clone());
             by_address.insert(address, candidate);
         }
-        let all = group(None, &all);
+        let all = called(None, &all, None);
         let subsets: HashMap<_, _> = subsets
             .into_iter()
-            .map(|(name, members)| (name.to_owned(), group(Some(name), &members)))
+            .map(|(name, members)| (name.to_owned(), called(Some(name), &members, Some(&all))))
             .collect();
-        let groups = || std::iter::once(&all).chain(subsets.values());
+        let groups = || {
+            let all = std::iter::once(&all).chain(subsets.values());
+            all.map(|called| &called.group)
+        };
         for ejected in groups().flat_map(|group| &group.ejected) {
             ejected.connections.close_idle();
         }

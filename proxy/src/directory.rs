@@ -10,7 +10,7 @@ pub(crate) mod fixed;
 #[cfg(test)]
 mod tests;
 
-use crate::balance::standing::Standing;
+use crate::{balance::standing::Standing, pool::Pools};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use linnet_mesh::{
     Endpoint, Inbound, Service, ServicePort, Workload,
@@ -43,6 +43,7 @@ pub(crate) struct ServiceCell {
     /// Whether the endpoints have been told.
     told: AtomicBool,
     service: ArcSwapOption<Service>,
+    pools: ArcSwap<Pools>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
 }
 
@@ -54,6 +55,7 @@ impl ServiceCell {
             told: AtomicBool::default(),
             key,
             service: ArcSwapOption::empty(),
+            pools: ArcSwap::from_pointee(Pools::unknown()),
             endpoints: ArcSwap::default(),
         }
     }
@@ -61,6 +63,11 @@ impl ServiceCell {
     /// The service; `None` once it is gone.
     pub(crate) fn service(&self) -> Option<Arc<Service>> {
         self.service.load_full()
+    }
+
+    /// By what policies the endpoints are called.
+    pub(crate) fn pools(&self) -> arc_swap::Guard<Arc<Pools>> {
+        self.pools.load()
     }
 
     pub(crate) fn endpoints(&self) -> arc_swap::Guard<Arc<Vec<Arc<Endpoint>>>> {
@@ -94,8 +101,11 @@ impl ServiceCell {
             service.destination.clone()
         };
         let policy = destination(&service);
+        let pools = self.pools.load();
+        let fresh = service.as_deref().and_then(|service| pools.follow(service));
         let before = self.service.swap(service);
-        if destination(&before) != policy {
+        let other_pools = fresh.map(|fresh| self.pools.store(Arc::new(fresh)));
+        if other_pools.is_some() || destination(&before) != policy {
             self.standing.changed();
         }
     }
@@ -212,6 +222,11 @@ impl Directory {
 
     fn now(&self) -> u64 {
         self.started.elapsed().as_secs()
+    }
+
+    /// The pod's addresses.
+    pub(crate) fn own_ips(&self) -> &[IpAddr] {
+        &self.own_ips
     }
 
     /// How the workload is to be called.
@@ -344,7 +359,9 @@ impl Directory {
     /// leads straight to the application, which speaks no mesh TLS.
     fn localize(&self, endpoint: &mut Arc<Endpoint>) {
         if self.own_ips.contains(&endpoint.address.ip()) {
-            Arc::make_mut(endpoint).identity = None;
+            let endpoint = Arc::make_mut(endpoint);
+            endpoint.identity = None;
+            endpoint.mtls_only = false;
         }
     }
 

@@ -8,7 +8,7 @@ use linnet_mesh::{
     discovery::Target,
     route::{AbortStatus, grpc as status},
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 /// What went wrong on the way of a request or a connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -62,6 +62,15 @@ pub(crate) enum Error {
         source_resource: Arc<ResourceRef>,
         limit: Duration,
     },
+    #[error("the caller's deadline ({header}) passed after {limit:?}")]
+    Deadline {
+        header: &'static str,
+        limit: Duration,
+    },
+    #[error("{0}")]
+    Overflow(Box<Overflow>),
+    #[error("{0}")]
+    TlsMode(Box<TlsRefusal>),
     #[error("{source_resource}: an injected fault")]
     Fault {
         source_resource: Arc<ResourceRef>,
@@ -72,6 +81,52 @@ pub(crate) enum Error {
 fn names(sources: &[Arc<ResourceRef>]) -> String {
     let names: Vec<_> = sources.iter().map(ToString::to_string).collect();
     names.join(", ")
+}
+
+/// A limit of a connection pool that is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Overflow {
+    pub(crate) service: String,
+    pub(crate) subset: Option<String>,
+    pub(crate) source: Option<ResourceRef>,
+    /// Below `spec.trafficPolicy.connectionPool`.
+    pub(crate) field: &'static str,
+    pub(crate) limit: u32,
+}
+
+impl fmt::Display for Overflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(source) = &self.source {
+            write!(f, "{source}: ")?;
+        }
+        let (service, subset) = (&self.service, subset_text(self.subset.as_deref()));
+        let (field, limit) = (self.field, self.limit);
+        write!(
+            f,
+            "trafficPolicy.connectionPool.{field} is {limit}, and {service}{subset} has as many already"
+        )
+    }
+}
+
+/// An endpoint that can't be called as `tls.mode` asks.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsRefusal {
+    pub(crate) address: SocketAddr,
+    pub(crate) source: Option<ResourceRef>,
+    pub(crate) reason: String,
+}
+
+impl fmt::Display for TlsRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(source) = &self.source {
+            write!(f, "{source}: ")?;
+        }
+        write!(
+            f,
+            "trafficPolicy.tls, calling {}: {}",
+            self.address, self.reason
+        )
+    }
 }
 
 fn subset_text(subset: Option<&str>) -> String {
@@ -87,7 +142,7 @@ impl Error {
             Self::NoRule { .. } => StatusCode::NOT_FOUND,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Denied { .. } => StatusCode::FORBIDDEN,
-            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout { .. } | Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Fault { status, .. } => status.http(),
             Self::UnresolvedBackend { status, .. } => *status,
             _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -97,7 +152,7 @@ impl Error {
     /// The gRPC status of the answer to a gRPC caller.
     pub(crate) fn grpc_status(&self) -> u16 {
         match self {
-            Self::Timeout { .. } => status::DEADLINE_EXCEEDED,
+            Self::Timeout { .. } | Self::Deadline { .. } => status::DEADLINE_EXCEEDED,
             Self::Fault { status, .. } => status.grpc(),
             Self::NoRule { .. } => status::UNIMPLEMENTED,
             Self::Denied { .. } => status::PERMISSION_DENIED,
@@ -111,11 +166,15 @@ impl Error {
             Self::NoRule { .. } => Flags::NR,
             Self::UnresolvedBackend { .. } | Self::Discovery(_) => Flags::NC,
             Self::NoEndpoint { .. } => Flags::UH,
-            Self::Connect { .. } | Self::MutualTls { .. } | Self::NoCertificate => Flags::UF,
+            Self::Connect { .. }
+            | Self::MutualTls { .. }
+            | Self::TlsMode(_)
+            | Self::NoCertificate => Flags::UF,
+            Self::Overflow(_) => Flags::UO,
             Self::Upstream { .. } => Flags::UC,
             Self::BadRequest(_) => Flags::DPE,
             Self::Denied { .. } => Flags::UAEX,
-            Self::Timeout { .. } => Flags::UT,
+            Self::Timeout { .. } | Self::Deadline { .. } => Flags::UT,
             Self::Fault { .. } => Flags::FI,
         }
     }
@@ -147,6 +206,15 @@ impl Error {
     /// Whether nothing of the request has left this proxy, so that another
     /// endpoint may be tried.
     pub(crate) fn before_sending(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::MutualTls { .. })
+        matches!(
+            self,
+            Self::Connect { .. } | Self::MutualTls { .. } | Self::TlsMode(_)
+        )
+    }
+
+    /// Whether a limit of the service is reached: no endpoint's fault, and not to
+    /// be tried again.
+    pub(crate) fn is_overflow(&self) -> bool {
+        matches!(self, Self::Overflow(_))
     }
 }

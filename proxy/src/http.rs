@@ -13,7 +13,7 @@ pub(crate) mod upgrade;
 
 use exchange::{Body, Exchange};
 use http::Request;
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 /// A request on its way through the stack, with what is kept of it.
 pub(crate) struct Call {
@@ -32,6 +32,17 @@ pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Streams that one connection may have open.
 pub(crate) const MOST_STREAMS: u32 = 1024;
+
+/// How long an HTTP/2 connection is used where no rule says: callers that never
+/// let go of one would stay with the pod they found first, and would never show
+/// a renewed certificate.
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+
+/// An age spread by a tenth to either side, so that connections that were made
+/// together don't end together.
+pub(crate) fn aged(age: Duration) -> Duration {
+    age.mul_f64(rand::random_range(0.9..1.1))
+}
 
 /// Runs hyper's tasks on the data thread that started them.
 #[derive(Clone, Copy, Debug)]

@@ -121,7 +121,7 @@ impl Arrival {
                 tokio::time::sleep(HELLO_TIMEOUT).await;
                 self.authorize_connection(&Caller::Unknown)?;
             }
-            let stream = connect::tcp(self.app).await?;
+            let stream = connect::tcp(self.app, &self.thread.plain.policy.pool).await?;
             Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
         };
         match sniff(&mut client, patience, open).await? {
@@ -218,7 +218,7 @@ impl Arrival {
         let mut upstream = match upstream {
             Some(upstream) => upstream,
             None => {
-                let stream = connect::tcp(self.app).await?;
+                let stream = connect::tcp(self.app, &self.thread.plain.policy.pool).await?;
                 Stream::Plain(Rewind::new(Bytes::new(), stream))
             }
         };

@@ -4,13 +4,14 @@ mod http;
 mod tcp;
 
 use crate::{
-    balance::{Balancer, Candidate},
+    balance::{Balancer, Candidate, InFlight},
     connect,
     detect::Finding,
     directory::Resolved,
     error::Error,
     http::serve::{HttpVersion, serve},
     io::Rewind,
+    pool::Limit,
     sniff::{self, Sniffed, sniff},
     stream::Stream,
     telemetry::{DestinationService, Parties, Reporter},
@@ -213,13 +214,15 @@ impl Destination {
     }
 }
 
-async fn open_endpoint(thread: &Thread, endpoint: &Endpoint) -> Result<Stream, Error> {
-    let identity = endpoint.identity.as_ref();
-    connect::endpoint(
-        &thread.tls,
-        endpoint.address,
-        identity,
-        MeshProtocol::Opaque,
-    )
-    .await
+/// Opens an opaque connection, which counts as open while it is in flight.
+async fn open_endpoint(thread: &Thread, in_flight: &mut InFlight) -> Result<Stream, Error> {
+    let pool = in_flight.pool.clone();
+    // Who speaks no HTTP can't be told to wait: there is room now, or never.
+    let room = pool
+        .room()
+        .ok_or_else(|| pool.overflow(Limit::Connections))?;
+    let endpoint = &in_flight.candidate.endpoint;
+    let stream = connect::endpoint(&thread.tls, &pool, endpoint, MeshProtocol::Opaque).await?;
+    in_flight.occupy(room);
+    Ok(stream)
 }

@@ -6,6 +6,7 @@ use crate::{
     balance::{Balancer, Candidate},
     directory::{Directory, ServiceCell},
     inbound::Decisions,
+    pool::Pool,
     telemetry::Telemetry,
     tls::Tls,
 };
@@ -42,6 +43,8 @@ pub(crate) struct Thread {
     pub(crate) shared: Shared,
     pub(crate) tls: Tls,
     pub(crate) decisions: Decisions,
+    /// For what no policy speaks of.
+    pub(crate) plain: Rc<Pool>,
     balancers: RefCell<HashMap<ServicePort, Rc<Balancer>>>,
     direct: RefCell<HashMap<SocketAddr, Rc<Candidate>>>,
     first_speakers: RefCell<HashMap<Target, (FirstSpeaker, Instant)>>,
@@ -69,7 +72,8 @@ impl Drop for ConnectionGuard {
 impl Thread {
     pub(crate) fn new(shared: Shared) -> Rc<Self> {
         Rc::new(Self {
-            tls: Tls::new(shared.certificates.clone()),
+            tls: Tls::new(shared.certificates.clone(), shared.directory.own_ips()),
+            plain: Pool::new(Arc::default()),
             decisions: Decisions::default(),
             shared,
             balancers: RefCell::default(),
@@ -163,14 +167,13 @@ impl Thread {
         let mut interval = tokio::time::interval(SWEEP);
         loop {
             interval.tick().await;
-            let now = Instant::now();
             self.balancers.borrow_mut().retain(|_, balancer| {
-                balancer.expire(now);
+                balancer.expire(Instant::now());
                 // The directory let go of the service, and no connection has it.
                 Arc::strong_count(&balancer.cell) > 1 || Rc::strong_count(balancer) > 1
             });
             self.direct.borrow_mut().retain(|_, candidate| {
-                candidate.connections.expire(now);
+                candidate.connections.expire();
                 Rc::strong_count(candidate) > 1 || !candidate.connections.is_empty()
             });
             self.first_speakers

@@ -1,11 +1,18 @@
 //! Mutual TLS between sidecars: configurations made once a certificate, and the
 //! check that a peer is who discovery promised.
 
-use crate::{error::Error, io::Rewind};
+use crate::{error::Error, io::Rewind, origination::Hello};
 use linnet_mesh::{SpiffeId, protocol::MeshProtocol};
 use linnet_runtime::certificate;
 use rustls::pki_types::ServerName;
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -20,6 +27,7 @@ pub(crate) struct VerifiedPeer(pub(crate) SpiffeId);
 /// A data thread's TLS.
 pub(crate) struct Tls {
     certificates: certificate::Handle,
+    own_ips: Vec<IpAddr>,
     cached: RefCell<Option<(u64, Rc<Configs>)>>,
 }
 
@@ -32,9 +40,11 @@ struct Configs {
 }
 
 impl Tls {
-    pub(crate) fn new(certificates: certificate::Handle) -> Self {
+    /// Of a pod with these addresses.
+    pub(crate) fn new(certificates: certificate::Handle, own_ips: &[IpAddr]) -> Self {
         Self {
             certificates,
+            own_ips: own_ips.to_vec(),
             cached: RefCell::default(),
         }
     }
@@ -42,6 +52,11 @@ impl Tls {
     /// The identity of this workload, once it has one.
     pub(crate) fn identity(&self) -> Option<SpiffeId> {
         self.certificates.current().map(|own| own.id().clone())
+    }
+
+    /// Whether an address is the pod's own.
+    pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
+        self.own_ips.contains(&ip)
     }
 
     fn configs(&self) -> Option<Rc<Configs>> {
@@ -120,6 +135,23 @@ impl Tls {
             Some(peer) if configs.own.is_expected(&peer, expected) => Ok(stream),
             Some(peer) => Err(refused(format!("it is {peer}"))),
             None => Err(refused("it has no mesh identity".to_owned())),
+        }
+    }
+
+    /// Makes a connection TLS of the application's own kind.
+    ///
+    /// # Errors
+    /// What the handshake failed at.
+    pub(crate) async fn originate(
+        &self,
+        stream: TcpStream,
+        hello: Hello,
+    ) -> Result<client::TlsStream<TcpStream>, String> {
+        let connect = TlsConnector::from(hello.config).connect(hello.name, stream);
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, connect).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer to the handshake".to_owned()),
         }
     }
 }

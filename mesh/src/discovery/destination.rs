@@ -378,7 +378,7 @@ impl TryFrom<proto::LocalityPolicy> for LocalityPolicy {
 
     fn try_from(message: proto::LocalityPolicy) -> Result<Self> {
         if !message.distribute.is_empty() {
-            let entries = message.distribute.into_iter().map(decode_distribution);
+            let entries = message.distribute.iter().map(decode_distribution);
             return Ok(Self::Distribute(entries.collect::<Result<_>>()?));
         }
         if !message.failover_priority.is_empty() {
@@ -398,7 +398,7 @@ impl TryFrom<proto::LocalityPolicy> for LocalityPolicy {
     }
 }
 
-fn decode_distribution(message: proto::LocalityDistribution) -> Result<Distribution> {
+fn decode_distribution(message: &proto::LocalityDistribution) -> Result<Distribution> {
     let place = |text: &str| {
         LocalityPattern::parse(text).or_else(|reason| bad("locality.distribute", reason))
     };

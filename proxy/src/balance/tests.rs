@@ -9,7 +9,9 @@ fn candidate(address: &str) -> Rc<Candidate> {
 fn what_is_in_flight_and_how_long_answers_take_both_count() {
     let (busy, idle) = (candidate("10.0.0.1:80"), candidate("10.0.0.2:80"));
     let now = Instant::now();
-    let held: Vec<_> = (0..5).map(|_| InFlight::new(busy.clone(), now)).collect();
+    let held: Vec<_> = (0..5)
+        .map(|_| InFlight::new(busy.clone(), Pool::new(Arc::default()), now))
+        .collect();
     assert!(busy.cost(now) > idle.cost(now));
     drop(held);
     assert!(busy.cost(now) <= idle.cost(now));
@@ -34,7 +36,7 @@ fn a_peak_counts_at_once_and_fades() {
 #[test]
 fn in_flight_ends_with_its_guard() {
     let one = candidate("10.0.0.1:80");
-    let guard = InFlight::new(one.clone(), Instant::now());
+    let guard = InFlight::new(one.clone(), Pool::new(Arc::default()), Instant::now());
     assert_eq!(one.in_flight(), 1);
     drop(guard);
     assert_eq!(one.in_flight(), 0);

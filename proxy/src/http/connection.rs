@@ -1,86 +1,82 @@
 //! Upstream HTTP connections of one endpoint: idle HTTP/1.1 ones, kept apart,
-//! and one HTTP/2 connection, shared.
+//! and HTTP/2 ones, shared.
 //!
 //! A connection goes back when the response's body has been read to its end,
-//! and is closed when it was not.
+//! and is closed when it was not. An HTTP/2 one that has become old gets no new
+//! requests; those it has end in peace.
+
+mod open;
 
 use crate::{
-    balance::{Candidate, InFlight},
-    connect,
     error::Error,
     http::{
-        CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, STREAM_WINDOW,
-        exchange::{Body, Exchange},
+        exchange::{Body, Exchange, Home, Http1, Lease},
         forwarded,
     },
-    stream::Stream,
+    pool::{Limit, Member, Permit, Pool, StreamSlot, Streams},
     tls::Tls,
 };
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http2},
 };
-use hyper_util::rt::TokioIo;
-use linnet_mesh::protocol::MeshProtocol;
+use linnet_mesh::Endpoint;
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     error::Error as _,
     rc::Rc,
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
+use tokio::{sync::Notify, time::Instant};
 
-/// How long an idle HTTP/1.1 connection is kept.
-const IDLE: Duration = Duration::from_secs(60);
 /// A connection that was idle for longer may just be being closed by its peer.
 const AT_RISK: Duration = Duration::from_millis(100);
 /// Most idle connections to one endpoint, by thread.
 const MOST_IDLE: usize = 1024;
 
 /// An endpoint's connections.
-#[derive(Default)]
 pub(crate) struct Connections {
+    endpoint: Arc<Endpoint>,
     idle: RefCell<Vec<Idle>>,
-    shared: tokio::sync::Mutex<Option<http2::SendRequest<Body>>>,
+    /// Requests that wait for one of this endpoint's connections.
+    waiters: Cell<u32>,
+    returned: Notify,
+    shared: RefCell<Vec<Shared>>,
+    /// Held while an HTTP/2 connection is opened: all who wait share it.
+    opening: tokio::sync::Mutex<()>,
 }
 
 struct Idle {
-    sender: http1::SendRequest<Body>,
+    connection: Http1,
     since: Instant,
 }
 
-/// A connection that serves one exchange.
-pub(crate) struct Lease {
-    candidate: Rc<Candidate>,
-    sender: http1::SendRequest<Body>,
+/// An HTTP/2 connection.
+struct Shared {
+    sender: http2::SendRequest<Body>,
+    pool: Rc<Pool>,
+    /// From then on it takes no new requests.
+    until: Instant,
+    served: u32,
+    streams: Rc<Streams>,
 }
 
-impl Lease {
-    pub(crate) fn give_back(self) {
-        let Self { candidate, sender } = self;
-        if sender.is_closed() {
-            return;
-        }
-        let mut idle = candidate.connections.idle.borrow_mut();
-        if idle.len() < MOST_IDLE {
-            let since = Instant::now();
-            idle.push(Idle { sender, since });
-        }
-    }
-}
-
-/// A response, and the connection to give back if it was HTTP/1.1.
+/// A response, and what its exchange holds until it ends.
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
+    /// The connection to give back if it was HTTP/1.1.
     pub(crate) lease: Option<Lease>,
+    pub(crate) permit: Permit,
 }
 
 impl Answer {
     /// The response on its way back: its head is the previous hop's, and the
     /// exchange holds what must be given back when it ends.
-    pub(crate) fn into_response(self, exchange: &Exchange, in_flight: InFlight) -> Response<Body> {
-        exchange.hold(in_flight);
+    pub(crate) fn into_response(self, exchange: &Exchange) -> Response<Body> {
+        exchange.hold(self.permit);
         if let Some(lease) = self.lease {
             exchange.lend(lease);
         }
@@ -98,99 +94,206 @@ pub(crate) struct Failure {
     pub(crate) unsent: Option<Request<Body>>,
 }
 
+impl Home for Connections {
+    fn take_back(self: Rc<Self>, connection: Http1) {
+        let pool = &connection.pool;
+        let policy = &pool.policy.pool;
+        let worn = policy
+            .max_requests_per_connection
+            .is_some_and(|most| connection.served >= most);
+        let old = policy
+            .max_connection_duration
+            .is_some_and(|longest| connection.opened.elapsed() >= longest);
+        let waited_for = self.waiters.get() > 0;
+        // Somebody waits for room, for another endpoint or on another thread.
+        let in_the_way = pool.is_crowded() && !waited_for;
+        let full = self.idle.borrow().len() >= MOST_IDLE;
+        if worn || old || in_the_way || full || connection.sender.is_closed() {
+            return;
+        }
+        let member: Rc<dyn Member> = self.clone();
+        pool.join(Rc::downgrade(&member));
+        self.idle.borrow_mut().push(Idle {
+            connection,
+            since: Instant::now(),
+        });
+        if waited_for {
+            self.returned.notify_one();
+        }
+    }
+}
+
+impl Member for Connections {
+    fn give_up_idle(&self, pool: &Rc<Pool>) -> bool {
+        if self.waiters.get() > 0 {
+            return false;
+        }
+        let mut idle = self.idle.borrow_mut();
+        let of_pool = |idle: &Idle| Rc::ptr_eq(&idle.connection.pool, pool);
+        let position = idle.iter().position(of_pool);
+        position.map(|position| idle.remove(position)).is_some()
+    }
+}
+
 impl Connections {
-    /// The connection that was used last and can serve a request now. One whose
-    /// response came before its request had been sent is still busy: it stays.
-    fn take_idle(&self) -> Option<Idle> {
+    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Rc<Self> {
+        Rc::new(Self {
+            endpoint,
+            idle: RefCell::default(),
+            waiters: Cell::new(0),
+            returned: Notify::new(),
+            shared: RefCell::default(),
+            opening: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The pool's connection that was used last and can serve a request now. One
+    /// whose response came before its request had been sent is still busy: it
+    /// stays.
+    fn take_idle(&self, pool: &Rc<Pool>, now: Instant) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
         let mut position = idle.len();
         while position > 0 {
             position -= 1;
-            let sender = &idle[position].sender;
-            if sender.is_closed() {
+            let candidate = &idle[position];
+            let sender = &candidate.connection.sender;
+            if sender.is_closed() || candidate.is_stale(now) {
                 idle.remove(position);
-            } else if sender.is_ready() {
+            } else if sender.is_ready() && Rc::ptr_eq(&candidate.connection.pool, pool) {
                 return Some(idle.remove(position));
             }
         }
         None
     }
 
+    /// A connection of the pool that can take one more stream.
+    fn take_shared(&self, pool: &Rc<Pool>) -> Option<(http2::SendRequest<Body>, StreamSlot)> {
+        let now = Instant::now();
+        let mut all = self.shared.borrow_mut();
+        let policy = &pool.policy.pool;
+        let mut position = 0;
+        while let Some(shared) = all.get_mut(position) {
+            if shared.is_over(now) {
+                // Its streams go on; the last of them closes it.
+                all.remove(position);
+                continue;
+            }
+            let room = policy
+                .max_concurrent_streams
+                .is_none_or(|most| shared.streams.count() < most);
+            if room && Rc::ptr_eq(&shared.pool, pool) {
+                shared.served += 1;
+                return Some((shared.sender.clone(), shared.streams.open()));
+            }
+            position += 1;
+        }
+        None
+    }
+
     /// Whether there is no connection at all.
     pub(crate) fn is_empty(&self) -> bool {
-        let no_shared = self
-            .shared
-            .try_lock()
-            .is_ok_and(|shared| shared.as_ref().is_none_or(http2::SendRequest::is_closed));
-        no_shared && self.idle.borrow().is_empty()
+        self.shared.borrow().is_empty() && self.idle.borrow().is_empty()
     }
 
     /// Lets go of what nobody uses just now: no request is to come here for a
     /// while. A shared connection ends with its last stream.
     pub(crate) fn close_idle(&self) {
         self.idle.borrow_mut().clear();
-        if let Ok(mut shared) = self.shared.try_lock() {
-            *shared = None;
-        }
+        self.shared.borrow_mut().clear();
     }
 
     /// Closes connections that have been idle for too long.
-    pub(crate) fn expire(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|idle| {
-            !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < IDLE
-        });
+    pub(crate) fn expire(&self) {
+        let now = Instant::now();
+        let usable = |idle: &Idle| !idle.connection.sender.is_closed() && !idle.is_stale(now);
+        self.idle.borrow_mut().retain(usable);
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|shared| !shared.is_over(now));
     }
 }
 
-/// Sends a request to an endpoint in the version it has.
+impl Idle {
+    fn is_stale(&self, now: Instant) -> bool {
+        let longest = self.connection.pool.policy.pool.http_idle_timeout;
+        longest.is_some_and(|longest| now - self.since >= longest)
+    }
+}
+
+impl Shared {
+    /// Whether it takes no new requests.
+    fn is_over(&self, now: Instant) -> bool {
+        let policy = &self.pool.policy.pool;
+        let idle = self.streams.idle_since().zip(policy.http_idle_timeout);
+        self.sender.is_closed()
+            || now >= self.until
+            || idle.is_some_and(|(since, longest)| now - since >= longest)
+            || policy
+                .max_requests_per_connection
+                .is_some_and(|most| self.served >= most)
+    }
+}
+
+/// Sends a request to an endpoint, in the version it has and by a pool's
+/// policy.
 pub(crate) async fn send(
     tls: &Tls,
-    candidate: &Rc<Candidate>,
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
     request: Request<Body>,
 ) -> Result<Answer, Failure> {
-    if request.version() == Version::HTTP_2 {
-        send_http2(tls, candidate, request).await
+    let granted = match pool.take(Limit::Requests) {
+        Ok(granted) => granted,
+        Err(error) => return Err(unsent(error, request)),
+    };
+    let mut answer = if request.version() == Version::HTTP_2 {
+        send_http2(tls, connections, pool, request).await?
     } else {
-        send_http1(tls, candidate, request).await
-    }
+        send_http1(tls, connections, pool, request).await?
+    };
+    answer.permit.request = granted;
+    Ok(answer)
+}
+
+fn unsent(error: Error, request: Request<Body>) -> Failure {
+    let unsent = Some(request);
+    Failure { error, unsent }
 }
 
 async fn send_http1(
     tls: &Tls,
-    candidate: &Rc<Candidate>,
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
     mut request: Request<Body>,
 ) -> Result<Answer, Failure> {
     let mut lost_a_race = false;
     loop {
+        let now = Instant::now();
         let idle = match lost_a_race {
-            false => candidate.connections.take_idle(),
+            false => connections.take_idle(pool, now),
             true => None,
         };
         let reused = idle.is_some();
-        let at_risk = |idle: &Idle| {
-            let used = candidate.used.get();
-            used.saturating_duration_since(idle.since) > AT_RISK
-        };
-        let spare = idle.as_ref().filter(|idle| at_risk(idle));
-        let spare = spare.and_then(|_| repeatable(&request));
-        let mut sender = match idle {
-            Some(idle) => idle.sender,
-            None => match connect_http1(tls, candidate).await {
-                Ok(sender) => sender,
-                Err(error) => {
-                    let unsent = Some(request);
-                    return Err(Failure { error, unsent });
-                }
+        let at_risk = idle.as_ref().is_some_and(|idle| now - idle.since > AT_RISK);
+        let spare = at_risk.then(|| repeatable(&request)).flatten();
+        let mut connection = match idle {
+            Some(idle) => idle.connection,
+            None => match open::http1(tls, connections, pool).await {
+                Ok(connection) => connection,
+                Err(error) => return Err(unsent(error, request)),
             },
         };
-        if sender.ready().await.is_err() && reused {
+        if connection.sender.ready().await.is_err() && reused {
             continue;
         }
-        match sender.try_send_request(request).await {
+        match connection.sender.try_send_request(request).await {
             Ok(response) => {
-                let candidate = candidate.clone();
-                let lease = Some(Lease { candidate, sender });
-                return Ok(Answer { response, lease });
+                connection.served += 1;
+                let home = connections.clone();
+                return Ok(Answer {
+                    response,
+                    lease: Some(Lease { connection, home }),
+                    permit: Permit::default(),
+                });
             }
             Err(mut failed) => match (failed.take_message(), spare) {
                 // The peer closed the idle connection first: nothing was sent.
@@ -200,7 +303,7 @@ async fn send_http1(
                     lost_a_race = true;
                     request = copy;
                 }
-                (unsent, _) => return Err(failure(candidate, failed, unsent)),
+                (unsent, _) => return Err(failure(connections, failed, unsent)),
             },
         }
     }
@@ -232,29 +335,37 @@ fn hung_up(error: &hyper::Error) -> bool {
 
 async fn send_http2(
     tls: &Tls,
-    candidate: &Rc<Candidate>,
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
     mut request: Request<Body>,
 ) -> Result<Answer, Failure> {
     // Once more on a new connection when the shared one was on its way out.
     for last_try in [false, true] {
-        let mut sender = match shared_http2(tls, candidate).await {
-            Ok(sender) => sender,
-            Err(error) => {
-                let unsent = Some(request);
-                return Err(Failure { error, unsent });
-            }
+        let opened = open::http2(tls, connections, pool).await;
+        let (mut sender, stream) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err(unsent(error, request)),
         };
         match sender.try_send_request(request).await {
             Ok(response) => {
-                let lease = None;
-                return Ok(Answer { response, lease });
+                let permit = Permit {
+                    stream: Some(stream),
+                    ..Permit::default()
+                };
+                return Ok(Answer {
+                    response,
+                    lease: None,
+                    permit,
+                });
             }
             Err(mut failed) => match failed.take_message() {
                 Some(unsent) if !last_try => {
-                    *candidate.connections.shared.lock().await = None;
+                    // It took nothing: nobody else needs to find out.
+                    let mut shared = connections.shared.borrow_mut();
+                    shared.retain(|other| !stream.is_of(&other.streams));
                     request = unsent;
                 }
-                unsent => return Err(failure(candidate, failed, unsent)),
+                unsent => return Err(failure(connections, failed, unsent)),
             },
         }
     }
@@ -262,7 +373,7 @@ async fn send_http2(
 }
 
 fn failure(
-    candidate: &Candidate,
+    connections: &Connections,
     failed: TrySendError<Request<Body>>,
     unsent: Option<Request<Body>>,
 ) -> Failure {
@@ -272,65 +383,10 @@ fn failure(
     let reason = http2.and_then(h2::Error::reason);
     Failure {
         error: Error::Upstream {
-            address: candidate.endpoint.address,
+            address: connections.endpoint.address,
             reason: format!("{error}{}", cause.unwrap_or_default()),
             refused: reason == Some(h2::Reason::REFUSED_STREAM),
         },
         unsent,
-    }
-}
-
-async fn open(
-    tls: &Tls,
-    candidate: &Candidate,
-    protocol: MeshProtocol,
-) -> Result<TokioIo<Stream>, Error> {
-    let endpoint = &candidate.endpoint;
-    let stream =
-        connect::endpoint(tls, endpoint.address, endpoint.identity.as_ref(), protocol).await?;
-    Ok(TokioIo::new(stream))
-}
-
-async fn connect_http1(
-    tls: &Tls,
-    candidate: &Candidate,
-) -> Result<http1::SendRequest<Body>, Error> {
-    let stream = open(tls, candidate, MeshProtocol::Http1).await?;
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(LARGEST_HEAD)
-        .handshake(stream)
-        .await
-        .map_err(|error| upstream_error(candidate, &error))?;
-    // Its end shows at the sender; there is nobody else to tell.
-    tokio::task::spawn_local(connection.with_upgrades());
-    Ok(sender)
-}
-
-async fn shared_http2(tls: &Tls, candidate: &Candidate) -> Result<http2::SendRequest<Body>, Error> {
-    let mut shared = candidate.connections.shared.lock().await;
-    if let Some(sender) = &*shared
-        && !sender.is_closed()
-    {
-        return Ok(sender.clone());
-    }
-    let stream = open(tls, candidate, MeshProtocol::Http2).await?;
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
-        .timer(hyper_util::rt::TokioTimer::new())
-        .max_header_list_size(LARGEST_HEAD as u32)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .handshake(stream)
-        .await
-        .map_err(|error| upstream_error(candidate, &error))?;
-    tokio::task::spawn_local(connection);
-    *shared = Some(sender.clone());
-    Ok(sender)
-}
-
-fn upstream_error(candidate: &Candidate, error: &hyper::Error) -> Error {
-    Error::Upstream {
-        address: candidate.endpoint.address,
-        reason: error.to_string(),
-        refused: false,
     }
 }

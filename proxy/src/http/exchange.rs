@@ -5,18 +5,17 @@
 //! when the last of them lets go, however that comes about.
 
 use crate::{
-    balance::{InFlight, Verdict},
     http::{
-        connection::Lease,
         replay::Reader,
         tee::{Copy, Tee},
     },
+    pool::{Permit, Pool},
     telemetry::{Flags, HttpSeries, Outcome, RequestProtocol},
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, client::conn::http1};
 use std::{
     cell::{Cell, OnceCell, RefCell},
     pin::Pin,
@@ -38,7 +37,42 @@ pub(crate) struct Exchange {
     response_bytes: Cell<u64>,
     series: RefCell<Option<Sink>>,
     lease: RefCell<Option<Lease>>,
-    in_flight: RefCell<Option<InFlight>>,
+    load: RefCell<Option<Rc<dyn Load>>>,
+    permit: RefCell<Permit>,
+}
+
+/// Where a request counts as in flight.
+pub(crate) trait Load {
+    /// The exchange has ended; with which answer, where that was not known before
+    /// its end.
+    fn ended(&self, answer: Option<(StatusCode, Option<u16>)>);
+}
+
+/// An HTTP/1.1 connection that serves one exchange.
+pub(crate) struct Lease {
+    pub(crate) connection: Http1,
+    pub(crate) home: Rc<dyn Home>,
+}
+
+/// Where a connection belongs.
+pub(crate) trait Home {
+    /// The connection's exchange has ended well: it can serve another one.
+    fn take_back(self: Rc<Self>, connection: Http1);
+}
+
+/// An upstream HTTP/1.1 connection.
+pub(crate) struct Http1 {
+    pub(crate) sender: http1::SendRequest<Body>,
+    /// By whose policy it was made.
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) opened: tokio::time::Instant,
+    pub(crate) served: u32,
+}
+
+impl Lease {
+    pub(crate) fn give_back(self) {
+        self.home.take_back(self.connection);
+    }
 }
 
 /// Where an exchange is recorded.
@@ -100,7 +134,8 @@ impl Exchange {
             response_bytes: Cell::default(),
             series: RefCell::default(),
             lease: RefCell::default(),
-            in_flight: RefCell::default(),
+            load: RefCell::default(),
+            permit: RefCell::default(),
         }
     }
 
@@ -120,8 +155,16 @@ impl Exchange {
         self.flags.set(self.flags.get() | flags);
     }
 
-    pub(crate) fn hold(&self, in_flight: InFlight) {
-        *self.in_flight.borrow_mut() = Some(in_flight);
+    /// Counts as in flight there until it ends.
+    pub(crate) fn weigh_on(&self, load: Rc<dyn Load>) {
+        if let Some(before) = self.load.replace(Some(load)) {
+            before.ended(None);
+        }
+    }
+
+    /// Takes what it was granted until it ends.
+    pub(crate) fn hold(&self, permit: Permit) {
+        *self.permit.borrow_mut() = permit;
     }
 
     pub(crate) fn lend(&self, lease: Lease) {
@@ -154,6 +197,14 @@ impl Exchange {
         }
     }
 
+    /// The answer to a gRPC call, whose trailers may say more than its head.
+    fn last_word(&self) -> Option<(StatusCode, Option<u16>)> {
+        let status = StatusCode::from_u16(self.status.get()).ok()?;
+        let grpc = self.grpc_status.get();
+        let known = self.is_grpc() && (grpc.is_some() || status.is_server_error());
+        known.then_some((status, grpc))
+    }
+
     /// The response's body has been read to its end: the connection can serve
     /// another request.
     fn body_ended(&self) {
@@ -165,12 +216,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.is_grpc()
-            && let Some(in_flight) = &*self.in_flight.borrow()
-            && let Ok(status) = StatusCode::from_u16(self.status.get())
-            && (self.grpc_status.get().is_some() || status.is_server_error())
-        {
-            in_flight.judge(Verdict::of(status, self.grpc_status.get()));
+        if let Some(load) = self.load.take() {
+            load.ended(self.last_word());
         }
         let Some(sink) = self.series.take() else {
             return;

@@ -145,12 +145,15 @@ impl State {
                 request.headers_mut().remove(&FORWARDED_CLIENT_CERT);
             }
         }
-        let in_flight = InFlight::new(self.app.clone(), Instant::now());
-        let tls = &self.slots.arrival.thread.tls;
-        let answer = match connection::send(tls, &self.app, request).await {
+        let thread = &self.slots.arrival.thread;
+        let in_flight = InFlight::new(self.app.clone(), thread.plain.clone(), Instant::now());
+        let connections = &self.app.connections;
+        let sent = connection::send(&thread.tls, connections, &thread.plain, request).await;
+        let answer = match sent {
             Ok(answer) => answer,
             Err(failure) => return Err(failure.error),
         };
-        Ok(answer.into_response(&exchange, in_flight))
+        exchange.weigh_on(in_flight.into_load());
+        Ok(answer.into_response(&exchange))
     }
 }

@@ -108,9 +108,8 @@ impl World {
     }
 
     async fn mesh(&self, account: &str, protocol: MeshProtocol) -> Stream {
-        let tls = Tls::new(certificate::Handle::fixed(
-            self.authority.workload("shop", account),
-        ));
+        let own = self.authority.workload("shop", account);
+        let tls = Tls::new(certificate::Handle::fixed(own), &[]);
         let expected: SpiffeId = "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap();
         let stream = self.plain().await;
         let stream = tls.connect(stream, self.app, &expected, protocol).await;

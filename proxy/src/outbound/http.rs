@@ -100,10 +100,11 @@ impl Route {
                 }
             }
             Destination::Endpoint(candidate) => {
-                let in_flight = InFlight::new(candidate.clone(), Instant::now());
+                let pool = self.thread.plain.clone();
+                let in_flight = InFlight::new(candidate.clone(), pool, Instant::now());
                 let Call { request, exchange } = call;
                 self.place(&exchange, &in_flight, None);
-                match connection::send(&self.thread.tls, candidate, request).await {
+                match self.transmit(&in_flight, request).await {
                     Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
                     Err(failure) => Err(failure.error),
                 }
@@ -218,12 +219,12 @@ impl Route {
                 subset: subset.map(str::to_owned),
             })?;
             self.place(&exchange, &in_flight, Some(balancer));
-            let candidate = in_flight.candidate.clone();
-            match connection::send(&self.thread.tls, &candidate, request).await {
+            match self.transmit(&in_flight, request).await {
                 Ok(answer) => return Ok(accept(answer, &exchange, in_flight)),
+                Err(Failure { error, .. }) if error.is_overflow() => return Err(error),
                 Err(Failure { error, unsent }) => {
                     in_flight.failed(&error);
-                    tried.push(candidate.endpoint.address);
+                    tried.push(in_flight.candidate.endpoint.address);
                     match unsent {
                         Some(unsent) if error.before_sending() && tried.len() < ATTEMPTS => {
                             request = unsent;
@@ -233,6 +234,15 @@ impl Route {
                 }
             }
         }
+    }
+
+    async fn transmit(
+        &self,
+        in_flight: &InFlight,
+        request: Request<Body>,
+    ) -> Result<Answer, Failure> {
+        let connections = &in_flight.candidate.connections;
+        connection::send(&self.thread.tls, connections, &in_flight.pool, request).await
     }
 
     /// Notes that an exchange went nowhere.
@@ -303,7 +313,8 @@ fn accept(answer: Answer, exchange: &Exchange, mut in_flight: InFlight) -> Respo
         in_flight.judge(Verdict::of(answer.response.status(), None));
     }
     let cookie = in_flight.take_cookie();
-    let mut response = answer.into_response(exchange, in_flight);
+    exchange.weigh_on(in_flight.into_load());
+    let mut response = answer.into_response(exchange);
     if let Some(cookie) = cookie {
         response.headers_mut().append(SET_COOKIE, cookie);
     }

@@ -40,18 +40,18 @@ pub(super) async fn open(
         Destination::Service(balancer) => {
             let mut tried: Vec<SocketAddr> = Vec::new();
             loop {
-                let in_flight = balancer
-                    .choose(None, &tried, &Asker::connection(source))
-                    .ok_or_else(|| Error::NoEndpoint {
-                        service: balancer.cell.key.clone(),
-                        subset: None,
-                    })?;
-                match open_endpoint(thread, &in_flight.candidate.endpoint).await {
+                let chosen = balancer.choose(None, &tried, &Asker::connection(source));
+                let mut in_flight = chosen.ok_or_else(|| Error::NoEndpoint {
+                    service: balancer.cell.key.clone(),
+                    subset: None,
+                })?;
+                match open_endpoint(thread, &mut in_flight).await {
                     Ok(stream) => {
                         in_flight.judge(Verdict::Connected);
                         let in_flight = Some(in_flight);
                         return Ok(Upstream { stream, in_flight });
                     }
+                    Err(error) if error.is_overflow() => return Err(error),
                     Err(error) => {
                         in_flight.failed(&error);
                         tried.push(in_flight.candidate.endpoint.address);
@@ -63,12 +63,14 @@ pub(super) async fn open(
             }
         }
         Destination::Endpoint(candidate) => {
-            let stream = open_endpoint(thread, &candidate.endpoint).await?;
-            let in_flight = Some(InFlight::new(candidate.clone(), Instant::now()));
+            let (candidate, pool) = (candidate.clone(), thread.plain.clone());
+            let mut in_flight = InFlight::new(candidate, pool, Instant::now());
+            let stream = open_endpoint(thread, &mut in_flight).await?;
+            let in_flight = Some(in_flight);
             Ok(Upstream { stream, in_flight })
         }
         Destination::External(address) => {
-            let stream = connect::tcp(*address).await?;
+            let stream = connect::tcp(*address, &thread.plain.policy.pool).await?;
             let stream = Stream::Plain(Rewind::new(Bytes::new(), stream));
             let in_flight = None;
             Ok(Upstream { stream, in_flight })

@@ -208,7 +208,11 @@ fn least_request_looks_at_nothing_but_requests() {
     let mut world = World::with(2, balance(Balance::LeastRequest));
     // Slow, but idle.
     world.candidates[0].observe(900.0, world.start);
-    let busy = super::super::InFlight::new(world.candidates[1].clone(), world.start);
+    let busy = super::super::InFlight::new(
+        world.candidates[1].clone(),
+        crate::pool::Pool::new(Arc::default()),
+        world.start,
+    );
     assert_eq!(world.drawn(0), [0]);
     drop(busy);
     assert_eq!(world.drawn(0), [0, 1]);

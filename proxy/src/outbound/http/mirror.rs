@@ -32,7 +32,8 @@ impl Route {
         let copy = shadow(request, copied);
         let thread = self.thread.clone();
         tokio::task::spawn_local(tokio::time::timeout(LONGEST, async move {
-            let sent = connection::send(&thread.tls, &in_flight.candidate, copy).await;
+            let connections = &in_flight.candidate.connections;
+            let sent = connection::send(&thread.tls, connections, &in_flight.pool, copy).await;
             let answer = match sent {
                 Ok(answer) => answer,
                 Err(failure) => return in_flight.failed(&failure.error),

@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     http::{
         Call,
-        connection::{self, Answer, Failure},
+        connection::{Answer, Failure},
         exchange::{Body, Exchange},
         replay::Replay,
     },
@@ -89,7 +89,7 @@ impl Attempts<'_> {
         in_flight: &InFlight,
         request: Request<Body>,
     ) -> Result<Answer, (Error, Outcome)> {
-        let sending = connection::send(&route.thread.tls, &in_flight.candidate, request);
+        let sending = route.transmit(in_flight, request);
         let sent = match self.policy.per_try_timeout {
             None => sending.await,
             Some(limit) => match tokio::time::timeout(limit, sending).await {

@@ -26,6 +26,7 @@ api_start() {
         --service-account-signing-key-file="$PKI/service-account.key" \
         --kubelet-preferred-address-types=InternalIP \
         --kubelet-client-certificate="$PKI/kubelet-client.crt" --kubelet-client-key="$PKI/kubelet-client.key" \
+        --audit-policy-file="$CONFIGURATION/audit-policy.yaml" --audit-log-path="$LOGS/audit.json" \
         --allow-privileged=true --profiling=false
 }
 

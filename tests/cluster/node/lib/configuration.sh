@@ -17,6 +17,7 @@ configuration_make() {
     proxy_configuration >"$CONFIGURATION/proxy.yaml"
     coredns_configuration >"$CONFIGURATION/Corefile"
     dns_objects >"$CONFIGURATION/dns.yaml"
+    audit_policy >"$CONFIGURATION/audit-policy.yaml"
     printf '%s %s\n' "$HOST_ADDRESS" "$HOST_NAME" >"$STATE/hosts"
     : >"$CONFIGURATION/resolv.conf"
 }
@@ -156,5 +157,19 @@ endpoints:
 ports:
 - {name: dns, port: 53, protocol: UDP}
 - {name: dns-tcp, port: 53, protocol: TCP}
+EOF
+}
+
+# Every call of the mesh's own services, and nobody else's: `just rights` holds
+# them against what their roles allow.
+audit_policy() {
+    cat <<EOF
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  userGroups: ["system:serviceaccounts:linnet-system"]
+- level: None
 EOF
 }

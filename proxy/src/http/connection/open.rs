@@ -1,0 +1,211 @@
+//! New connections, as many as a pool's policy has room for.
+
+use super::{Connections, Shared};
+use crate::{
+    connect,
+    error::Error,
+    http::{
+        CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, STREAM_WINDOW, aged,
+        exchange::{Body, Http1},
+    },
+    pool::{Limit, Pool, Room, StreamSlot, Streams},
+    stream::Stream,
+    tls::Tls,
+};
+use hyper::client::conn::{http1 as one, http2 as two};
+use hyper_util::rt::TokioIo;
+use linnet_mesh::protocol::MeshProtocol;
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+/// A new HTTP/1.1 connection, or where the pool has no room for one, the first
+/// that comes free.
+pub(super) async fn http1(
+    tls: &Tls,
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
+) -> Result<Http1, Error> {
+    let _pending = pool.take(Limit::Pending)?;
+    let room = match pool.room() {
+        Some(room) => room,
+        None => match wait(connections, pool).await {
+            Way::Free(connection) => return Ok(connection),
+            Way::Room(room) => room,
+        },
+    };
+    let stream = open(tls, connections, pool, MeshProtocol::Http1).await?;
+    let stream = TokioIo::new(Held {
+        stream,
+        _room: room,
+    });
+    let (sender, connection) = one::Builder::new()
+        .max_buf_size(LARGEST_HEAD)
+        .handshake(stream)
+        .await
+        .map_err(|error| upstream_error(connections, &error))?;
+    // Its end shows at the sender; there is nobody else to tell.
+    tokio::task::spawn_local(connection.with_upgrades());
+    Ok(Http1 {
+        sender,
+        pool: pool.clone(),
+        opened: Instant::now(),
+        served: 0,
+    })
+}
+
+enum Way {
+    Free(Http1),
+    Room(Room),
+}
+
+/// Until a connection to the endpoint is free or there is room for another.
+async fn wait(connections: &Rc<Connections>, pool: &Rc<Pool>) -> Way {
+    let _waiter = Waiter::new(&connections.waiters);
+    let room = pool.wait_for_room();
+    tokio::pin!(room);
+    loop {
+        tokio::select! {
+            biased;
+            () = connections.returned.notified() => {
+                if let Some(idle) = connections.take_idle(pool, Instant::now()) {
+                    return Way::Free(idle.connection);
+                }
+            }
+            room = &mut room => return Way::Room(room),
+        }
+    }
+}
+
+struct Waiter<'a>(&'a Cell<u32>);
+
+impl<'a> Waiter<'a> {
+    fn new(count: &'a Cell<u32>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A stream on an HTTP/2 connection; opens one when none has room.
+pub(super) async fn http2(
+    tls: &Tls,
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
+) -> Result<(two::SendRequest<Body>, StreamSlot), Error> {
+    if let Some(found) = connections.take_shared(pool) {
+        return Ok(found);
+    }
+    let _pending = pool.take(Limit::Pending)?;
+    let _opening = connections.opening.lock().await;
+    if let Some(found) = connections.take_shared(pool) {
+        return Ok(found);
+    }
+    let room = Room::unbounded(pool);
+    let stream = open(tls, connections, pool, MeshProtocol::Http2).await?;
+    let stream = TokioIo::new(Held {
+        stream,
+        _room: room,
+    });
+    let (sender, connection) = two::Builder::new(LocalExecutor)
+        .timer(hyper_util::rt::TokioTimer::new())
+        .max_header_list_size(LARGEST_HEAD as u32)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake(stream)
+        .await
+        .map_err(|error| upstream_error(connections, &error))?;
+    tokio::task::spawn_local(connection);
+    let longest = pool.policy.pool.max_connection_duration;
+    let streams = Streams::new();
+    let slot = streams.open();
+    connections.shared.borrow_mut().push(Shared {
+        sender: sender.clone(),
+        pool: pool.clone(),
+        until: Instant::now() + longest.unwrap_or_else(|| aged(MAX_AGE)),
+        served: 1,
+        streams,
+    });
+    Ok((sender, slot))
+}
+
+async fn open(
+    tls: &Tls,
+    connections: &Connections,
+    pool: &Rc<Pool>,
+    protocol: MeshProtocol,
+) -> Result<Stream, Error> {
+    connect::endpoint(tls, pool, &connections.endpoint, protocol).await
+}
+
+fn upstream_error(connections: &Connections, error: &hyper::Error) -> Error {
+    Error::Upstream {
+        address: connections.endpoint.address,
+        reason: error.to_string(),
+        refused: false,
+    }
+}
+
+/// A connection that counts as open while it is, upgraded ones too.
+struct Held {
+    stream: Stream,
+    _room: Room,
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, data)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
