@@ -12,6 +12,7 @@ mod server;
 mod stream;
 mod views;
 
+pub use convergence::LastChange;
 pub use hub::{Handle, ProxyStatus, Stopped, spawn};
 pub use server::{Admission, Server};
 

@@ -277,6 +277,23 @@ impl Directory {
         }
     }
 
+    /// A target of that host, whole or short, that is known to be a service.
+    pub(crate) fn known_host(&self, host: &str, port: u16) -> Option<Target> {
+        let port = format!(":{port}");
+        let is_that = |name: &str| {
+            let name = name.strip_suffix(&port);
+            let rest = name.and_then(|name| name.strip_prefix(host));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let state = self.state();
+        let mut targets = state.targets.iter();
+        let (target, _) = targets.find(|(target, cell)| {
+            matches!(target, Target::Host(name) if is_that(name))
+                && matches!(*cell.value.borrow(), Some(Resolved::Service(_)))
+        })?;
+        Some(target.clone())
+    }
+
     fn subscribed(&self, target: Target) -> Arc<TargetCell> {
         let mut state = self.state();
         if let Some(cell) = state.targets.get(&target) {

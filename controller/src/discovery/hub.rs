@@ -2,7 +2,7 @@
 //! talk to it by messages; it never waits for either.
 
 use super::{
-    convergence::{Convergence, WaveId},
+    convergence::{Convergence, LastChange, WaveId},
     stream::{Message, Stream, StreamId},
     views::Views,
 };
@@ -15,7 +15,7 @@ use crate::{
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use linnet_mesh::{SpiffeId, discovery::Target};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -33,6 +33,7 @@ pub(super) enum Command {
     Verdicts(oneshot::Sender<Vec<Verdict>>),
     Proxies(oneshot::Sender<Vec<ProxyStatus>>),
     Statuses(oneshot::Sender<Vec<Desired>>),
+    LastChange(oneshot::Sender<Option<LastChange>>),
 }
 
 /// A proxy that says who it is.
@@ -48,7 +49,7 @@ pub(super) struct Open {
 }
 
 /// A connected proxy.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyStatus {
     /// The pod.
@@ -161,6 +162,16 @@ impl Handle {
     /// Tells that statuses may be to say something else.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.clone()
+    }
+
+    /// The last change that every proxy concerned has heard of, if any was.
+    ///
+    /// # Errors
+    /// The controller is shutting down.
+    pub async fn last_change(&self) -> Result<Option<LastChange>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::LastChange(reply)).await?;
+        answer.await.map_err(|_| Stopped)
     }
 
     /// The connected proxies.
@@ -317,6 +328,7 @@ impl Hub {
                 let routes = self.index.route_statuses().into_iter();
                 drop(reply.send(routes.map(Desired::from).collect()));
             }
+            Command::LastChange(reply) => drop(reply.send(self.convergence.last())),
         }
     }
 

@@ -298,6 +298,7 @@ impl Stream {
         convergence: &mut Convergence,
     ) {
         self.acknowledged = self.acknowledged.max(version.min(self.version));
+        let in_force = error.is_none();
         self.error = error;
         while self
             .in_flight
@@ -308,7 +309,7 @@ impl Stream {
                 break;
             };
             for wave in waves {
-                if let Some(took) = convergence.leave(wave, true) {
+                if let Some(took) = convergence.leave(wave, in_force) {
                     self.convergence_ms = Some(took.as_secs_f64() * 1e3);
                 }
             }

@@ -2,7 +2,7 @@
 //! route, which sends a request to an endpoint of the backend it draws.
 
 mod cors;
-mod filter;
+pub(super) mod filter;
 mod mirror;
 mod retry;
 #[cfg(test)]
@@ -281,7 +281,10 @@ fn draw(position: usize, rule: &HttpRule) -> Result<&Backend, Error> {
     }
 }
 
-fn request_parts<'a>(request: &'a Request<Body>, authority: &'a str) -> RequestParts<'a> {
+pub(crate) fn request_parts<'a, B>(
+    request: &'a Request<B>,
+    authority: &'a str,
+) -> RequestParts<'a> {
     let uri = request.uri();
     RequestParts {
         method: request.method(),
@@ -294,7 +297,7 @@ fn request_parts<'a>(request: &'a Request<Body>, authority: &'a str) -> RequestP
 }
 
 /// HTTP/2 and absolute-form requests name it in the URI, others in `Host`.
-fn authority(request: &Request<Body>) -> &str {
+pub(crate) fn authority<B>(request: &Request<B>) -> &str {
     let host = || {
         let value = request.headers().get(HOST)?;
         value.to_str().ok()

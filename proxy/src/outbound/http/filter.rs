@@ -73,10 +73,10 @@ pub(super) fn answer(
 }
 
 /// Makes a request's head the backend's.
-pub(super) fn request_head(
+pub(crate) fn request_head<B>(
     rule: &HttpRule,
     backend: &Backend,
-    request: &mut Request<Body>,
+    request: &mut Request<B>,
 ) -> Result<(), Error> {
     let edits = [&rule.filters.headers.request, &backend.headers.request];
     if rule.filters.rewrite.is_none() && edits.iter().all(|edits| edits.is_empty()) {
