@@ -8,8 +8,6 @@
 
 mod inbound;
 mod outbound;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use inbound::{authorization, explain as explain_inbound};
 pub(crate) use outbound::Explainer;
