@@ -7,6 +7,7 @@
 //! burst coalesces without a timer.
 
 mod convergence;
+mod encoding;
 mod hub;
 mod server;
 mod stream;

@@ -3,6 +3,7 @@
 
 use super::{
     convergence::{Convergence, LastChange, WaveId},
+    encoding::Encoding,
     stream::{Message, Stream, StreamId},
     views::Views,
 };
@@ -113,6 +114,7 @@ pub fn spawn<G: Send + 'static>(
         interests: HashMap::new(),
         pending: Vec::new(),
         convergence: Convergence::default(),
+        encoding: Encoding::default(),
         dirty: HashSet::new(),
         blocked: FuturesUnordered::new(),
         changed,
@@ -196,6 +198,7 @@ struct Hub {
     /// Proxies whose pod is not known yet.
     pending: Vec<Open>,
     convergence: Convergence,
+    encoding: Encoding,
     /// Streams to look at.
     dirty: HashSet<StreamId>,
     blocked: FuturesUnordered<BoxFuture<'static, Unblocked>>,
@@ -235,6 +238,7 @@ impl Hub {
             if self.index.is_synced() {
                 synced.take();
                 self.send();
+                self.encoding.clear();
             }
         }
     }
@@ -304,7 +308,8 @@ impl Hub {
                 touch(stream);
             }
         }
-        for stream in streams.values_mut() {
+        let pods = affected.has_pods();
+        for stream in streams.values_mut().filter(|_| pods) {
             if affected.pod(&stream.pod) {
                 stream.touch_inbound();
                 touch(stream);
@@ -473,7 +478,13 @@ impl Hub {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        if let Some(message) = stream.message(&self.index, &mut self.views, &mut self.convergence) {
+        let message = stream.message(
+            &self.index,
+            &mut self.views,
+            &mut self.convergence,
+            &mut self.encoding,
+        );
+        if let Some(message) = message {
             permit.send(Ok(message));
         }
     }
