@@ -7,6 +7,7 @@
 
 pub(crate) mod client;
 pub(crate) mod fixed;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use linnet_mesh::{
     Endpoint, Inbound, Service, ServicePort, Workload,
     discovery::{EndpointsUpdate, Resolution, Target, Update},
 };
+use shared::Shared;
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -172,6 +174,7 @@ struct State {
     own: Arc<ArcSwap<Inbound>>,
     targets: HashMap<Target, Arc<TargetCell>>,
     services: HashMap<ServicePort, Arc<ServiceCell>>,
+    shared: Shared,
 }
 
 /// What the discovery client is asked to do.
@@ -330,6 +333,7 @@ impl Directory {
                 Update::Endpoints(mut update) => {
                     for endpoint in &mut update.upserts {
                         self.localize(endpoint);
+                        state.shared.share(endpoint);
                     }
                     state.service_cell(&update.service).update_endpoints(update);
                 }
@@ -405,6 +409,7 @@ impl Directory {
         state
             .services
             .retain(|key, cell| needed.contains(key) || Arc::strong_count(cell) > 1);
+        state.shared.expire();
     }
 
     /// Keeps the gauges of ejected endpoints true.
