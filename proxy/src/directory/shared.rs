@@ -55,14 +55,12 @@ mod tests {
             .parse()
             .unwrap();
         Arc::new(Endpoint {
-            address: address.parse().unwrap(),
             workload: Arc::new(Workload {
                 pod: pod.to_owned(),
                 ..Workload::from_identity(&identity)
             }),
             identity: Some(identity),
-            subsets: vec![],
-            terminating: false,
+            ..Endpoint::at(address.parse().unwrap())
         })
     }
 
