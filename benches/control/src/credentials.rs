@@ -17,7 +17,7 @@ impl Credentials {
     pub(crate) fn new() -> Result<Self, Failure> {
         let now = OffsetDateTime::now_utc();
         let trust_domain = TrustDomain::default();
-        let root = Root::generate(&trust_domain, now)?;
+        let root = Root::generate(&trust_domain, Duration::days(365), now)?;
         let authority = Authority::new(root, Duration::DAY, now)?;
         Ok(Self {
             authority,
@@ -38,7 +38,7 @@ impl Credentials {
     pub(crate) fn workload(&self, namespace: &str, account: &str) -> Result<Workload, Failure> {
         let (chain, key) = self.pem(namespace, account)?;
         let bundle = self.authority.bundle_pem();
-        Ok(Workload::from_pem(&chain, &key, bundle)?)
+        Ok(Workload::from_pem(&chain, &key, &bundle)?)
     }
 
     /// For another process, as files.
@@ -46,7 +46,7 @@ impl Credentials {
         let (chain, key) = self.pem("linnet-system", account)?;
         std::fs::write(directory.join("leaf.pem"), chain)?;
         std::fs::write(directory.join("leaf.key"), key)?;
-        std::fs::write(directory.join("ca.pem"), self.authority.bundle_pem())?;
+        std::fs::write(directory.join("ca.pem"), &*self.authority.bundle_pem())?;
         Ok(())
     }
 }

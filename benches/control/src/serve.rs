@@ -83,6 +83,7 @@ async fn identity(drain: drain::Watch) -> Result<Value, Failure> {
     };
     let config = linnet_identity::config::Config {
         limits: Limits {
+            all: none,
             address: none,
             caller: none,
         },
@@ -91,7 +92,7 @@ async fn identity(drain: drain::Watch) -> Result<Value, Failure> {
     let running = config
         .build(Dependencies {
             attest: Box::new(tokens.clone()),
-            root: RootStore::Memory,
+            root: RootStore::memory(),
             readiness: Readiness::new(),
             drain,
         })
