@@ -175,6 +175,7 @@ impl Route {
             None if call.exchange.is_grpc() => Some(&RetryPolicy::DEFAULT),
             own => own.as_ref(),
         };
+        let exchange = call.exchange.clone();
         let sending = match policy {
             // What the default retries of plain HTTP needs no copy.
             None => Either::Left(self.send_to_backend(&balancer, subset, call)),
@@ -194,7 +195,7 @@ impl Route {
         let sending = pin!(sending);
         let mut response = match rule.filters.timeout {
             None => sending.await?,
-            Some(limit) => filter::within(limit, source, sending).await?,
+            Some(limit) => filter::within(limit, source, &exchange, sending).await?,
         };
         filter::response_head(rule, backend, response.headers_mut());
         Ok(response)
@@ -221,7 +222,10 @@ impl Route {
             self.place(&exchange, &in_flight, Some(balancer));
             match self.transmit(&in_flight, request).await {
                 Ok(answer) => return Ok(accept(answer, &exchange, in_flight)),
-                Err(Failure { error, .. }) if error.is_overflow() => return Err(error),
+                Err(Failure { error, .. }) if error.is_overflow() => {
+                    in_flight.failed(&error);
+                    return Err(error);
+                }
                 Err(Failure { error, unsent }) => {
                     in_flight.failed(&error);
                     tried.push(in_flight.candidate.endpoint.address);
@@ -262,6 +266,7 @@ impl Route {
             parties(thread, service, &candidate.endpoint)
         });
         exchange.record_in(Sink::Series(series));
+        exchange.expect_of(in_flight.blame());
     }
 }
 
