@@ -53,6 +53,11 @@ e2e: node-is-up prometheus-package images
     KUBECONFIG='{{ kubeconfig }}' cargo test --workspace --features linnet-tests/cluster --test cluster \
         --config 'target."cfg(all())".runner = "{{ as_root }}"' -- --test-threads=1 --nocapture
 
+# The Gateway API's own conformance suite, on that node; report in target/conformance
+conformance *arguments: node-is-up images
+    KUBECONFIG='{{ kubeconfig }}' manifests/images/load
+    {{ as_root }} tests/conformance/run {{ arguments }}
+
 # What the control plane asked of the API server in `just e2e` and `just
 # conformance`, against what its roles allow: no right unused, no call refused
 rights: node-is-up
@@ -67,11 +72,6 @@ deploy *arguments: images
 bench *arguments: bench-peers
     cargo build --profile dist -p linnet-proxy -p linnet-bench-relay
     {{ as_root }} benches/bench {{ arguments }}
-
-# The control plane: convergence with 1,000 proxies, webhook, signatures (root, 4 min); `--quick` takes one
-bench-control *arguments: bench-packages
-    cargo build --release -p linnet-bench-control
-    {{ as_root }} benches/control-plane {{ arguments }}
 
 # Instructions per request by callgrind, against benches/instructions.json (root); `--accept` rewrites it
 bench-instructions *arguments: bench-packages

@@ -106,6 +106,18 @@ fn compiled(mut objects: Vec<Object>, clients: &[&str]) -> String {
             writeln!(text, "  {note}").unwrap();
         }
     }
+    for status in index.route_statuses() {
+        for parent in &status.parents {
+            let Name { namespace, .. } = &status.route.name;
+            let at = parent.parent.namespace.as_deref().unwrap_or(namespace);
+            write!(text, "{} at {at}/{}:", status.route, parent.parent.name).unwrap();
+            for condition in &parent.conditions {
+                let not = if condition.holds { "" } else { "not " };
+                write!(text, " {not}{} ({})", condition.kind, condition.reason).unwrap();
+            }
+            text.push('\n');
+        }
+    }
     for port in ports {
         for client in clients {
             let service = index.service(&port, client).unwrap();

@@ -29,4 +29,3 @@ pub mod telemetry;
 mod thread;
 mod tls;
 pub mod wait;
-pub mod why;

@@ -10,4 +10,3 @@ mod authorization;
 mod protocols;
 mod strict;
 mod support;
-mod why;

@@ -77,7 +77,13 @@ struct Compiler<'a> {
     broken: Option<String>,
     /// Something of the rule at hand can't be honoured.
     impaired: bool,
+    /// What is answered 500 where something can't be.
+    stricken: &'static str,
 }
+
+/// Of a rule that can't be followed, and of a backend that can't be used.
+const OF_RULE: &str = "requests that match the rule";
+const OF_BACKEND: &str = "requests that draw the backend";
 
 impl Compiler<'_> {
     /// The rule at hand can't be followed.
@@ -86,7 +92,7 @@ impl Compiler<'_> {
         self.broken
             .get_or_insert_with(|| format!("{field}: {text}"));
         self.impaired = true;
-        let text = format!("{text}; requests that match the rule are answered 500");
+        let text = format!("{text}; {} are answered 500", self.stricken);
         self.notes.push(Note::new(field, text).error());
     }
 

@@ -30,6 +30,13 @@ pub struct RouteStatus {
     pub parents: Vec<ParentStatus>,
 }
 
+/// Where a route does not count, at one of its parents.
+struct Overruled {
+    text: String,
+    /// On all ports that it is for.
+    everywhere: bool,
+}
+
 impl Attachments {
     pub(super) fn link(&mut self, reference: &ObjectRef, created: i64, route: &Route) {
         let key = (created, reference.name.clone(), reference.kind);
@@ -133,16 +140,15 @@ impl Index {
         routes.find(|route| route.name.namespace == service.namespace)
     }
 
-    /// Why a route does not count at a parent: a GRPCRoute goes first on all of
-    /// its ports.
-    pub(super) fn overruled(&self, reference: &ObjectRef, parent: &Parent) -> Option<String> {
+    /// Where a route does not count: a GRPCRoute goes first.
+    fn overruled(&self, reference: &ObjectRef, parent: &Parent) -> Option<Overruled> {
         if reference.kind == Kind::GrpcRoute {
             return None;
         }
         let namespace = &*reference.name.namespace;
         let surroundings = self.seen_by(namespace);
         let service = &parent.service;
-        let mut first = None;
+        let (mut lost, mut by, mut everywhere) = (Vec::new(), None, true);
         for port in surroundings.ports(service)? {
             if !parent.includes(port, &surroundings) {
                 continue;
@@ -153,15 +159,33 @@ impl Index {
                 port,
             };
             let routes = self.attached(&of, namespace, &surroundings);
-            let other = routes
-                .into_iter()
-                .find(|(other, _)| other.kind == Kind::GrpcRoute)?;
-            first.get_or_insert(other.0);
+            let mut routes = routes.into_iter().map(|(other, _)| other);
+            match routes.find(|other| other.kind == Kind::GrpcRoute) {
+                Some(other) => {
+                    by.get_or_insert(other);
+                    lost.push(port.to_string());
+                }
+                None => everywhere = false,
+            }
         }
-        let other = first?;
-        Some(format!(
-            "{other} attaches to Service {service} too, and goes first"
-        ))
+        let text = format!(
+            "{} attaches to port {} of Service {service} too, and goes first there",
+            by?,
+            lost.join(", ")
+        );
+        Some(Overruled { text, everywhere })
+    }
+
+    /// The parents where a route does not count, in words.
+    pub(super) fn overruled_parents(
+        &self,
+        reference: &ObjectRef,
+        route: &Route,
+    ) -> impl Iterator<Item = String> {
+        let parents = route.parents.iter();
+        parents
+            .filter_map(|parent| self.overruled(reference, parent))
+            .map(|overruled| overruled.text)
     }
 
     /// What became of each route of the Gateway API.
@@ -173,7 +197,10 @@ impl Index {
                     return None;
                 };
                 let surroundings = self.seen_by(&reference.name.namespace);
-                let overruled = |parent: &Parent| self.overruled(reference, parent);
+                let overruled = |parent: &Parent| {
+                    let overruled = self.overruled(reference, parent)?;
+                    overruled.everywhere.then_some(overruled.text)
+                };
                 Some(RouteStatus {
                     route: reference.clone(),
                     generation: entry.generation,

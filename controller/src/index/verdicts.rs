@@ -42,7 +42,7 @@ impl Index {
             let conflicts = match compiled {
                 Compiled::VirtualService(service) => self.older_routes(&reference.name, service),
                 Compiled::DestinationRule(_) => self.older_subsets(&reference.name),
-                Compiled::Route(route) => self.overruled_everywhere(reference, route),
+                Compiled::Route(route) => self.overruled_routes(reference, route),
                 Compiled::AuthorizationPolicy(_) => Vec::new(),
                 Compiled::PeerAuthentication(policy) => self.older_policy(reference.kind, policy),
             };
@@ -68,10 +68,8 @@ impl Index {
         }
     }
 
-    fn overruled_everywhere(&self, reference: &ObjectRef, route: &Route) -> Vec<Note> {
-        let parents = route.parents.iter();
-        let overruled = parents.filter_map(|parent| self.overruled(reference, parent));
-        overruled
+    fn overruled_routes(&self, reference: &ObjectRef, route: &Route) -> Vec<Note> {
+        self.overruled_parents(reference, route)
             .map(|text| Note::new("spec.parentRefs", text))
             .collect()
     }

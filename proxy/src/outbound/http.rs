@@ -2,7 +2,7 @@
 //! route, which sends a request to an endpoint of the backend it draws.
 
 mod cors;
-pub(super) mod filter;
+mod filter;
 mod mirror;
 mod retry;
 #[cfg(test)]
@@ -175,7 +175,6 @@ impl Route {
             None if call.exchange.is_grpc() => Some(&RetryPolicy::DEFAULT),
             own => own.as_ref(),
         };
-        let exchange = call.exchange.clone();
         let sending = match policy {
             // What the default retries of plain HTTP needs no copy.
             None => Either::Left(self.send_to_backend(&balancer, subset, call)),
@@ -195,7 +194,7 @@ impl Route {
         let sending = pin!(sending);
         let mut response = match rule.filters.timeout {
             None => sending.await?,
-            Some(limit) => filter::within(limit, source, &exchange, sending).await?,
+            Some(limit) => filter::within(limit, source, sending).await?,
         };
         filter::response_head(rule, backend, response.headers_mut());
         Ok(response)
@@ -222,10 +221,7 @@ impl Route {
             self.place(&exchange, &in_flight, Some(balancer));
             match self.transmit(&in_flight, request).await {
                 Ok(answer) => return Ok(accept(answer, &exchange, in_flight)),
-                Err(Failure { error, .. }) if error.is_overflow() => {
-                    in_flight.failed(&error);
-                    return Err(error);
-                }
+                Err(Failure { error, .. }) if error.is_overflow() => return Err(error),
                 Err(Failure { error, unsent }) => {
                     in_flight.failed(&error);
                     tried.push(in_flight.candidate.endpoint.address);
@@ -266,7 +262,6 @@ impl Route {
             parties(thread, service, &candidate.endpoint)
         });
         exchange.record_in(Sink::Series(series));
-        exchange.expect_of(in_flight.blame());
     }
 }
 
@@ -286,10 +281,7 @@ fn draw(position: usize, rule: &HttpRule) -> Result<&Backend, Error> {
     }
 }
 
-pub(crate) fn request_parts<'a, B>(
-    request: &'a Request<B>,
-    authority: &'a str,
-) -> RequestParts<'a> {
+fn request_parts<'a>(request: &'a Request<Body>, authority: &'a str) -> RequestParts<'a> {
     let uri = request.uri();
     RequestParts {
         method: request.method(),
@@ -302,7 +294,7 @@ pub(crate) fn request_parts<'a, B>(
 }
 
 /// HTTP/2 and absolute-form requests name it in the URI, others in `Host`.
-pub(crate) fn authority<B>(request: &Request<B>) -> &str {
+fn authority(request: &Request<Body>) -> &str {
     let host = || {
         let value = request.headers().get(HOST)?;
         value.to_str().ok()

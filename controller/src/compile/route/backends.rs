@@ -3,7 +3,7 @@
 //! A service in another namespace needs no ReferenceGrant: a mesh's route adds
 //! to what the caller could reach anyhow (GEP-1426).
 
-use super::Compiler;
+use super::{Compiler, OF_BACKEND, OF_RULE};
 use crate::{
     compile::{Note, Surroundings},
     object::Name,
@@ -63,6 +63,7 @@ impl Compiler<'_> {
     /// not the other backends.
     fn backend(&mut self, path: &str, reference: &BackendReference) -> Reference {
         let of_rule = self.broken.take();
+        self.stricken = OF_BACKEND;
         let weight = reference.weight.unwrap_or(1);
         let weight = u32::try_from(weight).unwrap_or_else(|_| {
             self.fail(
@@ -84,6 +85,7 @@ impl Compiler<'_> {
             let text = "only header modifiers are honoured for one backend";
             self.fail(format!("{path}.filters"), text);
         }
+        self.stricken = OF_RULE;
         let broken = std::mem::replace(&mut self.broken, of_rule);
         Reference {
             broken,

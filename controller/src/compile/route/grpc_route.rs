@@ -1,6 +1,6 @@
 //! GRPCRoute: a method is a path, `/package.Service/Method`.
 
-use super::{Compiler, Match, Rank, Route, Rule, values::EXACT};
+use super::{Compiler, Match, OF_RULE, Rank, Route, Rule, values::EXACT};
 use crate::{
     compile::{Note, spec},
     object::Configuration,
@@ -22,6 +22,7 @@ pub(in crate::compile) fn compile(
         notes,
         broken: None,
         impaired: false,
+        stricken: OF_RULE,
     };
     Ok(compiler.route(
         configuration,

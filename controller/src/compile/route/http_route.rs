@@ -1,6 +1,6 @@
 //! HTTPRoute.
 
-use super::{Compiler, Match, Rank, Route, Rule, values::EXACT};
+use super::{Compiler, Match, OF_RULE, Rank, Route, Rule, values::EXACT};
 use crate::{
     compile::{Note, spec},
     object::Configuration,
@@ -25,6 +25,7 @@ pub(in crate::compile) fn compile(
         notes,
         broken: None,
         impaired: false,
+        stricken: OF_RULE,
     };
     Ok(compiler.route(
         configuration,

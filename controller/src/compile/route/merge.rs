@@ -5,7 +5,7 @@ use super::{Match, Route, Rule, backends::unresolved};
 use crate::compile::Surroundings;
 use linnet_mesh::{
     ResourceRef, ServicePort,
-    route::{Answer, Backend, HttpRoutes, HttpRule, Mirror, Redirect, RequestMatch},
+    route::{Answer, Backend, Filters, HttpRoutes, HttpRule, Mirror, Redirect, RequestMatch},
 };
 use std::sync::Arc;
 
@@ -45,10 +45,16 @@ impl Rule {
         of: &ServicePort,
         surroundings: &impl Surroundings,
     ) -> HttpRule {
-        let mut filters = self.filters.clone();
-        if self.broken.is_some() {
-            filters.answer = None;
+        if let Some(broken) = &self.broken {
+            return HttpRule {
+                source: source.clone(),
+                name: self.name.clone(),
+                matches,
+                backends: vec![unresolved(of, broken.clone())],
+                filters: Filters::default(),
+            };
         }
+        let mut filters = self.filters.clone();
         if let Some(Answer::Redirect(redirect)) = &mut filters.answer {
             redirect.port = redirect.port.or_else(|| Some(port(redirect, of)));
         }
@@ -76,17 +82,15 @@ impl Rule {
     /// Where nothing is named or everything has weight 0, there is an answer to
     /// give too.
     fn backends_at(&self, of: &ServicePort, surroundings: &impl Surroundings) -> Vec<Backend> {
-        let instead = if let Some(broken) = &self.broken {
-            Some(broken.clone())
-        } else if self.backends.is_empty() {
-            Some("the rule names no backend".to_owned())
+        let instead = if self.backends.is_empty() {
+            Some("the rule names no backend")
         } else if self.backends.iter().all(|backend| backend.weight == 0) {
-            Some("the rule gives every backend weight 0".to_owned())
+            Some("the rule gives every backend weight 0")
         } else {
             None
         };
         if let Some(reason) = instead {
-            return vec![unresolved(of, reason)];
+            return vec![unresolved(of, reason.to_owned())];
         }
         self.backends
             .iter()

@@ -1,6 +1,5 @@
 //! Requests through the outbound stack to servers on loopback.
 
-mod balancing;
 mod cors;
 mod retries;
 mod rules;
