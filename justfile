@@ -73,6 +73,11 @@ bench *arguments: bench-peers
     cargo build --profile dist -p linnet-proxy -p linnet-bench-relay
     {{ as_root }} benches/bench {{ arguments }}
 
+# The control plane: convergence with 1,000 proxies, webhook, signatures (root, 4 min); `--quick` takes one
+bench-control *arguments: bench-packages
+    cargo build --release -p linnet-bench-control
+    {{ as_root }} benches/control-plane {{ arguments }}
+
 # Instructions per request by callgrind, against benches/instructions.json (root); `--accept` rewrites it
 bench-instructions *arguments: bench-packages
     cargo build --profile dist -p linnet-proxy

@@ -174,3 +174,10 @@ def missing(programs):
     """Those of the programs that are not in PATH (sbin included)."""
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     return [program for program in programs if shutil.which(program) is None]
+
+
+def commit(root):
+    """The commit that was built, if that can be told."""
+    command = ["git", "-c", f"safe.directory={root}", "-C", root, "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"at {done.stdout.strip()}" if done.returncode == 0 else "built from an unknown commit"

@@ -1,6 +1,9 @@
 //! The cluster that a command works on: how it is found, and the few requests
 //! that several commands make.
 
+pub(crate) mod ask;
+pub(crate) mod workload;
+
 use crate::object::Object;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{

@@ -1,13 +1,16 @@
 //! The commands, one file each.
 
+mod authz;
 mod check;
 mod completions;
 mod demo;
 mod inject;
 mod install;
 mod standalone;
+mod status;
 mod uninstall;
 mod version;
+mod why;
 
 use crate::{cluster::ClusterArguments, terminal::Terminal};
 use clap::Subcommand;
@@ -33,6 +36,25 @@ fn json(value: &impl serde::Serialize) -> io::Result<String> {
     Ok(text)
 }
 
+/// Rows under a head, each column as wide as its widest text.
+fn table<const N: usize>(head: &[String; N], rows: &[[String; N]]) -> String {
+    let all = || std::iter::once(head).chain(rows);
+    let width = |column: usize| {
+        let lengths = all().map(|row| row[column].chars().count());
+        lengths.max().unwrap_or_default()
+    };
+    let mut text = String::new();
+    for row in all() {
+        let cells = row.iter().enumerate();
+        let line: String = cells
+            .map(|(column, cell)| format!("{cell:<width$}  ", width = width(column)))
+            .collect();
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 /// A command, with what was typed for it.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -40,6 +62,12 @@ pub(crate) enum Command {
     Install(install::Arguments),
     /// Examine the cluster, the control plane, its certificates and the sidecars
     Check(check::Arguments),
+    /// Say what becomes of a request, and which resource and rule decide
+    Why(why::Arguments),
+    /// List who may call a workload, and by which policy
+    Authz(authz::Arguments),
+    /// Show every proxy, whether it has what it was sent, and how long that took
+    Status(status::Arguments),
     /// Add the sidecar to workloads in a file, as the webhook would
     Inject(inject::Arguments),
     /// Remove the control plane from the current cluster
@@ -60,6 +88,9 @@ impl Command {
         match self {
             Self::Install(arguments) => Ok(install::run(arguments, context).await?),
             Self::Check(arguments) => Ok(check::run(&arguments, context).await?),
+            Self::Why(arguments) => Ok(why::run(arguments, context).await?),
+            Self::Authz(arguments) => Ok(authz::run(&arguments, context).await?),
+            Self::Status(arguments) => Ok(status::run(&arguments, context).await?),
             Self::Inject(arguments) => Ok(inject::run(&arguments, context)?),
             Self::Uninstall(arguments) => Ok(uninstall::run(&arguments, context).await?),
             Self::Demo(arguments) => Ok(demo::run(&arguments, context).await?),
@@ -75,6 +106,12 @@ impl Command {
 pub(crate) enum Error {
     #[error(transparent)]
     Install(#[from] install::Error),
+    #[error(transparent)]
+    Why(#[from] why::Error),
+    #[error(transparent)]
+    Authz(#[from] authz::Error),
+    #[error(transparent)]
+    Status(#[from] status::Error),
     #[error(transparent)]
     Inject(#[from] inject::Error),
     #[error(transparent)]

@@ -7,11 +7,13 @@
 //! burst coalesces without a timer.
 
 mod convergence;
+mod encoding;
 mod hub;
 mod server;
 mod stream;
 mod views;
 
+pub use convergence::LastChange;
 pub use hub::{Handle, ProxyStatus, Stopped, spawn};
 pub use server::{Admission, Server};
 

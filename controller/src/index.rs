@@ -69,11 +69,12 @@ pub struct Affected {
 impl Affected {
     /// Whether nothing was touched.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
-            && self.ips.is_empty()
-            && self.pods.is_empty()
-            && self.pods_of.is_empty()
-            && !self.all_pods
+        self.services.is_empty() && self.ips.is_empty() && !self.has_pods()
+    }
+
+    /// Whether any pod may have to be called differently.
+    pub fn has_pods(&self) -> bool {
+        self.all_pods || !self.pods_of.is_empty() || !self.pods.is_empty()
     }
 
     /// Whether a pod may have to be called differently.
@@ -201,6 +202,11 @@ impl Index {
                 .extend(self.cluster.services_by_ip(*ip).cloned());
         }
         affected
+    }
+
+    /// How many resources have been compiled so far.
+    pub fn compilations(&self) -> u64 {
+        self.configurations.compilations
     }
 
     /// A pod's service account, once the pod is known.

@@ -136,16 +136,25 @@ pub enum Object {
 impl Object {
     /// Which object this is.
     pub fn reference(&self) -> ObjectRef {
-        let (kind, name) = match self {
+        let (kind, name) = self.kind_and_name();
+        ObjectRef {
+            kind,
+            name: name.clone(),
+        }
+    }
+
+    /// Whether it is this object.
+    pub fn is(&self, reference: &ObjectRef) -> bool {
+        self.kind_and_name() == (reference.kind, &reference.name)
+    }
+
+    fn kind_and_name(&self) -> (Kind, &Name) {
+        match self {
             Self::Service(service) => (Kind::Service, &service.name),
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.name),
             Self::Pod(pod) => (Kind::Pod, &pod.name),
             Self::Node(node) => (Kind::Node, &node.name),
             Self::Configuration(configuration) => (configuration.kind, &configuration.name),
-        };
-        ObjectRef {
-            kind,
-            name: name.clone(),
         }
     }
 }

@@ -22,11 +22,12 @@ use axum::{
 };
 use linnet_runtime::serve::Peer;
 
-/// `GET /debug/verdicts` and `GET /debug/proxies`.
+/// `GET /debug/verdicts`, `/debug/proxies` and `/debug/convergence`.
 pub fn router(handle: Handle) -> Router {
     Router::new()
         .route("/debug/verdicts", get(verdicts))
         .route("/debug/proxies", get(proxies))
+        .route("/debug/convergence", get(convergence))
         .with_state(handle)
         .layer(middleware::from_fn(local_only))
 }
@@ -46,6 +47,10 @@ async fn verdicts(State(handle): State<Handle>) -> Result<Response, Unavailable>
 
 async fn proxies(State(handle): State<Handle>) -> Result<Response, Unavailable> {
     Ok(Json(handle.proxies().await?).into_response())
+}
+
+async fn convergence(State(handle): State<Handle>) -> Result<Response, Unavailable> {
+    Ok(Json(handle.last_change().await?).into_response())
 }
 
 struct Unavailable(Stopped);
@@ -111,7 +116,11 @@ mod tests {
         );
         let (status, body) = ask(&handle, "/debug/proxies", "[::1]:1").await;
         assert_eq!((status, body.as_str()), (StatusCode::OK, "[]"));
-        let (status, _) = ask(&handle, "/debug/verdicts", "10.0.0.1:1").await;
-        assert_eq!(status, StatusCode::FORBIDDEN);
+        let (status, body) = ask(&handle, "/debug/convergence", "[::1]:1").await;
+        assert_eq!((status, body.as_str()), (StatusCode::OK, "null"));
+        for path in ["/debug/verdicts", "/debug/proxies", "/debug/convergence"] {
+            let (status, _) = ask(&handle, path, "10.0.0.1:1").await;
+            assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
+        }
     }
 }

@@ -108,6 +108,11 @@ impl SpiffeId {
         &self.uri
     }
 
+    /// Whether another value shares this one's text.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.uri) > 1
+    }
+
     /// The principal as Istio's metrics and policies write it: the URI without
     /// its scheme.
     pub fn principal(&self) -> &str {

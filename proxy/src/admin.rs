@@ -1,5 +1,5 @@
-//! The operator's door, on loopback only: what is configured, the log filter,
-//! drain, the certificate.
+//! The operator's door, on loopback only: what is configured, why a request
+//! would go where it goes, the log filter, drain, the certificate.
 //!
 //! Whoever is in the pod may use it. A browser is not: a request that a web page
 //! could have caused is refused, so that `linnet demo` on a laptop is not at the
@@ -8,6 +8,10 @@
 #[cfg(test)]
 mod tests;
 
+use crate::why::{
+    self, Authorization, Explainer, InboundAnswer, InboundQuestion, OutboundAnswer,
+    OutboundQuestion,
+};
 use axum::{
     Json, Router,
     extract::{Query, Request, State as Extract},
@@ -33,10 +37,14 @@ pub struct State {
     pub drain: Arc<dyn Fn() + Send + Sync>,
     /// The workload's certificate.
     pub certificate: certificate::Handle,
+    /// Says what becomes of a request.
+    pub(crate) explainer: Explainer,
+    /// The pod's address, which the kubelet probes.
+    pub(crate) own_ip: Option<IpAddr>,
 }
 
-/// `GET /healthz`, `/config`, `/certificates` and `/log`, `PUT /log?filter=…`,
-/// `POST /drain`.
+/// `GET /healthz`, `/config`, `/certificates`, `/authorization` and `/log`,
+/// `PUT /log?filter=…`, `POST /drain`, `/why` and `/why/inbound`.
 pub fn router(state: State) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -44,6 +52,9 @@ pub fn router(state: State) -> Router {
         .route("/certificates", get(certificates))
         .route("/log", get(log).merge(put(set_log)))
         .route("/drain", post(drain))
+        .route("/why", post(why))
+        .route("/why/inbound", post(why_inbound))
+        .route("/authorization", get(authorization))
         .layer(middleware::from_fn(refuse_browsers))
         .with_state(state)
 }
@@ -73,6 +84,37 @@ fn is_local(headers: &HeaderMap) -> bool {
 
 async fn config(Extract(state): Extract<State>) -> Json<Value> {
     Json((state.dump)())
+}
+
+async fn why(
+    Extract(state): Extract<State>,
+    Json(question): Json<OutboundQuestion>,
+) -> Result<Json<OutboundAnswer>, BadQuestion> {
+    let current = state.certificate.current();
+    let identity = current.map(|workload| workload.id().clone());
+    let answer = state.explainer.explain(&question, identity).await;
+    Ok(Json(answer.map_err(BadQuestion)?))
+}
+
+async fn why_inbound(
+    Extract(state): Extract<State>,
+    Json(question): Json<InboundQuestion>,
+) -> Result<Json<InboundAnswer>, BadQuestion> {
+    let inbound = state.explainer.directory.inbound().clone();
+    let answer = why::explain_inbound(&inbound, &question, state.own_ip);
+    Ok(Json(answer.map_err(BadQuestion)?))
+}
+
+async fn authorization(Extract(state): Extract<State>) -> Json<Authorization> {
+    Json(why::authorization(&state.explainer.directory.inbound()))
+}
+
+struct BadQuestion(why::Invalid);
+
+impl IntoResponse for BadQuestion {
+    fn into_response(self) -> Response {
+        (StatusCode::BAD_REQUEST, format!("{}\n", self.0)).into_response()
+    }
 }
 
 async fn log(Extract(state): Extract<State>) -> String {

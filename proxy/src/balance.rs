@@ -157,6 +157,8 @@ pub(crate) struct InFlight {
     started: Instant,
     watch: Option<Rc<Watch>>,
     cookie: Option<Box<HeaderValue>>,
+    /// Whether it is known how it went.
+    settled: Cell<bool>,
     /// The connection's, where it is one connection.
     room: Option<Room>,
 }
@@ -170,6 +172,7 @@ impl InFlight {
             started: now,
             watch: None,
             cookie: None,
+            settled: Cell::default(),
             room: None,
         }
     }
@@ -190,6 +193,7 @@ impl InFlight {
 
     /// The response's head has arrived.
     pub(crate) fn answered(&self) {
+        self.settled.set(true);
         let now = Instant::now();
         let elapsed = now.saturating_duration_since(self.started);
         self.candidate.observe(elapsed.as_secs_f64() * 1e3, now);
@@ -197,10 +201,25 @@ impl InFlight {
 
     /// The endpoint could not be reached, or did not answer.
     pub(crate) fn failed(&self, error: &Error) {
-        self.candidate.observe(FAILURE_LATENCY, Instant::now());
+        self.settled.set(true);
         if error.is_endpoint_s() {
+            self.candidate.observe(FAILURE_LATENCY, Instant::now());
             self.judge(Verdict::Failed);
         }
+    }
+
+    /// A connection that is not HTTP has come about.
+    pub(crate) fn connected(&self) {
+        self.settled.set(true);
+        self.judge(Verdict::Connected);
+    }
+
+    /// Whom to blame when nobody waits for the answer any longer; `None`: nobody
+    /// watches.
+    pub(crate) fn blame(&self) -> Option<Blame> {
+        let watch = self.watch.clone()?;
+        let candidate = self.candidate.clone();
+        Some(Blame { candidate, watch })
     }
 
     /// Takes note of how it went, for outlier detection.
@@ -216,8 +235,26 @@ impl InFlight {
     }
 }
 
+/// An endpoint that was too slow, and who watches over it.
+pub(crate) struct Blame {
+    candidate: Rc<Candidate>,
+    watch: Rc<Watch>,
+}
+
+impl Blame {
+    /// No answer came in time.
+    pub(crate) fn fall(&self) {
+        let now = Instant::now();
+        self.watch.note(&self.candidate, Verdict::Failed, now);
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if !self.settled.get() {
+            // Given up on: an answer would have taken longer still.
+            self.answered();
+        }
         self.candidate.one_less();
     }
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod client;
 pub(crate) mod fixed;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use linnet_mesh::{
     Endpoint, Inbound, Service, ServicePort, Workload,
     discovery::{EndpointsUpdate, Resolution, Target, Update},
 };
+use shared::Shared;
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -172,6 +174,7 @@ struct State {
     own: Arc<ArcSwap<Inbound>>,
     targets: HashMap<Target, Arc<TargetCell>>,
     services: HashMap<ServicePort, Arc<ServiceCell>>,
+    shared: Shared,
 }
 
 /// What the discovery client is asked to do.
@@ -277,6 +280,23 @@ impl Directory {
         }
     }
 
+    /// A target of that host, whole or short, that is known to be a service.
+    pub(crate) fn known_host(&self, host: &str, port: u16) -> Option<Target> {
+        let port = format!(":{port}");
+        let is_that = |name: &str| {
+            let name = name.strip_suffix(&port);
+            let rest = name.and_then(|name| name.strip_prefix(host));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let state = self.state();
+        let mut targets = state.targets.iter();
+        let (target, _) = targets.find(|(target, cell)| {
+            matches!(target, Target::Host(name) if is_that(name))
+                && matches!(*cell.value.borrow(), Some(Resolved::Service(_)))
+        })?;
+        Some(target.clone())
+    }
+
     fn subscribed(&self, target: Target) -> Arc<TargetCell> {
         let mut state = self.state();
         if let Some(cell) = state.targets.get(&target) {
@@ -313,6 +333,7 @@ impl Directory {
                 Update::Endpoints(mut update) => {
                     for endpoint in &mut update.upserts {
                         self.localize(endpoint);
+                        state.shared.share(endpoint);
                     }
                     state.service_cell(&update.service).update_endpoints(update);
                 }
@@ -388,6 +409,7 @@ impl Directory {
         state
             .services
             .retain(|key, cell| needed.contains(key) || Arc::strong_count(cell) > 1);
+        state.shared.expire();
     }
 
     /// Keeps the gauges of ejected endpoints true.

@@ -54,7 +54,11 @@ pub(crate) enum Error {
         refused: bool,
     },
     #[error("RBAC: access denied\n{by}")]
-    Denied { by: String },
+    Denied {
+        by: String,
+        /// The caller is told what decided, not only that it may not.
+        told: bool,
+    },
     #[error("the request can't be forwarded: {0}")]
     BadRequest(String),
     #[error("{source_resource}: no complete answer within {limit:?}")]
@@ -179,10 +183,13 @@ impl Error {
         }
     }
 
-    /// The answer's text. A denial is worded as Istio's, which callers look for.
+    /// The answer's text. A denial is worded as Istio's, which callers look for;
+    /// what decided is for callers of the mesh alone, since the names of
+    /// policies and namespaces are no stranger's business.
     pub(crate) fn text(&self) -> String {
         match self {
-            Self::Denied { .. } => self.to_string(),
+            Self::Denied { told: true, .. } => self.to_string(),
+            Self::Denied { told: false, .. } => "RBAC: access denied".to_owned(),
             _ => format!("linnet: {self}"),
         }
     }

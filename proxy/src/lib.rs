@@ -29,3 +29,4 @@ pub mod telemetry;
 mod thread;
 mod tls;
 pub mod wait;
+pub mod why;

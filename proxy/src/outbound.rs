@@ -3,6 +3,8 @@
 mod http;
 mod tcp;
 
+pub(crate) use http::{authority, filter::request_head, request_parts};
+
 use crate::{
     balance::{Balancer, Candidate, InFlight},
     connect,

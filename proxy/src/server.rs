@@ -8,6 +8,7 @@ use crate::{
     listen,
     telemetry::Telemetry,
     thread::Shared,
+    why::Explainer,
 };
 use linnet_mesh::{SpiffeId, TrustDomain, names::CONTROL_PLANE_NAMESPACE};
 use linnet_runtime::{
@@ -135,6 +136,10 @@ impl Config {
                 Arc::new(move || requested.notify_one())
             },
             certificate: certificates.clone(),
+            explainer: Explainer {
+                directory: directory.clone(),
+            },
+            own_ip: self.pod.ips.first().copied(),
         });
         for (listener, router) in [(metrics, public), (admin, private)] {
             // Metrics and probes are answered until the process ends.

@@ -10,3 +10,4 @@ mod authorization;
 mod protocols;
 mod strict;
 mod support;
+mod why;

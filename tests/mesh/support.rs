@@ -71,6 +71,25 @@ impl Mesh {
         self.run(account, environment).await
     }
 
+    /// A sidecar whose workload calls hosts that a controller knows.
+    pub(crate) async fn start_caller(
+        &self,
+        account: &str,
+        outbound: &str,
+        controller: SocketAddr,
+    ) -> Running {
+        let environment = HashMap::from([
+            ("LINNET_DISCOVERY_ADDRESS", controller.to_string()),
+            ("LINNET_OUTBOUND_LISTENERS", outbound.to_owned()),
+            ("LINNET_POD_NAME", account.to_owned()),
+            ("LINNET_POD_NAMESPACE", "default".to_owned()),
+            ("LINNET_SERVICE_ACCOUNT", account.to_owned()),
+            // Not the callee's address: it would be a call to itself.
+            ("LINNET_POD_IPS", "127.0.0.2".to_owned()),
+        ]);
+        self.run(account, environment).await
+    }
+
     /// A controller on a directory of manifests.
     pub(crate) async fn controller(
         &self,

@@ -2,7 +2,8 @@
 //! talk to it by messages; it never waits for either.
 
 use super::{
-    convergence::{Convergence, WaveId},
+    convergence::{Convergence, LastChange, WaveId},
+    encoding::Encoding,
     stream::{Message, Stream, StreamId},
     views::Views,
 };
@@ -15,7 +16,7 @@ use crate::{
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use linnet_mesh::{SpiffeId, discovery::Target};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -33,6 +34,7 @@ pub(super) enum Command {
     Verdicts(oneshot::Sender<Vec<Verdict>>),
     Proxies(oneshot::Sender<Vec<ProxyStatus>>),
     Statuses(oneshot::Sender<Vec<Desired>>),
+    LastChange(oneshot::Sender<Option<LastChange>>),
 }
 
 /// A proxy that says who it is.
@@ -48,7 +50,7 @@ pub(super) struct Open {
 }
 
 /// A connected proxy.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyStatus {
     /// The pod.
@@ -112,6 +114,7 @@ pub fn spawn<G: Send + 'static>(
         interests: HashMap::new(),
         pending: Vec::new(),
         convergence: Convergence::default(),
+        encoding: Encoding::default(),
         dirty: HashSet::new(),
         blocked: FuturesUnordered::new(),
         changed,
@@ -163,6 +166,16 @@ impl Handle {
         self.changes.clone()
     }
 
+    /// The last change that every proxy concerned has heard of, if any was.
+    ///
+    /// # Errors
+    /// The controller is shutting down.
+    pub async fn last_change(&self) -> Result<Option<LastChange>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::LastChange(reply)).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
     /// The connected proxies.
     ///
     /// # Errors
@@ -185,6 +198,7 @@ struct Hub {
     /// Proxies whose pod is not known yet.
     pending: Vec<Open>,
     convergence: Convergence,
+    encoding: Encoding,
     /// Streams to look at.
     dirty: HashSet<StreamId>,
     blocked: FuturesUnordered<BoxFuture<'static, Unblocked>>,
@@ -224,6 +238,7 @@ impl Hub {
             if self.index.is_synced() {
                 synced.take();
                 self.send();
+                self.encoding.clear();
             }
         }
     }
@@ -293,7 +308,8 @@ impl Hub {
                 touch(stream);
             }
         }
-        for stream in streams.values_mut() {
+        let pods = affected.has_pods();
+        for stream in streams.values_mut().filter(|_| pods) {
             if affected.pod(&stream.pod) {
                 stream.touch_inbound();
                 touch(stream);
@@ -317,6 +333,7 @@ impl Hub {
                 let routes = self.index.route_statuses().into_iter();
                 drop(reply.send(routes.map(Desired::from).collect()));
             }
+            Command::LastChange(reply) => drop(reply.send(self.convergence.last())),
         }
     }
 
@@ -461,7 +478,13 @@ impl Hub {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        if let Some(message) = stream.message(&self.index, &mut self.views, &mut self.convergence) {
+        let message = stream.message(
+            &self.index,
+            &mut self.views,
+            &mut self.convergence,
+            &mut self.encoding,
+        );
+        if let Some(message) = message {
             permit.send(Ok(message));
         }
     }

@@ -2,16 +2,16 @@
 
 use super::{
     convergence::{Convergence, WaveId},
+    encoding::{Bytes, Encoding},
     views::{View, Views},
 };
 use crate::{index::Index, object::Name};
 use linnet_mesh::{
-    Endpoint, Inbound, ServicePort, SpiffeId, Workload,
-    discovery::{EndpointsUpdate, Resolution, Target, Update, proto},
+    Inbound, ServicePort, SpiffeId, Workload,
+    discovery::{Resolution, Target, Update, proto},
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    net::SocketAddr,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -164,37 +164,41 @@ impl Stream {
         index: &Index,
         views: &mut Views,
         convergence: &mut Convergence,
+        encoding: &mut Encoding,
     ) -> Option<proto::ControllerMessage> {
         let mut dirty = std::mem::take(&mut self.dirty);
+        // A target may lead to a service, and a service's routes to others.
+        let mut leads_elsewhere = !dirty.targets.is_empty();
         let mut resolutions = Vec::new();
         for target in dirty.targets {
             resolutions.extend(self.answer(index, target));
         }
         let mut updates = Vec::new();
-        // A target may lead to a service, and a service's routes to others.
         loop {
-            dirty
-                .removed
-                .extend(self.follow(index, views, &mut dirty.services));
-            if dirty.services.is_empty() {
+            let client = self.pod.namespace.clone();
+            for service in std::mem::take(&mut dirty.services) {
+                let view = views.view(&service, &client);
+                if let Some(told) = self.services.get_mut(&service) {
+                    leads_elsewhere |= !same_destinations(told.as_ref(), view);
+                    tell(&service, told, view, encoding, &mut updates);
+                }
+            }
+            if !std::mem::take(&mut leads_elsewhere) {
                 break;
             }
-            for service in std::mem::take(&mut dirty.services) {
-                let view = views.view(&service, self.client());
-                let told = self.services.get_mut(&service);
-                updates.extend(told.into_iter().flat_map(|told| tell(&service, told, view)));
-            }
+            let gone = self.follow(index, views, &mut dirty.services);
+            dirty.removed.extend(gone);
         }
         let gone = dirty
             .removed
             .into_iter()
             .filter(|s| !self.services.contains_key(s));
-        updates.extend(gone.map(Update::ServiceRemoved));
-        updates.extend(resolutions);
+        updates.extend(gone.map(|service| Update::ServiceRemoved(service).encode()));
+        updates.extend(resolutions.iter().map(Update::encode));
         if dirty.inbound {
             let inbound = index.inbound(&self.pod, &self.identity);
             if self.inbound.as_ref() != Some(&inbound) {
-                updates.push(Update::Inbound(Arc::new(inbound.clone())));
+                updates.push(Update::Inbound(Arc::new(inbound.clone())).encode());
                 self.inbound = Some(inbound);
             }
         }
@@ -214,7 +218,7 @@ impl Stream {
         Some(proto::ControllerMessage {
             version: self.version,
             changed_at_micros: oldest.map_or(0, micros),
-            updates: updates.iter().map(Into::into).collect(),
+            updates,
         })
     }
 
@@ -257,14 +261,8 @@ impl Stream {
         let roots: Vec<_> = wanted.iter().cloned().collect();
         for root in roots {
             views.subscribe(index, &root, &client, self.id);
-            let routes = views
-                .view(&root, &client)
-                .and_then(|view| view.service.http.as_ref());
-            let backends = routes
-                .into_iter()
-                .flat_map(|http| &http.rules)
-                .flat_map(|r| &r.backends);
-            wanted.extend(backends.map(|backend| backend.service.clone()));
+            let view = views.view(&root, &client);
+            wanted.extend(view.into_iter().flat_map(View::destinations).cloned());
         }
         let gone: Vec<_> = self
             .services
@@ -298,6 +296,7 @@ impl Stream {
         convergence: &mut Convergence,
     ) {
         self.acknowledged = self.acknowledged.max(version.min(self.version));
+        let in_force = error.is_none();
         self.error = error;
         while self
             .in_flight
@@ -308,7 +307,7 @@ impl Stream {
                 break;
             };
             for wave in waves {
-                if let Some(took) = convergence.leave(wave, true) {
+                if let Some(took) = convergence.leave(wave, in_force) {
                     self.convergence_ms = Some(took.as_secs_f64() * 1e3);
                 }
             }
@@ -324,53 +323,41 @@ impl Stream {
     }
 }
 
+/// Whether routes lead to the same services as before.
+fn same_destinations(told: Option<&View>, view: Option<&View>) -> bool {
+    match (told, view) {
+        (Some(old), Some(new)) => {
+            Arc::ptr_eq(&old.service, &new.service) || old.destinations().eq(new.destinations())
+        }
+        (told, view) => told.is_none() && view.is_none(),
+    }
+}
+
 /// The difference between what a proxy was told of a service and what it is.
-fn tell(service: &ServicePort, told: &mut Option<View>, view: Option<&View>) -> Vec<Update> {
-    let mut updates = Vec::new();
+fn tell(
+    service: &ServicePort,
+    told: &mut Option<View>,
+    view: Option<&View>,
+    encoding: &mut Encoding,
+    updates: &mut Vec<Bytes>,
+) {
     match (told.as_ref(), view) {
         (None, None) => {}
-        (Some(_), None) => updates.push(Update::ServiceRemoved(service.clone())),
+        (Some(_), None) => updates.push(Update::ServiceRemoved(service.clone()).encode()),
         (None, Some(new)) => {
-            updates.push(Update::Service(new.service.clone()));
-            updates.push(Update::Endpoints(EndpointsUpdate {
-                service: service.clone(),
-                replace: true,
-                upserts: new.endpoints.values().cloned().collect(),
-                removed: Vec::new(),
-            }));
+            updates.push(encoding.service(&new.service));
+            updates.extend(encoding.endpoints(service, None, &new.endpoints));
         }
         (Some(old), Some(new)) => {
-            if old.service != new.service {
-                updates.push(Update::Service(new.service.clone()));
+            if !Arc::ptr_eq(&old.service, &new.service) && old.service != new.service {
+                updates.push(encoding.service(&new.service));
             }
             if !Arc::ptr_eq(&old.endpoints, &new.endpoints) {
-                updates.extend(difference(service, old, new).map(Update::Endpoints));
+                updates.extend(encoding.endpoints(service, Some(&old.endpoints), &new.endpoints));
             }
         }
     }
     *told = view.cloned();
-    updates
-}
-
-fn difference(service: &ServicePort, old: &View, new: &View) -> Option<EndpointsUpdate> {
-    let upserts: Vec<Arc<Endpoint>> = new
-        .endpoints
-        .iter()
-        .filter(|(address, endpoint)| old.endpoints.get(*address) != Some(*endpoint))
-        .map(|(_, endpoint)| endpoint.clone())
-        .collect();
-    let removed: Vec<SocketAddr> = old
-        .endpoints
-        .keys()
-        .filter(|address| !new.endpoints.contains_key(*address))
-        .copied()
-        .collect();
-    (!upserts.is_empty() || !removed.is_empty()).then(|| EndpointsUpdate {
-        service: service.clone(),
-        replace: false,
-        upserts,
-        removed,
-    })
 }
 
 fn micros(time: SystemTime) -> u64 {

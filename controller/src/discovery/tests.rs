@@ -110,7 +110,7 @@ impl Proxy {
         (
             message.version,
             updates
-                .map(|update| Update::try_from(update).unwrap())
+                .map(|update| Update::decode(update).unwrap())
                 .collect(),
         )
     }
@@ -314,4 +314,55 @@ async fn a_proxy_that_leaves_is_forgotten() {
     assert_eq!(hub.handle.proxies().await.unwrap().len(), 1);
     hub.handle.close(proxy.id);
     assert!(hub.handle.proxies().await.unwrap().is_empty());
+}
+
+fn route(number: usize, timeout: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r{number}}}\n\
+         spec: {{hosts: [s{number}], http: [{{timeout: {timeout}, route: [{{destination: {{host: s{number}}}}}]}}]}}\n---\n"
+    )
+}
+
+#[tokio::test]
+async fn an_edit_of_one_route_is_sent_to_its_subscribers_alone_and_encoded_once() {
+    const SERVICES: usize = 1000;
+    const PROXIES: usize = 1000;
+    let mut hub = Hub::synced("").await;
+    for number in 0..SERVICES {
+        hub.apply(&(service(&format!("s{number}"), "10.1.0.1") + &route(number, "1s")))
+            .await;
+    }
+    let mut proxies = Vec::new();
+    for number in 0..PROXIES {
+        let mut proxy = hub.open(&format!("p{number}"), false).await;
+        proxy.next().await;
+        let wanted: Vec<_> = (0..20)
+            .map(|n| format!("s{}:80", (number + 53 * n) % SERVICES))
+            .collect();
+        let wanted: Vec<_> = wanted.iter().map(String::as_str).collect();
+        hub.subscribe(&proxy, &wanted).await;
+        proxy.next().await;
+        proxies.push(proxy);
+    }
+    hub.apply(&route(500, "2s")).await;
+    let mut told = Vec::new();
+    let subscribed = |number: usize| (0..20).any(|n| (number + 53 * n) % SERVICES == 500);
+    for number in (0..PROXIES).filter(|number| subscribed(*number)) {
+        let message = timeout(PATIENCE, proxies[number].queue.recv()).await;
+        told.push(message.unwrap().unwrap().unwrap());
+    }
+    assert_eq!(told.len(), 20);
+    for message in &told {
+        assert_eq!(message.updates.len(), 1, "the route and nothing else");
+        assert_eq!(
+            message.updates[0].as_ptr(),
+            told[0].updates[0].as_ptr(),
+            "one encoding for all"
+        );
+    }
+    // The hub has done all it had to do: it answers another question.
+    hub.handle.proxies().await.unwrap();
+    for proxy in &mut proxies {
+        assert!(proxy.queue.try_recv().is_err(), "nobody is told more");
+    }
 }

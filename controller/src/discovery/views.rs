@@ -19,6 +19,15 @@ pub(super) struct View {
     pub(super) endpoints: Arc<Endpoints>,
 }
 
+impl View {
+    /// The services that its routes lead to.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = &ServicePort> {
+        let rules = self.service.http.iter().flat_map(|http| &http.rules);
+        let backends = rules.flat_map(|rule| &rule.backends);
+        backends.map(|backend| &backend.service)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Entry {
     /// By the callers' namespace; `None`: there is no such service port.

@@ -48,6 +48,8 @@ pub(super) struct Configurations {
     authorization: HashMap<Arc<str>, BTreeSet<Name>>,
     /// By namespace; a MeshPolicy's is empty.
     policies: HashMap<Arc<str>, BTreeSet<(i64, ObjectRef)>>,
+    /// So far.
+    pub(super) compilations: u64,
 }
 
 pub(super) fn drop_from<K: Eq + std::hash::Hash, V: Ord>(
@@ -80,6 +82,7 @@ impl Configurations {
     ) {
         let reference = configuration.reference();
         let result = compile(configuration, context);
+        self.compilations += 1;
         let log = configuration.origin.as_deref().unwrap_or("kubernetes");
         let old = self.entries.remove(&reference);
         let mut entry = Entry {

@@ -571,3 +571,32 @@ fn a_service_that_prefers_close_says_so() {
     assert!(locality("shop").is_some());
     assert_eq!(locality("payment"), None);
 }
+
+#[test]
+fn an_edit_of_one_route_among_a_thousand_services_compiles_that_route_alone() {
+    let service = |number: usize| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s{number}}}\nspec: {{ports: [{{port: 80}}]}}\n---\n"
+        )
+    };
+    let route = |number: usize, timeout: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: r{number}}}\n\
+             spec: {{hosts: [s{number}], http: [{{timeout: {timeout}, route: [{{destination: {{host: s{number}}}}}]}}]}}\n---\n"
+        )
+    };
+    let mut index = index("");
+    for number in 0..1000 {
+        apply(&mut index, &(service(number) + &route(number, "1s")));
+    }
+    index.take_affected();
+    assert_eq!(index.compilations(), 1000);
+    apply(&mut index, &route(500, "2s"));
+    assert_eq!(index.compilations(), 1001);
+    let affected = index.take_affected();
+    assert_eq!(affected.services, [Name::new("default", "s500")].into());
+    assert!(affected.ips.is_empty() && !affected.has_pods());
+    // A change of a service or of its endpoints compiles nothing.
+    apply(&mut index, &service(501).replace("80", "81"));
+    assert_eq!(index.compilations(), 1001);
+}

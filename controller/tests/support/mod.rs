@@ -169,7 +169,7 @@ impl Proxy {
         Ok(message
             .updates
             .into_iter()
-            .map(|update| Update::try_from(update).unwrap())
+            .map(|update| Update::decode(update).unwrap())
             .collect())
     }
 

@@ -11,6 +11,7 @@ use crate::{
         Unresolved, WholeRegex,
     },
 };
+use prost::{Message, bytes::Bytes};
 use std::{fmt::Display, str::FromStr, sync::Arc};
 
 pub(super) type Result<T> = std::result::Result<T, DecodeError>;
@@ -60,6 +61,20 @@ impl TryFrom<proto::Target> for Target {
             Kind::Host(text) => Self::Host(text.into()),
             Kind::Peer(text) => Self::Peer(parse("target.peer", &text)?),
         })
+    }
+}
+
+impl Update {
+    /// From the wire.
+    ///
+    /// # Errors
+    /// Bytes that are no update, or one with a field that can't be used.
+    pub fn decode(encoded: Bytes) -> Result<Self> {
+        let message = proto::Update::decode(encoded).map_err(|error| DecodeError {
+            field: "update",
+            reason: error.to_string(),
+        })?;
+        message.try_into()
     }
 }
 

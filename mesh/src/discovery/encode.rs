@@ -9,6 +9,7 @@ use crate::{
         RequestMatch, StringMatch,
     },
 };
+use prost::{Message, bytes::Bytes};
 
 impl From<&Target> for proto::Target {
     fn from(target: &Target) -> Self {
@@ -20,6 +21,13 @@ impl From<&Target> for proto::Target {
                 Target::Peer(ip) => Kind::Peer(ip.to_string()),
             }),
         }
+    }
+}
+
+impl Update {
+    /// As it goes over the wire: to be encoded once, whoever is told.
+    pub fn encode(&self) -> Bytes {
+        proto::Update::from(self).encode_to_vec().into()
     }
 }
 

@@ -3,8 +3,11 @@
 //! Nothing here decides: a rule's mismatch is what the data path itself went by
 //! ([`RequestMatch::mismatch`](super::RequestMatch::mismatch)).
 
+mod filters;
 #[cfg(test)]
 mod tests;
+
+pub use filters::Words;
 
 use super::{HeaderMatch, HttpRoutes, HttpRule, QueryMatch, RequestParts, StringMatch};
 

@@ -22,6 +22,10 @@ fn admin() -> Admin {
         certificate: certificate::Handle::fixed(
             TestAuthority::default().workload("default", "payment"),
         ),
+        explainer: Explainer {
+            directory: crate::directory::Directory::new(Vec::new()).0,
+        },
+        own_ip: None,
     });
     Admin { router, drained }
 }

@@ -152,7 +152,7 @@ impl Stream<'_> {
     fn receive(&self, message: proto::ControllerMessage) -> proto::Acknowledgement {
         let version = message.version;
         let updates: Result<Vec<Update>, DecodeError> =
-            message.updates.into_iter().map(TryInto::try_into).collect();
+            message.updates.into_iter().map(Update::decode).collect();
         let error = match updates {
             Ok(updates) => {
                 self.directory.apply(updates);

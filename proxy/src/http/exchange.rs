@@ -5,6 +5,7 @@
 //! when the last of them lets go, however that comes about.
 
 use crate::{
+    balance::Blame,
     http::{
         replay::Reader,
         tee::{Copy, Tee},
@@ -38,6 +39,7 @@ pub(crate) struct Exchange {
     series: RefCell<Option<Sink>>,
     lease: RefCell<Option<Lease>>,
     load: RefCell<Option<Rc<dyn Load>>>,
+    blame: RefCell<Option<Blame>>,
     permit: RefCell<Permit>,
 }
 
@@ -135,6 +137,7 @@ impl Exchange {
             series: RefCell::default(),
             lease: RefCell::default(),
             load: RefCell::default(),
+            blame: RefCell::default(),
             permit: RefCell::default(),
         }
     }
@@ -165,6 +168,20 @@ impl Exchange {
     /// Takes what it was granted until it ends.
     pub(crate) fn hold(&self, permit: Permit) {
         *self.permit.borrow_mut() = permit;
+    }
+
+    /// Notes whose answer is waited for.
+    pub(crate) fn expect_of(&self, blame: Option<Blame>) {
+        if blame.is_some() {
+            *self.blame.borrow_mut() = blame;
+        }
+    }
+
+    /// Nobody waits any longer: the time is up.
+    pub(crate) fn gave_up(&self) {
+        if let Some(blame) = self.blame.take() {
+            blame.fall();
+        }
     }
 
     pub(crate) fn lend(&self, lease: Lease) {

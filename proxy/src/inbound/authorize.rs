@@ -138,9 +138,11 @@ impl Arrival {
         let decision = policies.decide(Scope::Enforced, &connection, http);
         if !decision.allowed {
             decisions.count(decision.by.action(), Outcome::Denied);
+            count_denial(decision.by, "false");
             self.log(&connection, http, decision.by, "denied");
             return Err(Error::Denied {
                 by: decision.by.to_string(),
+                told: self.is_of_the_mesh(&connection),
             });
         }
         decisions.count(decision.by.action(), Outcome::Allowed);
@@ -148,6 +150,7 @@ impl Arrival {
             let would = policies.decide(Scope::WithDryRun, &connection, http);
             if !would.allowed {
                 decisions.count(would.by.action(), Outcome::WouldDeny);
+                count_denial(would.by, "true");
                 self.log(
                     &connection,
                     http,
@@ -157,6 +160,15 @@ impl Arrival {
             }
         }
         Ok(())
+    }
+
+    /// Whether the caller has proved an identity of the own trust domain.
+    fn is_of_the_mesh(&self, connection: &Connection<'_>) -> bool {
+        let own = self.thread.tls.identity();
+        connection
+            .identity
+            .zip(own)
+            .is_some_and(|(caller, own)| caller.trust_domain() == own.trust_domain())
     }
 
     fn log(
@@ -196,6 +208,26 @@ impl Arrival {
             }
         }
     }
+}
+
+/// Counts a denial for the policy and rule that decided. Looked up each time:
+/// there are as many series as rules that have denied something.
+fn count_denial(by: By<'_>, dry_run: &'static str) {
+    let (policy, rule) = match by {
+        By::Rule { policy, rule } => {
+            let source = &policy.source;
+            (
+                format!("{}/{}", source.namespace, source.name),
+                rule.to_string(),
+            )
+        }
+        By::NoAllowRule | By::NoPolicy => ("none".to_owned(), "none".to_owned()),
+    };
+    metrics::counter!(
+        "linnet_authorization_denials_total",
+        "policy" => policy, "rule" => rule, "dry_run" => dry_run
+    )
+    .increment(1);
 }
 
 /// The host that a request is for. A request with two could be one for the

@@ -2,7 +2,7 @@
 //! route, which sends a request to an endpoint of the backend it draws.
 
 mod cors;
-mod filter;
+pub(super) mod filter;
 mod mirror;
 mod retry;
 #[cfg(test)]
@@ -175,6 +175,7 @@ impl Route {
             None if call.exchange.is_grpc() => Some(&RetryPolicy::DEFAULT),
             own => own.as_ref(),
         };
+        let exchange = call.exchange.clone();
         let sending = match policy {
             // What the default retries of plain HTTP needs no copy.
             None => Either::Left(self.send_to_backend(&balancer, subset, call)),
@@ -194,7 +195,7 @@ impl Route {
         let sending = pin!(sending);
         let mut response = match rule.filters.timeout {
             None => sending.await?,
-            Some(limit) => filter::within(limit, source, sending).await?,
+            Some(limit) => filter::within(limit, source, &exchange, sending).await?,
         };
         filter::response_head(rule, backend, response.headers_mut());
         Ok(response)
@@ -221,7 +222,10 @@ impl Route {
             self.place(&exchange, &in_flight, Some(balancer));
             match self.transmit(&in_flight, request).await {
                 Ok(answer) => return Ok(accept(answer, &exchange, in_flight)),
-                Err(Failure { error, .. }) if error.is_overflow() => return Err(error),
+                Err(Failure { error, .. }) if error.is_overflow() => {
+                    in_flight.failed(&error);
+                    return Err(error);
+                }
                 Err(Failure { error, unsent }) => {
                     in_flight.failed(&error);
                     tried.push(in_flight.candidate.endpoint.address);
@@ -262,6 +266,7 @@ impl Route {
             parties(thread, service, &candidate.endpoint)
         });
         exchange.record_in(Sink::Series(series));
+        exchange.expect_of(in_flight.blame());
     }
 }
 
@@ -281,7 +286,10 @@ fn draw(position: usize, rule: &HttpRule) -> Result<&Backend, Error> {
     }
 }
 
-fn request_parts<'a>(request: &'a Request<Body>, authority: &'a str) -> RequestParts<'a> {
+pub(crate) fn request_parts<'a, B>(
+    request: &'a Request<B>,
+    authority: &'a str,
+) -> RequestParts<'a> {
     let uri = request.uri();
     RequestParts {
         method: request.method(),
@@ -294,7 +302,7 @@ fn request_parts<'a>(request: &'a Request<Body>, authority: &'a str) -> RequestP
 }
 
 /// HTTP/2 and absolute-form requests name it in the URI, others in `Host`.
-fn authority(request: &Request<Body>) -> &str {
+pub(crate) fn authority<B>(request: &Request<B>) -> &str {
     let host = || {
         let value = request.headers().get(HOST)?;
         value.to_str().ok()

@@ -2,7 +2,7 @@
 
 use super::{ConnectionError, Destination, destination_service, open_endpoint, parties, unplaced};
 use crate::{
-    balance::{Asker, InFlight, Verdict},
+    balance::{Asker, InFlight},
     connect,
     error::Error,
     io::{Rewind, relay as copy},
@@ -47,11 +47,14 @@ pub(super) async fn open(
                 })?;
                 match open_endpoint(thread, &mut in_flight).await {
                     Ok(stream) => {
-                        in_flight.judge(Verdict::Connected);
+                        in_flight.connected();
                         let in_flight = Some(in_flight);
                         return Ok(Upstream { stream, in_flight });
                     }
-                    Err(error) if error.is_overflow() => return Err(error),
+                    Err(error) if error.is_overflow() => {
+                        in_flight.failed(&error);
+                        return Err(error);
+                    }
                     Err(error) => {
                         in_flight.failed(&error);
                         tried.push(in_flight.candidate.endpoint.address);
@@ -66,6 +69,7 @@ pub(super) async fn open(
             let (candidate, pool) = (candidate.clone(), thread.plain.clone());
             let mut in_flight = InFlight::new(candidate, pool, Instant::now());
             let stream = open_endpoint(thread, &mut in_flight).await?;
+            in_flight.connected();
             let in_flight = Some(in_flight);
             Ok(Upstream { stream, in_flight })
         }

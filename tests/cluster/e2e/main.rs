@@ -20,6 +20,7 @@ mod rotation;
 mod split;
 mod support;
 mod uninstall;
+mod why;
 
 use support::run;
 
@@ -51,6 +52,11 @@ fn point_3_who_may_call_without_a_certificate() {
 #[test]
 fn point_3b_who_may_call_the_database() {
     run(authorization::only_the_allowed_reach_the_database);
+}
+
+#[test]
+fn point_3c_why_a_call_is_allowed_or_not() {
+    run(why::each_decision_explains_itself);
 }
 
 #[test]

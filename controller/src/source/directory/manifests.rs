@@ -5,7 +5,7 @@ use crate::{
     source::Change,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -25,13 +25,15 @@ pub(super) fn is_manifest(path: &Path) -> bool {
     known && !hidden
 }
 
-/// What is known of each file, and what has been told of all.
+/// What is known of each file. An edit costs what it touches, however many
+/// other files there are.
 #[derive(Debug, Default)]
 pub(super) struct Manifests {
     /// The last good objects of each file.
     files: BTreeMap<PathBuf, Vec<Object>>,
+    /// The files that an object stands in; the first counts.
+    holders: HashMap<ObjectRef, BTreeSet<PathBuf>>,
     problems: BTreeMap<String, String>,
-    told: BTreeMap<ObjectRef, Object>,
 }
 
 impl Manifests {
@@ -60,15 +62,18 @@ impl Manifests {
     /// Looks at some files.
     pub(super) fn read(&mut self, paths: &[PathBuf]) -> Vec<Change> {
         let mut problems = self.problems.clone();
+        // What was in force of each object that the files hold, or held.
+        let mut before: BTreeMap<ObjectRef, Option<Object>> = BTreeMap::new();
         for path in paths {
             let origin = origin(path);
             match read(path) {
-                Ok(Some(objects)) => {
-                    self.files.insert(path.clone(), objects);
-                    problems.remove(&origin);
-                }
-                Ok(None) => {
-                    self.files.remove(path);
+                Ok(objects) => {
+                    self.replace(
+                        path,
+                        objects.unwrap_or_default(),
+                        &mut before,
+                        &mut problems,
+                    );
                     problems.remove(&origin);
                 }
                 Err(reason) => {
@@ -77,47 +82,84 @@ impl Manifests {
                 }
             }
         }
-        let objects = self.objects(&mut problems);
-        let mut changes = self.difference(&objects);
-        self.told = objects;
-        changes.extend(self.problem_changes(problems));
-        changes
-    }
-
-    /// All objects; of one that stands in several files, the first counts.
-    fn objects(&self, problems: &mut BTreeMap<String, String>) -> BTreeMap<ObjectRef, Object> {
-        let mut objects = BTreeMap::new();
-        let mut owners: BTreeMap<ObjectRef, String> = BTreeMap::new();
-        problems.retain(|origin, _| !origin.ends_with(DUPLICATE));
-        for (path, file) in &self.files {
-            let origin = origin(path);
-            for object in file {
-                let reference = object.reference();
-                if let Some(owner) = owners.get(&reference) {
-                    problems.insert(
-                        format!("{origin}: {reference}{DUPLICATE}"),
-                        format!("{owner} has it too, and counts"),
-                    );
-                } else {
-                    owners.insert(reference.clone(), origin.clone());
-                    objects.insert(reference, object.clone());
-                }
+        let (mut gone, mut changed) = (Vec::new(), Vec::new());
+        for (reference, old) in before {
+            problems.extend(self.duplicates(&reference));
+            match self.in_force(&reference) {
+                None if old.is_some() => gone.push(Change::Delete(reference)),
+                Some(new) if old.as_ref() != Some(new) => changed.push(Change::Apply(new.clone())),
+                _ => {}
             }
         }
-        objects
+        gone.extend(changed);
+        gone.extend(self.problem_changes(problems));
+        gone
     }
 
-    fn difference(&self, objects: &BTreeMap<ObjectRef, Object>) -> Vec<Change> {
-        let gone = self
-            .told
-            .keys()
-            .filter(|reference| !objects.contains_key(*reference))
-            .map(|reference| Change::Delete(reference.clone()));
-        let changed = objects
-            .iter()
-            .filter(|(reference, object)| self.told.get(*reference) != Some(*object))
-            .map(|(_, object)| Change::Apply(object.clone()));
-        gone.chain(changed).collect()
+    /// Puts a file's objects in the place of those that it held. Notes what was
+    /// in force of all of them, and takes back what was said of duplicates.
+    fn replace(
+        &mut self,
+        path: &Path,
+        objects: Vec<Object>,
+        before: &mut BTreeMap<ObjectRef, Option<Object>>,
+        problems: &mut BTreeMap<String, String>,
+    ) {
+        let old = self.files.get(path).into_iter().flatten();
+        let touched: BTreeSet<_> = old.chain(&objects).map(Object::reference).collect();
+        for reference in &touched {
+            for (origin, _) in self.duplicates(reference) {
+                problems.remove(&origin);
+            }
+            if !before.contains_key(reference) {
+                before.insert(reference.clone(), self.in_force(reference).cloned());
+            }
+            if let Some(holders) = self.holders.get_mut(reference) {
+                holders.remove(path);
+            }
+        }
+        for object in &objects {
+            let holders = self.holders.entry(object.reference()).or_default();
+            holders.insert(path.to_owned());
+        }
+        for reference in &touched {
+            if self.holders.get(reference).is_some_and(BTreeSet::is_empty) {
+                self.holders.remove(reference);
+            }
+        }
+        if objects.is_empty() {
+            self.files.remove(path);
+        } else {
+            self.files.insert(path.to_owned(), objects);
+        }
+    }
+
+    /// Where an object stands, that which counts first.
+    fn places(&self, reference: &ObjectRef) -> impl Iterator<Item = (&Path, &Object)> {
+        let paths = self.holders.get(reference).into_iter().flatten();
+        paths
+            .filter_map(|path| Some((path, self.files.get(path)?)))
+            .flat_map(|(path, objects)| objects.iter().map(move |object| (path.as_path(), object)))
+            .filter(move |(_, object)| object.is(reference))
+    }
+
+    fn in_force(&self, reference: &ObjectRef) -> Option<&Object> {
+        self.places(reference).next().map(|(_, object)| object)
+    }
+
+    /// The problems of an object that stands in several places.
+    fn duplicates(&self, reference: &ObjectRef) -> BTreeMap<String, String> {
+        let mut places = self.places(reference);
+        let Some((owner, _)) = places.next() else {
+            return BTreeMap::new();
+        };
+        let owner = origin(owner);
+        places
+            .map(|(path, _)| {
+                let place = format!("{}: {reference}{DUPLICATE}", origin(path));
+                (place, format!("{owner} has it too, and counts"))
+            })
+            .collect()
     }
 
     fn problem_changes(&mut self, problems: BTreeMap<String, String>) -> Vec<Change> {

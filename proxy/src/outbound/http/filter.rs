@@ -73,10 +73,10 @@ pub(super) fn answer(
 }
 
 /// Makes a request's head the backend's.
-pub(super) fn request_head(
+pub(crate) fn request_head<B>(
     rule: &HttpRule,
     backend: &Backend,
-    request: &mut Request<Body>,
+    request: &mut Request<B>,
 ) -> Result<(), Error> {
     let edits = [&rule.filters.headers.request, &backend.headers.request];
     if rule.filters.rewrite.is_none() && edits.iter().all(|edits| edits.is_empty()) {
@@ -107,15 +107,17 @@ pub(super) fn response_head(rule: &HttpRule, backend: &Backend, headers: &mut He
 pub(super) async fn within(
     limit: Duration,
     source: &Arc<ResourceRef>,
+    exchange: &Exchange,
     sending: impl Future<Output = Result<Response<Body>, Error>>,
 ) -> Result<Response<Body>, Error> {
     let mut end = Box::pin(tokio::time::sleep(limit));
     tokio::select! {
         biased;
         response = sending => Ok(response?.map(|body| body.until(end))),
-        () = &mut end => Err(Error::Timeout {
-            source_resource: source.clone(),
-            limit,
-        }),
+        () = &mut end => {
+            exchange.gave_up();
+            let source_resource = source.clone();
+            Err(Error::Timeout { source_resource, limit })
+        }
     }
 }

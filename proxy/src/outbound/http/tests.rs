@@ -1,5 +1,6 @@
 //! Requests through the outbound stack to servers on loopback.
 
+mod balancing;
 mod cors;
 mod retries;
 mod rules;

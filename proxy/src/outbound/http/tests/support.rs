@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use linnet_mesh::{
     AppProtocol, MtlsMode, ResourceRef, Service, ServicePort,
+    destination::{Destination, DestinationPolicy},
     discovery::{Target, Update},
     route::{Backend, Filters, HeaderFilters, HttpRoutes, HttpRule},
 };
@@ -115,6 +116,22 @@ pub(super) fn status(code: u16) -> Response<Full<Bytes>> {
     response
 }
 
+fn told(rules: Option<Vec<HttpRule>>, destination: Option<Destination>) -> Update {
+    Update::Service(Arc::new(Service {
+        key: key(),
+        hostname: "payment.default.svc.cluster.local".into(),
+        protocol: AppProtocol::Detect,
+        http: rules.map(|rules| {
+            Arc::new(HttpRoutes {
+                sources: vec![resource()],
+                rules,
+            })
+        }),
+        subsets: vec![],
+        destination: destination.map(Arc::new),
+    }))
+}
+
 /// The caller's sidecar.
 pub(super) struct Sidecar {
     thread: Rc<Thread>,
@@ -139,19 +156,7 @@ impl Sidecar {
             inbound_mtls: MtlsMode::Permissive,
         };
         fixed::fill(&directory, &config);
-        directory.apply(vec![Update::Service(Arc::new(Service {
-            key: key(),
-            hostname: "payment.default.svc.cluster.local".into(),
-            protocol: AppProtocol::Detect,
-            http: rules.map(|rules| {
-                Arc::new(HttpRoutes {
-                    sources: vec![resource()],
-                    rules,
-                })
-            }),
-            subsets: vec![],
-            destination: None,
-        }))]);
+        directory.apply(vec![told(rules, None)]);
         let (signal, watch) = drain::channel();
         let workload = Authority::default().workload("default", "checkout");
         let thread = Thread::new(Shared {
@@ -165,6 +170,30 @@ impl Sidecar {
             thread,
             _signal: signal,
         }
+    }
+
+    /// The same, by a DestinationRule.
+    pub(super) fn by(
+        policy: DestinationPolicy,
+        rules: Option<Vec<HttpRule>>,
+        endpoints: &[SocketAddr],
+    ) -> Self {
+        let sidecar = Self::new(None, endpoints);
+        let destination = Destination {
+            policy: Arc::new(policy),
+            ..Destination::default()
+        };
+        let update = told(rules, Some(destination));
+        sidecar.thread.directory().apply(vec![update]);
+        sidecar
+    }
+
+    /// Which endpoints are ejected.
+    pub(super) fn ejected(&self) -> Vec<SocketAddr> {
+        let cell = self.thread.directory().service(&key()).unwrap();
+        let states = cell.states(std::time::Instant::now()).into_iter();
+        let ejected = states.filter(|state| state.ejected_for.is_some());
+        ejected.map(|state| state.endpoint.address).collect()
     }
 
     async fn connection(&self) -> TokioIo<TcpStream> {

@@ -1,0 +1,159 @@
+//! The callee's part: what mutual TLS and the workload's policies say to a
+//! caller.
+
+use super::{
+    Authorization, AuthorizationRule, InboundAnswer, InboundQuestion, Invalid, Mode, Mtls,
+    PolicyAnswer, header_map, method,
+};
+use linnet_mesh::{
+    Inbound, MtlsMode, SpiffeId,
+    authorization::{By, Connection, HttpRequest, Policies, Policy, Rule, Scope},
+};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// What becomes of a call to a workload that is to be called as `inbound` says.
+///
+/// # Errors
+/// A question that makes no sense.
+pub(crate) fn explain(
+    inbound: &Inbound,
+    question: &InboundQuestion,
+    own_ip: Option<IpAddr>,
+) -> Result<InboundAnswer, Invalid> {
+    let identity: Option<SpiffeId> = match &question.identity {
+        None => None,
+        Some(text) => Some(
+            text.parse()
+                .map_err(|error| Invalid::new("identity", error))?,
+        ),
+    };
+    let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let connection = Connection {
+        identity: identity.as_ref(),
+        source: question.ip.unwrap_or(unspecified),
+        destination: SocketAddr::new(own_ip.unwrap_or(unspecified), question.port),
+    };
+    let headers = header_map(&question.headers)?;
+    let method = question.method.as_deref().map(method).transpose()?;
+    let http = method.as_ref().map(|method| HttpRequest {
+        method: method.as_str(),
+        authority: &question.authority,
+        path: &question.path,
+        headers: &headers,
+    });
+    let mtls = mtls(inbound, question.port, identity.is_some());
+    let none = Policies::default();
+    let policies = inbound.authorization.as_deref().unwrap_or(&none);
+    let decision = policies.decide(Scope::Enforced, &connection, http.as_ref());
+    let would = policies.decide(Scope::WithDryRun, &connection, http.as_ref());
+    let considered = policies.explain(&connection, http.as_ref());
+    let (allowed, by) = if mtls.satisfied {
+        (decision.allowed, decision.by.to_string())
+    } else {
+        (false, format!("{} says {}", mtls.source, mtls.mode))
+    };
+    Ok(InboundAnswer {
+        pod: inbound.workload.pod.clone(),
+        namespace: inbound.workload.namespace.clone(),
+        port: question.port,
+        allowed,
+        by,
+        dry_run: (allowed && !would.allowed).then(|| would.by.to_string()),
+        audited: policies
+            .audit(&connection, http.as_ref())
+            .map(|by: By<'_>| by.to_string()),
+        policies: considered
+            .into_iter()
+            .map(|considered| PolicyAnswer {
+                resource: considered.policy.source.to_string(),
+                action: considered.policy.action.as_str().to_owned(),
+                dry_run: considered.policy.dry_run,
+                rule: considered.rule,
+                because: considered.misfits,
+            })
+            .collect(),
+        mtls,
+    })
+}
+
+fn mtls(inbound: &Inbound, port: u16, verified: bool) -> Mtls {
+    let mode = inbound.mode(port);
+    let own = inbound.port(port).and_then(|known| known.mtls);
+    Mtls {
+        mode: mode_name(mode).to_owned(),
+        source: match own {
+            Some(_) => "portLevelMtls of the workload's PeerAuthentication".to_owned(),
+            None => source(inbound),
+        },
+        satisfied: verified || mode != MtlsMode::Strict,
+    }
+}
+
+fn source(inbound: &Inbound) -> String {
+    let source = inbound.mtls_source.as_ref();
+    source.map_or_else(|| "the default".to_owned(), ToString::to_string)
+}
+
+const fn mode_name(mode: MtlsMode) -> &'static str {
+    match mode {
+        MtlsMode::Disable => "DISABLE",
+        MtlsMode::Permissive => "PERMISSIVE",
+        MtlsMode::Strict => "STRICT",
+    }
+}
+
+/// Who may call the workload.
+pub(crate) fn authorization(inbound: &Inbound) -> Authorization {
+    let policies = inbound.authorization.iter();
+    let with_own = inbound.ports.iter();
+    Authorization {
+        pod: inbound.workload.pod.clone(),
+        namespace: inbound.workload.namespace.clone(),
+        mtls: Mode {
+            mode: mode_name(inbound.mtls).to_owned(),
+            source: source(inbound),
+        },
+        ports: with_own
+            .filter_map(|port| Some((port.port, mode_name(port.mtls?).to_owned())))
+            .collect(),
+        rules: policies
+            .flat_map(|policies| policies.iter())
+            .flat_map(rules)
+            .collect(),
+    }
+}
+
+fn rules(policy: &Policy) -> Vec<AuthorizationRule> {
+    let empty = AuthorizationRule {
+        resource: policy.source.to_string(),
+        action: policy.action.as_str().to_owned(),
+        dry_run: policy.dry_run,
+        rule: None,
+        from: Vec::new(),
+        to: Vec::new(),
+        when: Vec::new(),
+        void: false,
+    };
+    if policy.rules.is_empty() {
+        return vec![empty];
+    }
+    let rules = policy.rules.iter().enumerate();
+    rules
+        .map(|(number, rule)| {
+            let Rule {
+                from,
+                to,
+                when,
+                void,
+            } = rule;
+            AuthorizationRule {
+                rule: Some(number),
+                from: from.iter().map(ToString::to_string).collect(),
+                to: to.iter().map(ToString::to_string).collect(),
+                when: when.iter().map(ToString::to_string).collect(),
+                void: *void,
+                ..empty.clone()
+            }
+        })
+        .collect()
+}

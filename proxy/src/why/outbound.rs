@@ -1,0 +1,487 @@
+//! The caller's part: destination, service, rule, filters, backends, endpoints.
+
+use super::{
+    Backend, Caller, Destination, DestinationKind, Endpoint, EndpointState, Filter, Invalid,
+    OutboundAnswer, OutboundQuestion, Outcome, Route, Rule, SentRequest, header_map, header_values,
+    method,
+};
+use crate::{
+    directory::{self, Directory, Resolved, ServiceCell},
+    outbound::{authority, request_head, request_parts},
+};
+use http::{Request, Uri, header::HOST};
+use linnet_mesh::{
+    AppProtocol, ServicePort, SpiffeId, Workload,
+    destination::{Balance, DestinationPolicy},
+    discovery::Target,
+    route::{self, HttpRule},
+};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long the pod's resolver is waited for.
+const RESOLVE: Duration = Duration::from_secs(2);
+
+/// Who answers.
+#[derive(Clone)]
+pub(crate) struct Explainer {
+    pub(crate) directory: Arc<Directory>,
+}
+
+/// A host with its port, and what it is.
+struct Found {
+    destination: Destination,
+    resolved: Option<Resolved>,
+}
+
+impl Explainer {
+    /// What becomes of a request of this workload.
+    ///
+    /// # Errors
+    /// A question that makes no sense.
+    pub(crate) async fn explain(
+        &self,
+        question: &OutboundQuestion,
+        identity: Option<SpiffeId>,
+    ) -> Result<OutboundAnswer, Invalid> {
+        let request = request(question)?;
+        let (host, port) = host_and_port(&question.url)?;
+        let mut found = self.find(&host, port).await;
+        let caller = self.caller(identity);
+        let mut answer = OutboundAnswer {
+            caller,
+            destination: found.destination.clone(),
+            route: None,
+            filters: Vec::new(),
+            backends: Vec::new(),
+            outcome: Outcome {
+                sent: false,
+                text: String::new(),
+            },
+        };
+        let (sent, text) = match found.resolved.take() {
+            Some(Resolved::Service(cell)) => self.service(&cell, &request, &mut answer),
+            Some(Resolved::Endpoint(endpoint)) => {
+                let backend = Backend {
+                    endpoints: vec![endpoint_of(&unseen(endpoint.clone()))],
+                    request: Some(sent_request(&request)),
+                    ..backend(endpoint.address.to_string(), 100.0)
+                };
+                answer.backends.push(backend);
+                (
+                    true,
+                    "goes to that pod: no service, so no routes".to_owned(),
+                )
+            }
+            Some(Resolved::External) => (
+                true,
+                "leaves as it is: the mesh knows nothing at that address".to_owned(),
+            ),
+            Some(Resolved::Peer(_)) | None => (false, unknown(&answer.destination)),
+        };
+        answer.outcome = Outcome { sent, text };
+        Ok(answer)
+    }
+
+    fn caller(&self, identity: Option<SpiffeId>) -> Caller {
+        let inbound = self.directory.inbound();
+        let own: &Workload = &inbound.workload;
+        let namespace = match identity.as_ref() {
+            Some(identity) if own.namespace.is_empty() => identity.namespace().to_owned(),
+            _ => own.namespace.clone(),
+        };
+        Caller {
+            pod: own.pod.clone(),
+            namespace,
+            identity: identity.map(|identity| identity.to_string()),
+        }
+    }
+
+    /// What a host is: first as an explicit listener knows it, then by the
+    /// pod's resolver as the application asks it, then by the controller.
+    async fn find(&self, host: &str, port: u16) -> Found {
+        let mut destination = Destination {
+            host: host.to_owned(),
+            port,
+            address: None,
+            kind: DestinationKind::Unknown,
+            service: None,
+            protocol: None,
+        };
+        let mut resolved = None;
+        if let Some(known) = self.directory.known_host(host, port) {
+            resolved = self.directory.resolve(known).await;
+        } else {
+            for address in addresses(host, port).await {
+                let found = self.directory.resolve(Target::Address(address)).await;
+                let settled = matches!(found, Some(Resolved::Service(_) | Resolved::Endpoint(_)));
+                if settled || destination.address.is_none() {
+                    destination.address = Some(address);
+                    resolved = found;
+                }
+                if settled {
+                    break;
+                }
+            }
+            if destination.address.is_none() {
+                let by_name = Target::Host(format!("{host}:{port}").into());
+                let found = self.directory.resolve(by_name).await;
+                // A name that nobody resolves is nowhere outside either.
+                resolved = found.filter(|found| matches!(found, Resolved::Service(_)));
+            }
+        }
+        destination.kind = match &resolved {
+            Some(Resolved::Service(cell)) => {
+                destination.service = Some(cell.key.to_string());
+                let protocol = cell.service().map(|service| service.protocol);
+                destination.protocol = protocol.and_then(protocol_name).map(str::to_owned);
+                DestinationKind::Service
+            }
+            Some(Resolved::Endpoint(_)) => DestinationKind::Endpoint,
+            Some(Resolved::External) => DestinationKind::External,
+            Some(Resolved::Peer(_)) | None => DestinationKind::Unknown,
+        };
+        Found {
+            destination,
+            resolved,
+        }
+    }
+
+    fn service(
+        &self,
+        cell: &Arc<ServiceCell>,
+        request: &Request<()>,
+        answer: &mut OutboundAnswer,
+    ) -> (bool, String) {
+        let Some(service) = cell.service() else {
+            return (false, format!("503: service {} is gone", cell.key));
+        };
+        if service.protocol == AppProtocol::Opaque {
+            answer.backends.push(self.whole(&cell.key, request));
+            let text = "is not looked at: the port is declared to carry bytes, not HTTP";
+            return (true, text.to_owned());
+        }
+        let Some(routes) = &service.http else {
+            let backend = self.whole(&cell.key, request);
+            let end = reach(std::slice::from_ref(&backend));
+            answer.backends.push(backend);
+            return end;
+        };
+        let parts = request_parts(request, authority(request));
+        let considered = routes.explain(&parts);
+        let matched = considered.last().filter(|last| last.matches());
+        let rule = matched.map(|last| (last.position, last.rule));
+        answer.route = Some(Route {
+            total: routes.rules.len(),
+            rules: considered
+                .iter()
+                .map(|considered| Rule {
+                    resource: considered.rule.source.to_string(),
+                    number: considered.position,
+                    name: considered.rule.name.clone(),
+                    matched: considered.matches(),
+                    because: considered
+                        .mismatches
+                        .iter()
+                        .map(|mismatch| mismatch.words(&parts))
+                        .collect(),
+                })
+                .collect(),
+        });
+        let Some((position, rule)) = rule else {
+            return (false, "404: no rule matches".to_owned());
+        };
+        let words = rule.filters.words(&parts, rule.matched_path(&parts));
+        answer.filters = words.into_iter().map(filter).collect();
+        if rule.filters.answer.is_some() {
+            return (false, "answered by the rule itself".to_owned());
+        }
+        answer.backends = self.backends(rule, request);
+        if rule.backend(0).is_none() {
+            return (
+                false,
+                format!("503: rule {position} gives every destination weight 0"),
+            );
+        }
+        reach(&answer.backends)
+    }
+
+    /// The backend of a service without routes: the service itself.
+    fn whole(&self, key: &ServicePort, request: &Request<()>) -> Backend {
+        Backend {
+            request: Some(sent_request(request)),
+            policies: self.policies(key, None),
+            endpoints: self.endpoints(key, None),
+            ..backend(key.to_string(), 100.0)
+        }
+    }
+
+    fn backends(&self, rule: &HttpRule, request: &Request<()>) -> Vec<Backend> {
+        let total: f64 = rule.backends.iter().map(|b| f64::from(b.weight)).sum();
+        let mut backends = Vec::with_capacity(rule.backends.len());
+        for known in &rule.backends {
+            let percent = match rule.backends.as_slice() {
+                // A single one is drawn whatever its weight.
+                [_] => 100.0,
+                _ if total == 0.0 => 0.0,
+                _ => f64::from(known.weight) * 100.0 / total,
+            };
+            backends.push(self.backend(rule, known, percent, request));
+        }
+        backends
+    }
+
+    fn backend(
+        &self,
+        rule: &HttpRule,
+        known: &route::Backend,
+        percent: f64,
+        request: &Request<()>,
+    ) -> Backend {
+        let mut words = Vec::new();
+        known.headers.words("headers", &mut words);
+        let mut sent = Request::new(());
+        *sent.method_mut() = request.method().clone();
+        *sent.uri_mut() = request.uri().clone();
+        *sent.headers_mut() = request.headers().clone();
+        let edited = request_head(rule, known, &mut sent);
+        let unresolved = known.unresolved.as_ref().map(|known| known.reason.clone());
+        let problem = unresolved
+            .or_else(|| edited.err().map(|error| error.to_string()))
+            .or_else(|| {
+                let described = self.directory.service(&known.service).is_some();
+                (!described).then(|| "the controller has not described it".to_owned())
+            });
+        let subset = known.subset.as_deref();
+        Backend {
+            subset: known.subset.clone(),
+            request: problem.is_none().then(|| sent_request(&sent)),
+            problem,
+            filters: words.into_iter().map(filter).collect(),
+            policies: self.policies(&known.service, subset),
+            endpoints: self.endpoints(&known.service, subset),
+            ..backend(known.service.to_string(), percent)
+        }
+    }
+
+    fn policies(&self, key: &ServicePort, subset: Option<&str>) -> Vec<Filter> {
+        let service = self.directory.service(key).and_then(|cell| cell.service());
+        let destination = service.and_then(|service| service.destination.clone());
+        destination.map_or_else(Vec::new, |known| policy_words(known.policy(subset)))
+    }
+
+    /// A service's or subset's endpoints, with what the data threads have seen
+    /// of them.
+    fn endpoints(&self, key: &ServicePort, subset: Option<&str>) -> Vec<Endpoint> {
+        let Some(cell) = self.directory.service(key) else {
+            return Vec::new();
+        };
+        let belongs = |state: &directory::EndpointState| {
+            let subsets = &state.endpoint.subsets;
+            subset.is_none_or(|wanted| subsets.iter().any(|own| own == wanted))
+        };
+        let states = cell.states(Instant::now());
+        states
+            .iter()
+            .filter(|s| belongs(s))
+            .map(endpoint_of)
+            .collect()
+    }
+}
+
+/// The pod's own resolver, search domains included.
+async fn addresses(host: &str, port: u16) -> Vec<SocketAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse() {
+        return vec![SocketAddr::new(ip, port)];
+    }
+    let looked_up = tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await;
+    match looked_up {
+        Ok(Ok(addresses)) => addresses.collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn request(question: &OutboundQuestion) -> Result<Request<()>, Invalid> {
+    let uri: Uri = question
+        .url
+        .parse()
+        .map_err(|error| Invalid::new("url", error))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            let reason = "https is the application's own encryption, which the mesh carries \
+                          without looking inside; ask for the http URL that the application calls";
+            return Err(Invalid::new("url", reason));
+        }
+        _ => {
+            let reason = format!("{:?} is not like http://payment/charge", question.url);
+            return Err(Invalid::new("url", reason));
+        }
+    }
+    let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut request = Request::new(());
+    *request.method_mut() = method(question.method.as_deref().unwrap_or("GET"))?;
+    // In the origin form, as HTTP/1 clients send it.
+    *request.uri_mut() = path.parse().map_err(|error| Invalid::new("url", error))?;
+    let mut headers = header_map(&question.headers)?;
+    if !headers.contains_key(HOST) {
+        let host = host
+            .parse()
+            .map_err(|_| Invalid::new("url", "its host can't be sent"))?;
+        headers.insert(HOST, host);
+    }
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn host_and_port(url: &str) -> Result<(String, u16), Invalid> {
+    let uri: Uri = url.parse().map_err(|error| Invalid::new("url", error))?;
+    let host = uri.host().filter(|host| !host.is_empty());
+    let host = host.ok_or_else(|| Invalid::new("url", "it names no host"))?;
+    Ok((host.to_owned(), uri.port_u16().unwrap_or(80)))
+}
+
+fn unknown(destination: &Destination) -> String {
+    match destination.address {
+        Some(_) => "503: the controller did not answer what that address is".to_owned(),
+        None => format!("{} resolves to nothing in this pod", destination.host),
+    }
+}
+
+fn backend(service: String, percent: f64) -> Backend {
+    Backend {
+        service,
+        subset: None,
+        percent,
+        problem: None,
+        filters: Vec::new(),
+        policies: Vec::new(),
+        request: None,
+        endpoints: Vec::new(),
+    }
+}
+
+fn sent_request(request: &Request<()>) -> SentRequest {
+    let uri = request.uri();
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    SentRequest {
+        method: request.method().to_string(),
+        authority: authority(request).to_owned(),
+        path: path.to_owned(),
+        headers: header_values(request.headers()),
+    }
+}
+
+fn filter((name, does): (&'static str, String)) -> Filter {
+    Filter {
+        name: name.to_owned(),
+        does,
+    }
+}
+
+/// An endpoint by its own address, of which nobody keeps count.
+fn unseen(endpoint: Arc<linnet_mesh::Endpoint>) -> directory::EndpointState {
+    directory::EndpointState {
+        endpoint,
+        ejected_for: None,
+        in_flight: 0,
+        latency: 0.0,
+    }
+}
+
+fn endpoint_of(seen: &directory::EndpointState) -> Endpoint {
+    let endpoint = &seen.endpoint;
+    let (state, note) = match seen.ejected_for {
+        Some(left) => {
+            let note = format!("for another {:.1} s", left.as_secs_f64());
+            (EndpointState::Ejected, Some(note))
+        }
+        None if endpoint.terminating => (EndpointState::Terminating, None),
+        None => (EndpointState::Healthy, None),
+    };
+    Endpoint {
+        address: endpoint.address,
+        pod: endpoint.workload.pod.clone(),
+        namespace: endpoint.workload.namespace.clone(),
+        state,
+        note,
+        in_flight: seen.in_flight,
+        identity: endpoint.identity.as_ref().map(ToString::to_string),
+    }
+}
+
+/// How a chain of backends ends.
+fn reach(backends: &[Backend]) -> (bool, String) {
+    let drawn = backends.iter().filter(|backend| backend.percent > 0.0);
+    let (usable, broken): (Vec<_>, Vec<_>) =
+        drawn.partition(|backend| backend.problem.is_none() && !backend.endpoints.is_empty());
+    let why = |backend: &Backend| {
+        let name = backend_name(backend);
+        match &backend.problem {
+            Some(problem) => format!("{name}: {problem}"),
+            None => format!("{name} has no endpoint"),
+        }
+    };
+    let reasons: Vec<String> = broken.into_iter().map(why).collect();
+    match (usable.as_slice(), reasons.as_slice()) {
+        ([], reasons) => (false, format!("503: {}", reasons.join("; "))),
+        (_, []) => (true, "goes to an endpoint above".to_owned()),
+        (_, reasons) => (
+            true,
+            format!(
+                "goes to an endpoint above, or is answered 503: {}",
+                reasons.join("; ")
+            ),
+        ),
+    }
+}
+
+fn backend_name(backend: &Backend) -> String {
+    match &backend.subset {
+        None => backend.service.clone(),
+        Some(subset) => format!("{} subset {subset}", backend.service),
+    }
+}
+
+const fn protocol_name(protocol: AppProtocol) -> Option<&'static str> {
+    match protocol {
+        AppProtocol::Detect => None,
+        AppProtocol::Http1 => Some("HTTP/1"),
+        AppProtocol::Http2 => Some("HTTP/2"),
+        AppProtocol::Opaque => Some("bytes that are not looked at"),
+    }
+}
+
+fn policy_words(policy: &DestinationPolicy) -> Vec<Filter> {
+    let balance = match &policy.balance {
+        Balance::PeakEwma => "lowest latency times requests in flight of two",
+        Balance::LeastRequest => "fewest requests in flight of two",
+        Balance::RoundRobin => "in turn",
+        Balance::Random => "at random",
+        Balance::Passthrough => "the address that the caller asked for",
+        Balance::ConsistentHash(_) => "by a hash of the request",
+    };
+    let sources = &policy.sources;
+    let parts = [
+        ("balancing", Some(balance), &sources.balance),
+        ("connection pool", None, &sources.pool),
+        ("outlier detection", None, &sources.outlier),
+        ("client TLS", None, &sources.tls),
+    ];
+    parts
+        .into_iter()
+        .filter_map(|(name, what, source)| {
+            let source = source.as_ref()?;
+            let does = match what {
+                Some(what) => format!("{what}, by {source}"),
+                None => format!("by {source}"),
+            };
+            Some(filter((name, does)))
+        })
+        .collect()
+}
