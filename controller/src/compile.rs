@@ -18,7 +18,7 @@ mod virtual_service;
 pub(crate) use authorization_policy::closed;
 pub use authorization_policy::{AuthorizationPolicy, Target};
 pub use destination_rule::{DestinationRule, Subset};
-pub use host::{Host, Visibility};
+pub use host::{Host, Scope, Visibility};
 pub use peer_authentication::PeerAuthentication;
 pub(crate) use route::merge;
 pub use route::{Condition, Parent, ParentStatus, Route};

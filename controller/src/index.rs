@@ -21,7 +21,7 @@ pub use resolve::Interest;
 pub use view::Endpoints;
 
 use crate::{
-    compile::Context,
+    compile::{Context, Scope},
     object::{Name, Object},
     source::Change,
 };
@@ -56,6 +56,8 @@ pub struct Index {
 pub struct Affected {
     /// Services whose ports, routes or endpoints may differ.
     pub services: HashSet<Name>,
+    /// Services of which all ports and routes may differ, by pattern.
+    pub scopes: HashSet<Scope>,
     /// Addresses that may be somebody else's.
     pub ips: HashSet<IpAddr>,
     /// Pods that may have to be called differently.
@@ -69,7 +71,10 @@ pub struct Affected {
 impl Affected {
     /// Whether nothing was touched.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.ips.is_empty() && !self.has_pods()
+        self.services.is_empty()
+            && self.scopes.is_empty()
+            && self.ips.is_empty()
+            && !self.has_pods()
     }
 
     /// Whether any pod may have to be called differently.
@@ -179,6 +184,12 @@ impl Index {
     /// What has been touched since this was asked last, spread to what hangs on it.
     pub fn take_affected(&mut self) -> Affected {
         let mut affected = std::mem::take(&mut self.affected);
+        if !affected.scopes.is_empty() {
+            let scopes = &affected.scopes;
+            let services = self.cluster.services().map(|service| &service.name);
+            let services = services.filter(|name| scopes.iter().any(|scope| scope.includes(name)));
+            affected.services.extend(services.cloned());
+        }
         if affected.all_pods || !affected.pods_of.is_empty() {
             let pods: Vec<_> = self
                 .cluster

@@ -24,8 +24,9 @@ pub use peer_authentication::{
     MutualTls, PeerAuthentication, PeerAuthenticationSpec, WorkloadSelector,
 };
 pub use virtual_service::{
-    CorsPolicy, Destination, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpBody,
+    CorsPolicy, Delegate, Destination, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpBody,
     HttpDirectResponse, HttpFault, HttpMatchRequest, HttpMirror, HttpRedirect, HttpRetry,
-    HttpRewrite, HttpRoute, HttpRouteDestination, Percentage, PortSelector, RegexRewrite,
-    StringMatch, VirtualService, VirtualServiceSpec,
+    HttpRewrite, HttpRoute, HttpRouteDestination, L4Match, Percentage, PortSelector, RegexRewrite,
+    RouteDestination, StringMatch, TcpRoute, TlsMatch, TlsRoute, VirtualService,
+    VirtualServiceSpec,
 };

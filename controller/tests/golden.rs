@@ -17,8 +17,8 @@ use linnet_controller::{
 use linnet_mesh::{
     AppProtocol, ServicePort, TrustDomain,
     route::{
-        Answer, Cors, Fault, Filters, HeaderFilters, HttpRoutes, OriginMatch, QueryMatch, Redirect,
-        RequestMatch, RetryPolicy, Unresolved,
+        Answer, Backend, ConnectionMatch, Cors, Fault, Filters, HeaderFilters, HttpRoutes,
+        OriginMatch, QueryMatch, Redirect, RequestMatch, RetryPolicy, TcpRoutes, Unresolved,
     },
 };
 use std::{
@@ -127,6 +127,9 @@ fn compiled(mut objects: Vec<Object>, clients: &[&str]) -> String {
                 None => text.push_str("no routes\n"),
                 Some(routes) => write_routes(&mut text, routes),
             }
+            if let Some(routes) = &service.tcp {
+                write_connections(&mut text, routes);
+            }
         }
     }
     text
@@ -149,15 +152,40 @@ fn write_routes(text: &mut String, routes: &HttpRoutes) {
         }
         write_filters(text, &rule.filters);
         for backend in &rule.backends {
-            write!(text, "    {} to {}", backend.weight, backend.service).unwrap();
-            if let Some(subset) = &backend.subset {
-                write!(text, " subset {subset}").unwrap();
-            }
-            if let Some(Unresolved { status, reason }) = &backend.unresolved {
-                write!(text, " ({}: {reason})", status.as_u16()).unwrap();
-            }
-            text.push('\n');
-            write_headers(text, "      ", &backend.headers);
+            write_backend(text, backend);
+        }
+    }
+}
+
+fn write_backend(text: &mut String, backend: &Backend) {
+    write!(text, "    {} to {}", backend.weight, backend.service).unwrap();
+    if let Some(subset) = &backend.subset {
+        write!(text, " subset {subset}").unwrap();
+    }
+    if let Some(Unresolved { status, reason }) = &backend.unresolved {
+        write!(text, " ({}: {reason})", status.as_u16()).unwrap();
+    }
+    text.push('\n');
+    write_headers(text, "      ", &backend.headers);
+}
+
+fn write_connections(text: &mut String, routes: &TcpRoutes) {
+    for (position, rule) in routes.rules.iter().enumerate() {
+        writeln!(text, "  connections {position} of {}", rule.source).unwrap();
+        for entry in &rule.matches {
+            let ConnectionMatch {
+                server_names,
+                subnets,
+                source_labels,
+            } = entry;
+            writeln!(
+                text,
+                "    when asking for {server_names:?} at {subnets:?} from {source_labels:?}"
+            )
+            .unwrap();
+        }
+        for backend in &rule.backends {
+            write_backend(text, backend);
         }
     }
 }
@@ -327,6 +355,9 @@ fn conditions(condition: &RequestMatch) -> String {
             QueryMatch::Present => format!("query {name} present"),
             QueryMatch::Value(value) => format!("query {name} {value}"),
         });
+    }
+    for (key, value) in &condition.source_labels {
+        all.push(format!("caller's label {key} = {value:?}"));
     }
     if all.is_empty() {
         "anything".to_owned()

@@ -10,6 +10,7 @@ mod decode;
 mod destination;
 mod encode;
 mod filters;
+mod tcp;
 #[cfg(test)]
 mod tests;
 

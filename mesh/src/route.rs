@@ -10,6 +10,7 @@ mod fault;
 mod filter;
 pub mod grpc;
 mod retry;
+mod tcp;
 
 pub use answer::{Answer, DirectResponse, Redirect, RedirectPath};
 pub use cors::{Cors, OriginMatch, UnmatchedPreflights};
@@ -17,10 +18,11 @@ pub use explain::Mismatch;
 pub use fault::{Abort, AbortStatus, Delay, Fault, Share};
 pub use filter::{Filters, HeaderEdits, HeaderFilters, Mirror, PathRewrite, Rewrite, RewriteError};
 pub use retry::{Outcome, RetryOn, RetryPolicy};
+pub use tcp::{ConnectionMatch, ConnectionParts, TcpRoutes, TcpRule};
 
 use crate::{ResourceRef, ServicePort};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// The rules of one service port, in order: the first that matches decides.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +65,9 @@ pub struct RequestMatch {
     pub headers: Vec<HeaderMatch>,
     /// Query parameters, by name; the first of several counts.
     pub query: Vec<(String, QueryMatch)>,
+    /// The caller's own labels; looked at when the rules arrive
+    /// ([`Service::of_workload`](crate::Service::of_workload)).
+    pub source_labels: BTreeMap<String, String>,
 }
 
 /// A condition on a query parameter.
@@ -256,22 +261,26 @@ impl HttpRule {
     /// single backend is drawn whatever its weight; of several, one of weight 0
     /// never is.
     pub fn backend(&self, random: u64) -> Option<&Backend> {
-        if let [only] = self.backends.as_slice() {
-            return Some(only);
-        }
-        let total: u64 = self.backends.iter().map(|b| u64::from(b.weight)).sum();
-        if total == 0 {
-            return None;
-        }
-        // Scales the number to 0..total without the bias of a remainder.
-        let mut point = ((u128::from(random) * u128::from(total)) >> 64) as u64;
-        self.backends.iter().find(|backend| {
-            let weight = u64::from(backend.weight);
-            let drawn = point < weight;
-            point = point.saturating_sub(weight);
-            drawn
-        })
+        draw(&self.backends, random)
     }
+}
+
+fn draw(backends: &[Backend], random: u64) -> Option<&Backend> {
+    if let [only] = backends {
+        return Some(only);
+    }
+    let total: u64 = backends.iter().map(|b| u64::from(b.weight)).sum();
+    if total == 0 {
+        return None;
+    }
+    // Scales the number to 0..total without the bias of a remainder.
+    let mut point = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+    backends.iter().find(|backend| {
+        let weight = u64::from(backend.weight);
+        let drawn = point < weight;
+        point = point.saturating_sub(weight);
+        drawn
+    })
 }
 
 impl RequestMatch {

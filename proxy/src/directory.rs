@@ -44,6 +44,9 @@ pub(crate) struct ServiceCell {
     own: Arc<ArcSwap<Inbound>>,
     /// Whether the endpoints have been told.
     told: AtomicBool,
+    /// As it was told.
+    whole: ArcSwapOption<Service>,
+    /// With the rules that are for workloads like the proxy's own.
     service: ArcSwapOption<Service>,
     pools: ArcSwap<Pools>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
@@ -56,6 +59,7 @@ impl ServiceCell {
             own,
             told: AtomicBool::default(),
             key,
+            whole: ArcSwapOption::empty(),
             service: ArcSwapOption::empty(),
             pools: ArcSwap::from_pointee(Pools::unknown()),
             endpoints: ArcSwap::default(),
@@ -97,7 +101,18 @@ impl ServiceCell {
         endpoints.iter().map(state).collect()
     }
 
+    /// The own workload's labels are others.
+    fn relabelled(&self) {
+        if let Some(whole) = self.whole.load_full() {
+            let service = whole.of_workload(&self.own.load().labels);
+            self.service.store(Some(service));
+        }
+    }
+
     fn update_service(&self, service: Option<Arc<Service>>) {
+        self.whole.store(service.clone());
+        let labels = &self.own.load().labels;
+        let service = service.map(|service| service.of_workload(labels));
         let destination = |service: &Option<Arc<Service>>| {
             let service = service.as_ref()?;
             service.destination.clone()
@@ -349,6 +364,7 @@ impl Directory {
                     let before = self.inbound.swap(inbound);
                     if place != (before.locality.clone(), before.labels.clone()) {
                         for cell in state.services.values() {
+                            cell.relabelled();
                             cell.standing.changed();
                         }
                     }
@@ -476,9 +492,8 @@ impl State {
                 continue;
             };
             needed.insert(cell.key.clone());
-            if let Some(routes) = cell.service().and_then(|service| service.http.clone()) {
-                let backends = routes.rules.iter().flat_map(|rule| &rule.backends);
-                needed.extend(backends.map(|backend| backend.service.clone()));
+            if let Some(service) = cell.service() {
+                needed.extend(service.backends().map(|backend| backend.service.clone()));
             }
         }
         needed

@@ -73,7 +73,7 @@ impl Connection {
         let known = self.thread.first_speaker(&self.target);
         if known == Some(FirstSpeaker::Server) || self.is_opaque() {
             let client = Stream::Plain(Rewind::new(Bytes::new(), client));
-            return self.relay(client, None).await;
+            return self.relay(client, None, None).await;
         }
         let patience = match known {
             Some(_) => sniff::CLIENT_SPEAKS,
@@ -81,8 +81,9 @@ impl Connection {
         };
         let mut opened = None;
         let open = async {
-            let upstream = tcp::open(&self.thread, &self.destination, self.source).await?;
-            opened = Some(upstream.in_flight);
+            let facts = self.facts(None);
+            let upstream = tcp::open(&self.thread, &self.destination, &facts).await?;
+            opened = Some((upstream.in_flight, upstream.service));
             Ok(upstream.stream)
         };
         let sniffed = sniff(&mut client, patience, open).await?;
@@ -93,11 +94,18 @@ impl Connection {
                 let version = match finding {
                     Finding::Http1 => HttpVersion::Http1,
                     Finding::Http2 => HttpVersion::Http2,
-                    Finding::Tls(_) | Finding::Opaque => {
-                        let upstream = upstream.zip(opened.flatten().map(Some));
-                        let upstream =
-                            upstream.map(|(stream, in_flight)| tcp::Upstream { stream, in_flight });
-                        return self.relay(client, upstream).await;
+                    Finding::Tls(hello) => {
+                        // What was opened before the name was known may be
+                        // another's.
+                        let named = hello.server_name.is_some()
+                            && tcp::looks_at_server_names(&self.destination);
+                        let upstream = upstream.filter(|_| !named);
+                        let upstream = opened_upstream(upstream, opened);
+                        return self.relay(client, upstream, hello.server_name).await;
+                    }
+                    Finding::Opaque => {
+                        let upstream = opened_upstream(upstream, opened);
+                        return self.relay(client, upstream, None).await;
                     }
                 };
                 let stack = http::stack(self.thread.clone(), self.destination.clone(), self.source);
@@ -107,10 +115,9 @@ impl Connection {
             Sniffed::Server(greeting, stream) => {
                 self.thread.remember(&self.target, FirstSpeaker::Server);
                 let client = Stream::Plain(Rewind::new(Bytes::new(), client));
-                let in_flight = opened.flatten();
-                let upstream = tcp::Upstream { stream, in_flight };
-                tcp::relay_greeted(&self.thread, &self.destination, client, greeting, upstream)
-                    .await?;
+                if let Some(upstream) = opened_upstream(Some(stream), opened) {
+                    tcp::relay_greeted(&self.thread, client, greeting, upstream).await?;
+                }
                 Ok(())
             }
             Sniffed::Unreachable(error) => Err(error.into()),
@@ -122,15 +129,28 @@ impl Connection {
         &self,
         client: Stream,
         upstream: Option<tcp::Upstream>,
+        server_name: Option<String>,
     ) -> Result<(), ConnectionError> {
         tcp::relay(
             &self.thread,
             &self.destination,
-            self.source,
+            &self.facts(server_name),
             client,
             upstream,
         )
         .await
+    }
+
+    fn facts(&self, server_name: Option<String>) -> tcp::Facts {
+        let destination = match &self.target {
+            Target::Address(address) => Some(address.ip().to_canonical()),
+            Target::Host(_) | Target::Peer(_) => None,
+        };
+        tcp::Facts {
+            source: self.source,
+            destination,
+            server_name,
+        }
     }
 
     fn is_opaque(&self) -> bool {
@@ -153,6 +173,19 @@ impl Connection {
             Destination::Endpoint(_) | Destination::Unknown(_) => false,
         }
     }
+}
+
+/// An upstream that was opened while the client was silent.
+fn opened_upstream(
+    stream: Option<Stream>,
+    opened: Option<(Option<InFlight>, Option<Rc<Balancer>>)>,
+) -> Option<tcp::Upstream> {
+    let (in_flight, service) = opened?;
+    Some(tcp::Upstream {
+        stream: stream?,
+        in_flight,
+        service,
+    })
 }
 
 /// Why a connection ended before its time.

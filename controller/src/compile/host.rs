@@ -2,6 +2,7 @@
 
 use super::{Context, Note};
 use crate::object::Name;
+use std::{fmt, sync::Arc};
 
 /// What a host names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,53 @@ impl Host {
                             .iter()
                             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
                 }))
+    }
+}
+
+/// Services by what they have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Those of a namespace, `*.shop.svc.cluster.local`.
+    Namespace(Arc<str>),
+    /// All of them, `*`.
+    Mesh,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(namespace) => write!(f, "*.{namespace}.svc"),
+            Self::Mesh => f.write_str("*"),
+        }
+    }
+}
+
+impl Scope {
+    /// Reads a pattern; `None`: it is none, or no service fits.
+    pub fn parse(text: &str, context: &Context) -> Option<Self> {
+        let text = text.trim_end_matches('.').to_ascii_lowercase();
+        if text == "*" {
+            return Some(Self::Mesh);
+        }
+        let domain = text.strip_prefix("*.")?;
+        let services = format!("svc.{}", context.cluster_domain);
+        let above = services.strip_suffix(domain);
+        if above.is_some_and(|above| above.is_empty() || above.ends_with('.')) {
+            return Some(Self::Mesh);
+        }
+        let behind = format!(".{services}");
+        let namespace = domain
+            .strip_suffix(&behind)
+            .or(domain.strip_suffix(".svc"))?;
+        (!namespace.contains('.')).then(|| Self::Namespace(namespace.into()))
+    }
+
+    /// Whether a service is among them.
+    pub fn includes(&self, service: &Name) -> bool {
+        match self {
+            Self::Namespace(namespace) => *namespace == service.namespace,
+            Self::Mesh => true,
+        }
     }
 }
 
@@ -135,6 +183,28 @@ mod tests {
             ("*", Host::Wildcard),
         ] {
             assert_eq!(Host::parse(text, "shop", &context), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_namespaces_or_the_mesh() {
+        let context = Context {
+            cluster_domain: "cluster.local".to_owned(),
+        };
+        let shop = || Some(Scope::Namespace("shop".into()));
+        for (text, expected) in [
+            ("*", Some(Scope::Mesh)),
+            ("*.local", Some(Scope::Mesh)),
+            ("*.svc.cluster.local", Some(Scope::Mesh)),
+            ("*.shop.svc.cluster.local", shop()),
+            ("*.Shop.svc.cluster.local.", shop()),
+            ("*.shop.svc", shop()),
+            ("*.a.shop.svc.cluster.local", None),
+            ("*.ter.local", None),
+            ("*.example.com", None),
+            ("payment", None),
+        ] {
+            assert_eq!(Scope::parse(text, &context), expected, "{text}");
         }
     }
 

@@ -22,9 +22,7 @@ pub(super) struct View {
 impl View {
     /// The services that its routes lead to.
     pub(super) fn destinations(&self) -> impl Iterator<Item = &ServicePort> {
-        let rules = self.service.http.iter().flat_map(|http| &http.rules);
-        let backends = rules.flat_map(|rule| &rule.backends);
-        backends.map(|backend| &backend.service)
+        self.service.backends().map(|backend| &backend.service)
     }
 }
 

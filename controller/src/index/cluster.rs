@@ -58,6 +58,10 @@ impl Cluster {
         self.services.get(name)
     }
 
+    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
     pub(super) fn pod(&self, name: &Name) -> Option<&Pod> {
         self.pods.get(name)
     }

@@ -4,8 +4,8 @@
 use super::{Affected, attachments::Attachments};
 use crate::{
     compile::{
-        AuthorizationPolicy, Compiled, Context, DestinationRule, Note, PeerAuthentication, Subset,
-        VirtualService, closed, compile,
+        AuthorizationPolicy, Compiled, Context, DestinationRule, Note, PeerAuthentication, Scope,
+        Subset, VirtualService, closed, compile,
     },
     object::{Configuration, Kind, Name, ObjectRef},
 };
@@ -40,6 +40,9 @@ pub(super) struct Configurations {
     entries: BTreeMap<ObjectRef, Entry>,
     routes_by_host: HashMap<Name, BTreeSet<Age>>,
     rules_by_host: HashMap<Name, BTreeSet<Age>>,
+    routes_by_scope: HashMap<Scope, BTreeSet<Age>>,
+    /// From a delegate to the VirtualServices that delegate to it.
+    roots: HashMap<Name, BTreeSet<Name>>,
     /// From a service to the VirtualServices that lead to it.
     routes_by_destination: HashMap<Name, BTreeSet<Name>>,
     /// Routes of the Gateway API.
@@ -195,6 +198,14 @@ impl Configurations {
                         .or_default()
                         .insert(age());
                 }
+                for scope in &service.scopes {
+                    let routes = self.routes_by_scope.entry(scope.clone());
+                    routes.or_default().insert(age());
+                }
+                for delegate in service.delegates() {
+                    let roots = self.roots.entry(delegate.clone());
+                    roots.or_default().insert(name.clone());
+                }
                 for destination in service.destinations() {
                     let routes = self
                         .routes_by_destination
@@ -224,7 +235,7 @@ impl Configurations {
             }
             _ => {}
         }
-        self.touch(entry, affected);
+        self.touch(name, entry, affected);
     }
 
     fn unlink(&mut self, reference: &ObjectRef, entry: &Entry, affected: &mut Affected) {
@@ -234,6 +245,12 @@ impl Configurations {
             Some(Compiled::VirtualService(service)) => {
                 for host in &service.hosts {
                     drop_from(&mut self.routes_by_host, host, &age);
+                }
+                for scope in &service.scopes {
+                    drop_from(&mut self.routes_by_scope, scope, &age);
+                }
+                for delegate in service.delegates() {
+                    drop_from(&mut self.roots, delegate, name);
                 }
                 for destination in service.destinations() {
                     drop_from(&mut self.routes_by_destination, destination, name);
@@ -256,13 +273,13 @@ impl Configurations {
             }
             _ => {}
         }
-        self.touch(entry, affected);
+        self.touch(name, entry, affected);
     }
 
-    fn touch(&self, entry: &Entry, affected: &mut Affected) {
+    fn touch(&self, name: &Name, entry: &Entry, affected: &mut Affected) {
         match &entry.compiled {
             Some(Compiled::VirtualService(service)) => {
-                affected.services.extend(service.hosts.iter().cloned());
+                self.touch_routed(name, service, affected);
             }
             Some(Compiled::DestinationRule(rule)) => {
                 if let Some(host) = &rule.host {
@@ -295,9 +312,24 @@ impl Configurations {
             .flatten();
         for route in routes {
             if let Some(service) = self.virtual_service(route) {
-                affected.services.extend(service.hosts.iter().cloned());
+                self.touch_routed(route, service, affected);
             }
         }
+    }
+
+    /// Notes the services that a VirtualService routes, itself or for others.
+    fn touch_routed(&self, name: &Name, service: &VirtualService, affected: &mut Affected) {
+        let roots = self.roots_of(name);
+        for service in roots.chain([service]) {
+            affected.services.extend(service.hosts.iter().cloned());
+            affected.scopes.extend(service.scopes.iter().cloned());
+        }
+    }
+
+    /// The VirtualServices that delegate to one.
+    pub(super) fn roots_of(&self, delegate: &Name) -> impl Iterator<Item = &VirtualService> {
+        let roots = self.roots.get(delegate).into_iter().flatten();
+        roots.filter_map(|root| self.virtual_service(root))
     }
 
     pub(super) fn virtual_service(&self, name: &Name) -> Option<&VirtualService> {
@@ -322,13 +354,27 @@ impl Configurations {
         }
     }
 
-    /// The VirtualServices of a host, oldest first.
+    /// The VirtualServices of a host, in the order in which they count: those
+    /// that name it before those of its namespace and of the mesh, and of these
+    /// the oldest first.
     pub(super) fn routes_of(&self, host: &Name) -> impl Iterator<Item = (&Name, &VirtualService)> {
-        self.routes_by_host
-            .get(host)
-            .into_iter()
-            .flatten()
+        let named = self.routes_by_host.get(host).into_iter().flatten();
+        let namespace = Scope::Namespace(host.namespace.clone());
+        let scopes = [namespace, Scope::Mesh];
+        let scoped = scopes.into_iter();
+        let scoped = scoped.filter_map(|scope| self.routes_by_scope.get(&scope));
+        named
+            .chain(scoped.flatten())
             .filter_map(|(_, name)| Some((name, self.virtual_service(name)?)))
+    }
+
+    /// The VirtualServices of a pattern, oldest first.
+    pub(super) fn routes_of_scope(
+        &self,
+        scope: &Scope,
+    ) -> impl Iterator<Item = (&Name, &VirtualService)> {
+        let routes = self.routes_by_scope.get(scope).into_iter().flatten();
+        routes.filter_map(|(_, name)| Some((name, self.virtual_service(name)?)))
     }
 
     /// The DestinationRules of a host, oldest first.

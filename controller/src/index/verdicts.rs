@@ -5,7 +5,7 @@ use super::{
     configuration::{Entry, ROOTS},
 };
 use crate::{
-    compile::{Compiled, Note, PeerAuthentication, Route, Status, Verdict, VirtualService},
+    compile::{Compiled, Note, PeerAuthentication, Route, Scope, Status, Verdict, VirtualService},
     object::{Kind, Name, ObjectRef},
 };
 use linnet_mesh::ResourceRef;
@@ -51,6 +51,7 @@ impl Index {
             }
             messages.extend(conflicts);
             if let Compiled::VirtualService(service) = compiled {
+                messages.extend(self.orphan(&reference.name, service));
                 messages.extend(service.dangling(&self.seen_by(&reference.name.namespace)));
             }
             if let Compiled::Route(route) = compiled {
@@ -82,24 +83,43 @@ impl Index {
                 .find(|(_, other)| other.visibility.overlaps(&service.visibility))
                 .map(|(other, _)| other)
         };
-        service
-            .hosts
-            .iter()
-            .filter_map(|host| {
-                if let Some(route) = self.attached_to(host) {
-                    let text =
-                        format!("{route} attaches to {host} and goes first: its rules count");
-                    return Some(Note::new("spec.hosts", text));
-                }
-                let other = older(host)?;
-                Some(Note::new(
-                    "spec.hosts",
-                    format!(
-                        "VirtualService {other} is older and routes {host} already: its rules count"
-                    ),
-                ))
-            })
-            .collect()
+        let of_scope = |scope: &Scope| {
+            self.configurations
+                .routes_of_scope(scope)
+                .take_while(|(other, _)| *other != name)
+                .find(|(_, other)| other.visibility.overlaps(&service.visibility))
+                .map(|(other, _)| other)
+        };
+        let note = |other: &Name, what: &dyn std::fmt::Display| {
+            Note::new(
+                "spec.hosts",
+                format!(
+                    "VirtualService {other} is older and routes {what} already: its rules count"
+                ),
+            )
+        };
+        let hosts = service.hosts.iter();
+        let hosts = hosts.filter_map(|host| {
+            if let Some(route) = self.attached_to(host) {
+                let text = format!("{route} attaches to {host} and goes first: its rules count");
+                return Some(Note::new("spec.hosts", text));
+            }
+            Some(note(older(host)?, host))
+        });
+        let scopes = service.scopes.iter();
+        let scopes = scopes.filter_map(|scope| Some(note(of_scope(scope)?, scope)));
+        hosts.chain(scopes).collect()
+    }
+
+    /// A delegate that nobody delegates to.
+    fn orphan(&self, name: &Name, service: &VirtualService) -> Option<Note> {
+        let mut roots = self.configurations.roots_of(name);
+        (service.is_delegate && roots.next().is_none()).then(|| {
+            Note::new(
+                "spec.hosts",
+                "names no host, and no VirtualService delegates to this one: nothing follows its rules",
+            )
+        })
     }
 
     fn older_subsets(&self, name: &Name) -> Vec<Note> {

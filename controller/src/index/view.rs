@@ -3,7 +3,7 @@
 
 use super::{Index, locality};
 use crate::{
-    compile::{Subset, Surroundings},
+    compile::{Subset, Surroundings, VirtualService},
     object::{Name, Pod, SliceEndpoint},
 };
 use linnet_mesh::{Endpoint, Service, ServicePort, SpiffeId, Workload, destination::Locality};
@@ -32,6 +32,10 @@ impl Surroundings for Seen<'_> {
         let service = self.index.cluster.service(service)?;
         let port = service.ports.iter().find(|port| port.name == name)?;
         Some(port.port)
+    }
+
+    fn virtual_service(&self, name: &Name) -> Option<&VirtualService> {
+        self.index.configurations.virtual_service(name)
     }
 
     fn has_subset(&self, service: &Name, subset: &str) -> bool {
@@ -64,11 +68,14 @@ impl Index {
             index: self,
             client,
         };
-        let http = self.attached_routes(of, client, &seen).or_else(|| {
-            let mut services = self.configurations.routes_of(&name);
-            let (_, routes) = services.find(|(_, routes)| routes.visibility.includes(client))?;
-            routes.routes(of, client, &seen)
-        });
+        let mut services = self.configurations.routes_of(&name);
+        let routes = services
+            .find(|(_, routes)| routes.visibility.includes(client))
+            .map(|(_, routes)| routes);
+        let http = self
+            .attached_routes(of, client, &seen)
+            .or_else(|| routes?.routes(of, client, &seen));
+        let tcp = routes.and_then(|routes| routes.connections(of, client, &seen));
         let subsets = self.configurations.subsets(&name, client);
         Some(Service {
             key: of.clone(),
@@ -78,6 +85,7 @@ impl Index {
             ),
             protocol: port.protocol,
             http: http.map(Arc::new),
+            tcp: tcp.map(Arc::new),
             subsets: subsets.iter().map(|subset| subset.name.clone()).collect(),
             destination: locality::fill_in(None, service),
         })

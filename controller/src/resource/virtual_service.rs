@@ -28,10 +28,109 @@ pub struct VirtualServiceSpec {
     /// Rules for HTTP requests, the first that matches decides.
     #[serde(default)]
     pub http: Vec<HttpRoute>,
+    /// Rules for TLS connections that are passed through, by the name that a
+    /// client asks for; the first that matches decides.
+    #[serde(default)]
+    pub tls: Vec<TlsRoute>,
+    /// Rules for other connections, the first that matches decides.
+    #[serde(default)]
+    pub tcp: Vec<TcpRoute>,
     /// Namespaces whose workloads follow the rules: `*` (the default), `.`
     /// (the resource's own) or names.
     #[serde(default)]
     pub export_to: Vec<String>,
+}
+
+/// One rule for TLS connections.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsRoute {
+    /// When the rule applies: any of these.
+    #[serde(default, rename = "match")]
+    pub matches: Vec<TlsMatch>,
+    /// Where connections go, by weight.
+    #[serde(default)]
+    pub route: Vec<RouteDestination>,
+}
+
+/// Conditions on a TLS connection that must all hold.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsMatch {
+    /// Names that a client asks for (SNI), exact or `*.` and a domain.
+    #[serde(default)]
+    pub sni_hosts: Vec<String>,
+    /// Where the connection was to go: addresses or CIDR blocks.
+    #[serde(default)]
+    pub destination_subnets: Vec<String>,
+    /// The service's port.
+    #[serde(default)]
+    pub port: Option<i64>,
+    /// The caller's labels.
+    #[serde(default)]
+    pub source_labels: BTreeMap<String, String>,
+    /// The caller's namespace.
+    #[serde(default)]
+    pub source_namespace: Option<String>,
+    /// Where the condition applies; `mesh` means every sidecar.
+    #[serde(default)]
+    pub gateways: Vec<String>,
+}
+
+/// One rule for connections.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpRoute {
+    /// When the rule applies: any of these; none: always.
+    #[serde(default, rename = "match")]
+    pub matches: Vec<L4Match>,
+    /// Where connections go, by weight.
+    #[serde(default)]
+    pub route: Vec<RouteDestination>,
+}
+
+/// Conditions on a connection that must all hold.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct L4Match {
+    /// Where the connection was to go: addresses or CIDR blocks.
+    #[serde(default)]
+    pub destination_subnets: Vec<String>,
+    /// The service's port.
+    #[serde(default)]
+    pub port: Option<i64>,
+    /// The caller's labels.
+    #[serde(default)]
+    pub source_labels: BTreeMap<String, String>,
+    /// The caller's namespace.
+    #[serde(default)]
+    pub source_namespace: Option<String>,
+    /// Where the condition applies; `mesh` means every sidecar.
+    #[serde(default)]
+    pub gateways: Vec<String>,
+}
+
+/// A destination of connections and its share.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteDestination {
+    /// Where to.
+    pub destination: Destination,
+    /// The share relative to the others'.
+    #[serde(default)]
+    pub weight: Option<i64>,
+}
+
+/// Another VirtualService.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Delegate {
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// Its namespace; empty: the resource's own.
+    #[serde(default)]
+    pub namespace: String,
 }
 
 /// One rule for HTTP requests.
@@ -53,6 +152,9 @@ pub struct HttpRoute {
     /// A fixed response.
     #[serde(default)]
     pub direct_response: Option<HttpDirectResponse>,
+    /// A VirtualService without hosts, whose rules stand in this one's place.
+    #[serde(default)]
+    pub delegate: Option<Delegate>,
     /// A new path or authority for what is forwarded.
     #[serde(default)]
     pub rewrite: Option<HttpRewrite>,
@@ -145,6 +247,9 @@ pub struct HttpRetry {
     /// Another endpoint each time, while there are others; true unless set.
     #[serde(default)]
     pub retry_ignore_previous_hosts: Option<bool>,
+    /// Whether a retry may go to another locality.
+    #[serde(default)]
+    pub retry_remote_localities: Option<bool>,
 }
 
 /// A redirect.
@@ -272,6 +377,9 @@ pub struct FaultDelay {
     /// The same, whole, as older resources have it.
     #[serde(default)]
     pub percent: Option<i64>,
+    /// A delay that grows; nothing has ever acted on it.
+    #[serde(default)]
+    pub exponential_delay: Option<String>,
 }
 
 /// An answer instead of the backend's.
@@ -284,6 +392,9 @@ pub struct FaultAbort {
     /// A gRPC status, by name or number.
     #[serde(default)]
     pub grpc_status: Option<String>,
+    /// An HTTP/2 error; nothing has ever acted on it.
+    #[serde(default, alias = "http2_error")]
+    pub http2_error: Option<String>,
     /// The share of requests; none unless set.
     #[serde(default)]
     pub percentage: Option<Percentage>,
@@ -332,6 +443,9 @@ pub struct HttpMatchRequest {
     /// The service's port.
     #[serde(default)]
     pub port: Option<i64>,
+    /// The caller's labels.
+    #[serde(default)]
+    pub source_labels: BTreeMap<String, String>,
     /// The caller's namespace.
     #[serde(default)]
     pub source_namespace: Option<String>,

@@ -166,6 +166,7 @@ impl TryFrom<proto::Service> for Service {
             hostname: message.hostname,
             protocol: protocol("service.protocol", message.protocol)?,
             http: optional(message.http)?.map(Arc::new),
+            tcp: optional(message.tcp)?.map(Arc::new),
             subsets: message.subsets,
             destination: optional(message.destination)?.map(Arc::new),
         })
@@ -217,6 +218,7 @@ impl TryFrom<proto::RequestMatch> for RequestMatch {
                     Ok((query.name, condition))
                 })
                 .collect::<Result<_>>()?,
+            source_labels: message.source_labels.into_iter().collect(),
         })
     }
 }

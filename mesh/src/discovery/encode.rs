@@ -111,6 +111,7 @@ impl From<&Service> for proto::Service {
             hostname: service.hostname.clone(),
             protocol: proto::AppProtocol::from(service.protocol).into(),
             http: service.http.as_deref().map(Into::into),
+            tcp: service.tcp.as_deref().map(Into::into),
             subsets: service.subsets.clone(),
             destination: service.destination.as_deref().map(Into::into),
         }
@@ -163,6 +164,7 @@ impl From<&RequestMatch> for proto::RequestMatch {
             headers: entry.headers.iter().map(Into::into).collect(),
             ignore_path_case: entry.ignore_path_case,
             query: entry.query.iter().map(encode_query).collect(),
+            source_labels: entry.source_labels.clone().into_iter().collect(),
         }
     }
 }

@@ -3,10 +3,11 @@ use crate::{
     AppProtocol, InboundPort, MtlsMode, ResourceRef,
     destination::Locality,
     route::{
-        Abort, AbortStatus, Answer, Backend, Cors, Delay, DirectResponse, Fault, Filters,
-        HeaderEdits, HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, Mirror, OriginMatch,
-        PathRewrite, QueryMatch, Redirect, RedirectPath, RequestMatch, RetryPolicy, Rewrite, Share,
-        StringMatch, UnmatchedPreflights, Unresolved, WholeRegex,
+        Abort, AbortStatus, Answer, Backend, ConnectionMatch, Cors, Delay, DirectResponse, Fault,
+        Filters, HeaderEdits, HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, Mirror,
+        OriginMatch, PathRewrite, QueryMatch, Redirect, RedirectPath, RequestMatch, RetryPolicy,
+        Rewrite, Share, StringMatch, TcpRoutes, TcpRule, UnmatchedPreflights, Unresolved,
+        WholeRegex,
     },
 };
 use std::collections::BTreeMap;
@@ -176,9 +177,28 @@ fn service() -> Service {
                 QueryMatch::Value(StringMatch::Exact("a".into())),
             ),
         ],
+        source_labels: [("app".to_owned(), "checkout".to_owned())].into(),
         ..RequestMatch::default()
     };
+    let backend = Backend {
+        service: key(),
+        subset: None,
+        weight: 1,
+        unresolved: None,
+        headers: HeaderFilters::default(),
+    };
     Service {
+        tcp: Some(Arc::new(TcpRoutes {
+            rules: vec![TcpRule {
+                source: resource("payment"),
+                matches: vec![ConnectionMatch {
+                    server_names: vec!["*.example.com".into()],
+                    subnets: vec!["10.0.0.0/8".parse().unwrap()],
+                    source_labels: [("app".to_owned(), "a".to_owned())].into(),
+                }],
+                backends: vec![backend],
+            }],
+        })),
         key: key(),
         hostname: "payment.default.svc.cluster.local".into(),
         protocol: AppProtocol::Http2,

@@ -40,6 +40,7 @@ pub(crate) fn fill(directory: &Directory, config: &StaticConfig) {
                 protocol: AppProtocol::Detect,
                 http: None,
                 subsets: vec![],
+                tcp: None,
                 destination: None,
             })),
             Update::Endpoints(EndpointsUpdate {

@@ -20,6 +20,7 @@ fn service(name: &str) -> Update {
         protocol: AppProtocol::Detect,
         http: None,
         subsets: vec![],
+        tcp: None,
         destination: None,
     }))
 }

@@ -2,7 +2,7 @@
 
 use super::{ConnectionError, Destination, destination_service, open_endpoint, parties, unplaced};
 use crate::{
-    balance::{Asker, InFlight},
+    balance::{Asker, Balancer, InFlight},
     connect,
     error::Error,
     io::{Rewind, relay as copy},
@@ -10,8 +10,9 @@ use crate::{
     telemetry::{Flags, TcpSeries},
     thread::Thread,
 };
+use ::http::StatusCode;
 use bytes::Bytes;
-use linnet_mesh::Endpoint;
+use linnet_mesh::{Endpoint, route::ConnectionParts};
 use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -28,28 +29,93 @@ pub(super) struct Upstream {
     pub(super) stream: Stream,
     /// The endpoint; `None` outside of the mesh.
     pub(super) in_flight: Option<InFlight>,
+    /// The service that a route led to.
+    pub(super) service: Option<Rc<Balancer>>,
+}
+
+/// What is known of a client's connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// Where it comes from.
+    pub(super) source: Option<IpAddr>,
+    /// The address that it was to go to.
+    pub(super) destination: Option<IpAddr>,
+    /// The name that a TLS client asks for.
+    pub(super) server_name: Option<String>,
+}
+
+/// Whether an upstream depends on the name that a TLS client asks for.
+pub(super) fn looks_at_server_names(destination: &Destination) -> bool {
+    let Destination::Service(balancer) = destination else {
+        return false;
+    };
+    let service = balancer.cell.service();
+    let routes = service.as_ref().and_then(|service| service.tcp.as_ref());
+    routes.is_some_and(|routes| routes.look_at_server_names())
+}
+
+/// Where the routes of a service send a connection: to a service and one of its
+/// subsets.
+fn route(
+    thread: &Thread,
+    balancer: &Rc<Balancer>,
+    facts: &Facts,
+) -> Result<(Rc<Balancer>, Option<String>), Error> {
+    let service = balancer.cell.service();
+    let parts = ConnectionParts {
+        server_name: facts.server_name.as_deref(),
+        destination: facts.destination,
+    };
+    let routes = service.as_ref().and_then(|service| service.tcp.as_ref());
+    let Some((position, rule)) = routes.and_then(|routes| routes.rule(&parts)) else {
+        return Ok((balancer.clone(), None));
+    };
+    let unresolved = |reason: String| Error::UnresolvedBackend {
+        source_resource: rule.source.clone(),
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        reason,
+    };
+    let backend = rule.backend(rand::random());
+    let backend = backend
+        .ok_or_else(|| unresolved(format!("rule {position} gives every destination weight 0")))?;
+    if let Some(known) = &backend.unresolved {
+        return Err(unresolved(known.reason.clone()));
+    }
+    let found = thread.balancer_of(&backend.service);
+    let found = found.ok_or_else(|| {
+        unresolved(format!(
+            "the controller has not described {}",
+            backend.service
+        ))
+    })?;
+    Ok((found, backend.subset.clone()))
 }
 
 /// Opens a connection to one of a destination's endpoints.
 pub(super) async fn open(
     thread: &Thread,
     destination: &Destination,
-    source: Option<IpAddr>,
+    facts: &Facts,
 ) -> Result<Upstream, Error> {
     match destination {
         Destination::Service(balancer) => {
+            let (balancer, subset) = route(thread, balancer, facts)?;
+            let subset = subset.as_deref();
             let mut tried: Vec<SocketAddr> = Vec::new();
             loop {
-                let chosen = balancer.choose(None, &tried, &Asker::connection(source));
+                let chosen = balancer.choose(subset, &tried, &Asker::connection(facts.source));
                 let mut in_flight = chosen.ok_or_else(|| Error::NoEndpoint {
                     service: balancer.cell.key.clone(),
-                    subset: None,
+                    subset: subset.map(str::to_owned),
                 })?;
                 match open_endpoint(thread, &mut in_flight).await {
                     Ok(stream) => {
                         in_flight.connected();
-                        let in_flight = Some(in_flight);
-                        return Ok(Upstream { stream, in_flight });
+                        return Ok(Upstream {
+                            stream,
+                            in_flight: Some(in_flight),
+                            service: Some(balancer),
+                        });
                     }
                     Err(error) if error.is_overflow() => {
                         in_flight.failed(&error);
@@ -71,13 +137,23 @@ pub(super) async fn open(
             let stream = open_endpoint(thread, &mut in_flight).await?;
             in_flight.connected();
             let in_flight = Some(in_flight);
-            Ok(Upstream { stream, in_flight })
+            let service = None;
+            Ok(Upstream {
+                stream,
+                in_flight,
+                service,
+            })
         }
         Destination::External(address) => {
             let stream = connect::tcp(*address, &thread.plain.policy.pool).await?;
             let stream = Stream::Plain(Rewind::new(Bytes::new(), stream));
             let in_flight = None;
-            Ok(Upstream { stream, in_flight })
+            let service = None;
+            Ok(Upstream {
+                stream,
+                in_flight,
+                service,
+            })
         }
         Destination::Unknown(target) => Err(Error::Discovery(target.clone())),
     }
@@ -87,13 +163,13 @@ pub(super) async fn open(
 pub(super) async fn relay(
     thread: &Rc<Thread>,
     destination: &Destination,
-    source: Option<IpAddr>,
+    facts: &Facts,
     client: Stream,
     upstream: Option<Upstream>,
 ) -> Result<(), ConnectionError> {
     let upstream = match upstream {
         Some(upstream) => Ok(upstream),
-        None => open(thread, destination, source).await,
+        None => open(thread, destination, facts).await,
     };
     let upstream = match upstream {
         Ok(upstream) => upstream,
@@ -107,13 +183,12 @@ pub(super) async fn relay(
             return Err(error.into());
         }
     };
-    relay_greeted(thread, destination, client, Bytes::new(), upstream).await
+    relay_greeted(thread, client, Bytes::new(), upstream).await
 }
 
 /// Relays a client to a server that has spoken already.
 pub(super) async fn relay_greeted(
     thread: &Rc<Thread>,
-    destination: &Destination,
     mut client: Stream,
     greeting: Bytes,
     mut upstream: Upstream,
@@ -122,7 +197,7 @@ pub(super) async fn relay_greeted(
         .in_flight
         .as_ref()
         .map(|held| &held.candidate.endpoint);
-    let series = series(thread, destination, endpoint);
+    let series = series(thread, upstream.service.as_deref(), endpoint);
     series.opened();
     let result = async {
         if !greeting.is_empty() {
@@ -144,13 +219,10 @@ pub(super) async fn relay_greeted(
 
 fn series(
     thread: &Thread,
-    destination: &Destination,
+    service: Option<&Balancer>,
     endpoint: Option<&Arc<Endpoint>>,
 ) -> Arc<TcpSeries> {
-    let service = match destination {
-        Destination::Service(balancer) => Some(destination_service(balancer)),
-        _ => None,
-    };
+    let service = service.map(destination_service);
     let parties = match endpoint {
         Some(endpoint) => parties(thread, service, endpoint),
         None => unplaced(thread, service),

@@ -280,6 +280,11 @@ impl Compiler<'_> {
 
     fn delay(&mut self, path: &str, delay: &FaultDelay) -> Option<Delay> {
         let field = format!("{path}.fixedDelay");
+        if delay.exponential_delay.is_some() {
+            let other = format!("{path}.exponentialDelay");
+            let text = "has no effect, in Istio neither: use fixedDelay";
+            self.notes.push(Note::new(other, text));
+        }
         let Some(text) = delay.fixed_delay.as_deref() else {
             self.error(field, "is missing; say how long to wait");
             return None;
@@ -293,6 +298,11 @@ impl Compiler<'_> {
     }
 
     fn abort(&mut self, path: &str, abort: &FaultAbort) -> Option<Abort> {
+        if abort.http2_error.is_some() {
+            let field = format!("{path}.http2Error");
+            let text = "has no effect, in Istio neither: use httpStatus or grpcStatus";
+            self.notes.push(Note::new(field, text));
+        }
         let status = match (abort.http_status, abort.grpc_status.as_deref()) {
             (Some(number), None) => {
                 AbortStatus::Http(self.status(format!("{path}.httpStatus"), number)?)

@@ -1,6 +1,6 @@
 //! The conditions of a match entry.
 
-use super::{Compiler, MESH, Match};
+use super::{Compiler, MESH, rule::Match};
 use crate::{
     compile::{Note, string_match},
     resource::{HttpMatchRequest, StringMatch},
@@ -8,28 +8,9 @@ use crate::{
 use linnet_mesh::route::{self, HeaderMatch, QueryMatch, RequestMatch};
 use std::collections::BTreeMap;
 
-/// A field of a match entry that is no condition: leaving it unhonoured does
-/// not widen the match.
-const NOT_A_CONDITION: &str = "statPrefix";
-
 impl Compiler<'_> {
     pub(super) fn match_entry(&mut self, path: &str, entry: &HttpMatchRequest) -> Option<Match> {
-        let unknown: Vec<_> = self
-            .unknown
-            .iter()
-            .filter(|field| {
-                field
-                    .strip_prefix(path)
-                    .and_then(|rest| rest.strip_prefix('.'))
-                    .is_some_and(|rest| rest != NOT_A_CONDITION)
-            })
-            .collect();
-        for field in &unknown {
-            self.notes.push(Note::new(
-                field.as_str(),
-                "is not honoured yet, so this match entry is left out: requests pass it by",
-            ));
-        }
+        let usable = self.is_usable(path);
         let port = match entry.port {
             None => None,
             Some(number) => Some(self.port(&format!("{path}.port"), number)?),
@@ -47,9 +28,10 @@ impl Compiler<'_> {
                 headers
             },
             query: self.query(&format!("{path}.queryParams"), &entry.query_params),
+            source_labels: entry.source_labels.clone(),
         };
         let in_mesh = entry.gateways.is_empty() || entry.gateways.iter().any(|g| g == MESH);
-        (unknown.is_empty() && in_mesh).then_some(Match {
+        (usable && in_mesh).then_some(Match {
             port,
             source_namespace: entry
                 .source_namespace

@@ -38,6 +38,15 @@ impl Compiler<'_> {
             let wait = self.duration(&format!("{path}.backoff"), text);
             policy.back_off = wait.unwrap_or(RetryPolicy::BACK_OFF);
         }
+        if let Some(remote) = retries.retry_remote_localities {
+            let text = if remote {
+                "changes nothing: the balancer's localities count for retries too"
+            } else {
+                "is not honoured: where the own locality has no endpoint left, a retry goes to another"
+            };
+            let field = format!("{path}.retryRemoteLocalities");
+            self.notes.push(Note::new(field, text));
+        }
         policy.avoid_tried = retries.retry_ignore_previous_hosts.unwrap_or(true);
         policy
     }

@@ -127,6 +127,7 @@ fn told(rules: Option<Vec<HttpRule>>, destination: Option<Destination>) -> Updat
                 rules,
             })
         }),
+        tcp: None,
         subsets: vec![],
         destination: destination.map(Arc::new),
     }))
