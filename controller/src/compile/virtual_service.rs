@@ -208,7 +208,7 @@ impl Compiler<'_> {
         if spec.http.is_empty() {
             self.error(
                 "spec.hosts",
-                "names no host, and there are no HTTP rules for others to delegate to; name the service whose requests are to be routed",
+                "names no host; name the service whose requests are to be routed",
             );
         }
         let set = [
