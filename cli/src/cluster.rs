@@ -25,6 +25,8 @@ pub(crate) const OLDEST_MINOR: u32 = 29;
 /// Enough for an API server at the other end of the world, and short enough
 /// for a person who mistyped its address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A pod that does not answer in this time is passed over.
+const POD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which cluster.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -216,6 +218,45 @@ impl Cluster {
             .map_err(|error| Error::request("list the kinds that it serves".to_owned(), error))?;
         let groups = discovery.groups();
         Ok(groups.flat_map(ApiGroup::recommended_resources).collect())
+    }
+
+    /// Sets an annotation.
+    ///
+    /// # Errors
+    /// The API server refused.
+    pub(crate) async fn annotate<K>(
+        &self,
+        api: &Api<K>,
+        name: &str,
+        annotation: &str,
+        value: &str,
+    ) -> Result<(), Error>
+    where
+        K: kube::Resource + Clone + DeserializeOwned + Debug,
+    {
+        let change = serde_json::json!({"metadata": {"annotations": {annotation: value}}});
+        api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(change))
+            .await
+            .map_err(|error| Error::request(format!("annotate {} {name}", resource(api)), error))?;
+        Ok(())
+    }
+
+    /// What a pod answers to a `GET`, whatever the status; none if it does not.
+    pub(crate) async fn pod_text(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        path: &str,
+    ) -> Option<String> {
+        let url = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}");
+        let request = http::Request::get(url).body(Vec::new()).ok()?;
+        match tokio::time::timeout(POD_TIMEOUT, self.client.request_text(request)).await {
+            Ok(Ok(text)) => Some(text),
+            // The pod's own words, where it is not ready.
+            Ok(Err(kube::Error::Api(status))) if status.code == 503 => Some(status.message.clone()),
+            _ => None,
+        }
     }
 
     /// All pods that carry a sidecar and have not ended.

@@ -4,6 +4,7 @@ mod authz;
 mod check;
 mod completions;
 mod demo;
+mod identity;
 mod inject;
 mod install;
 mod standalone;
@@ -68,6 +69,8 @@ pub(crate) enum Command {
     Authz(authz::Arguments),
     /// Show every proxy, whether it has what it was sent, and how long that took
     Status(status::Arguments),
+    /// Show the mesh's roots, or replace the root
+    Identity(identity::Arguments),
     /// Add the sidecar to workloads in a file, as the webhook would
     Inject(inject::Arguments),
     /// Remove the control plane from the current cluster
@@ -91,6 +94,7 @@ impl Command {
             Self::Why(arguments) => Ok(why::run(arguments, context).await?),
             Self::Authz(arguments) => Ok(authz::run(&arguments, context).await?),
             Self::Status(arguments) => Ok(status::run(&arguments, context).await?),
+            Self::Identity(arguments) => Ok(identity::run(arguments, context).await?),
             Self::Inject(arguments) => Ok(inject::run(&arguments, context)?),
             Self::Uninstall(arguments) => Ok(uninstall::run(&arguments, context).await?),
             Self::Demo(arguments) => Ok(demo::run(&arguments, context).await?),
@@ -112,6 +116,7 @@ pub(crate) enum Error {
     Authz(#[from] authz::Error),
     #[error(transparent)]
     Status(#[from] status::Error),
+    Identity(#[from] identity::Error),
     #[error(transparent)]
     Inject(#[from] inject::Error),
     #[error(transparent)]

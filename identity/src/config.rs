@@ -145,7 +145,11 @@ impl Environment {
         Self::parse(|name| env::var(name).ok())
     }
 
-    fn parse(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    /// From variables that somebody else holds.
+    ///
+    /// # Errors
+    /// All settings that cannot be used.
+    pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut settings = Settings {
             variable,
             mistakes: Vec::new(),

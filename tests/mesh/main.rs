@@ -8,6 +8,7 @@
 
 mod authorization;
 mod protocols;
+mod rotation;
 mod strict;
 mod support;
 mod why;

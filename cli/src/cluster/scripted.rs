@@ -38,7 +38,7 @@ impl ApiServer {
         self
     }
 
-    /// Adds an object at the path that it is read from.
+    /// Adds an object, or a text, at the path that it is read from.
     pub(crate) fn with(self, path: &str, object: Value) -> Self {
         self.state
             .lock()
@@ -89,6 +89,7 @@ impl ApiServer {
         }
         match *request.method() {
             Method::GET => match state.objects.get(path) {
+                Some(Value::String(text)) => Response::new(Body::from(text.clone().into_bytes())),
                 Some(object) => respond(StatusCode::OK, object),
                 None if is_collection(path) => {
                     respond(StatusCode::OK, &state.list(path, request.uri().query()))

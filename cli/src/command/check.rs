@@ -6,6 +6,7 @@
 
 mod certificates;
 mod control_plane;
+mod leaves;
 mod workloads;
 
 use super::Context;
@@ -119,8 +120,10 @@ async fn examine(cluster: &Cluster) -> Vec<Finding> {
     findings.extend(settle("deployments", control_plane::deployments(cluster)).await);
     findings.extend(settle("webhook", control_plane::webhook(cluster)).await);
     findings.extend(settle("root", certificates::root(cluster)).await);
+    findings.extend(settle("root", certificates::rotation(cluster)).await);
     findings.extend(settle("namespaces", workloads::system_namespaces(cluster)).await);
     findings.extend(settle("sidecars", workloads::sidecars(cluster)).await);
+    findings.extend(settle("certificates", leaves::leaves(cluster)).await);
     findings
 }
 

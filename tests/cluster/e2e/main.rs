@@ -16,6 +16,7 @@ mod mtls;
 mod pods;
 mod prometheus;
 mod protocols;
+mod root_rotation;
 mod rotation;
 mod split;
 mod support;
@@ -72,6 +73,11 @@ fn point_5_pods_of_every_kind() {
 #[test]
 fn point_6_certificates_rotate_under_load() {
     run(rotation::certificates_rotate_under_load);
+}
+
+#[test]
+fn point_6b_another_root_takes_over_under_load() {
+    run(root_rotation::another_root_takes_over_under_load);
 }
 
 #[test]

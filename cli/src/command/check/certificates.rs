@@ -1,8 +1,12 @@
 //! When certificates end.
 
 use super::Finding;
-use crate::cluster::{Cluster, Error};
+use crate::{
+    cluster::{Cluster, Error},
+    command::identity,
+};
 use k8s_openapi::api::core::v1::ConfigMap;
+use linnet_identity::authority::rotation::Phase;
 use linnet_mesh::names;
 use time::{Duration, OffsetDateTime};
 use x509_parser::pem::Pem;
@@ -27,6 +31,36 @@ pub(super) async fn root(cluster: &Cluster) -> Result<Vec<Finding>, Error> {
             "identity writes it; see its log: \
              kubectl --namespace linnet-system logs deployment/linnet-identity",
         )],
+    })
+}
+
+/// Whether what is kept can be used, and where a rotation stands.
+pub(super) async fn rotation(cluster: &Cluster) -> Result<Vec<Finding>, Error> {
+    let advice = "linnet identity status";
+    Ok(match identity::roots(cluster).await {
+        // Before the first start of identity; the deployments say more.
+        Ok(None) => Vec::new(),
+        Err(identity::Error::Cluster(error)) => return Err(error),
+        Err(error) => vec![Finding::failed(
+            "root",
+            format!("identity cannot sign: {error}"),
+            "restore the Secret",
+        )],
+        Ok(Some(roots)) => match (&roots.judgement.problem, roots.judgement.phase) {
+            (Some(problem), _) => vec![Finding::warning(
+                "root",
+                format!(
+                    "the root in Secret {} cannot be used, the one before signs: {problem}",
+                    names::ROOT_SECRET
+                ),
+                advice,
+            )],
+            (None, Phase::Steady) => Vec::new(),
+            (None, phase) => {
+                let message = format!("root rotation: {}", identity::stage(phase));
+                vec![Finding::ok("root", message)]
+            }
+        },
     })
 }
 
@@ -90,7 +124,7 @@ fn judge_lifetime(
     }
 }
 
-fn span(left: Duration) -> String {
+pub(super) fn span(left: Duration) -> String {
     match (left.whole_days(), left.whole_hours(), left.whole_minutes()) {
         (days, ..) if days > 1 => format!("{days} days"),
         (_, hours, _) if hours > 1 => format!("{hours} hours"),
