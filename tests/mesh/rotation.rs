@@ -191,7 +191,7 @@ async fn another_root_takes_over_and_no_request_fails() {
     let first = root(&mesh.client);
     mesh.identity.running.rotate_root("now").unwrap();
     let begun = Instant::now();
-    let end = begun + Duration::from_secs(40);
+    let end = begun + Duration::from_secs(34);
     let load = tokio::spawn(mesh.load(end));
     let mut both_seen = false;
     while Instant::now() < end {
