@@ -28,11 +28,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower::service_fn;
 
+/// A name and a UID.
+type Pod = (&'static str, &'static str);
+
 /// What the API server knows of tokens: their audience and the pod they are bound
 /// to; and of pods: those that are there, with their UIDs.
 #[derive(Default)]
 struct ApiServer {
-    tokens: BTreeMap<&'static str, (&'static str, Option<(&'static str, &'static str)>)>,
+    tokens: BTreeMap<&'static str, (&'static str, Option<Pod>)>,
     pods: BTreeMap<&'static str, &'static str>,
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
-use linnet_mesh::names::{self, port};
+use linnet_mesh::names::port;
 use std::collections::BTreeSet;
 use time::{Duration, OffsetDateTime};
 
