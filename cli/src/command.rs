@@ -116,6 +116,7 @@ pub(crate) enum Error {
     Authz(#[from] authz::Error),
     #[error(transparent)]
     Status(#[from] status::Error),
+    #[error(transparent)]
     Identity(#[from] identity::Error),
     #[error(transparent)]
     Inject(#[from] inject::Error),
