@@ -27,6 +27,7 @@ use crate::{
 };
 use cluster::Cluster;
 use configuration::Configurations;
+pub(crate) use configuration::ROOTS;
 use linnet_mesh::TrustDomain;
 use std::{
     collections::{BTreeMap, HashSet},

@@ -13,6 +13,7 @@ mod yaml;
 pub use cluster::{EndpointSlice, InboundPorts, Pod, Service, ServicePortSpec, SliceEndpoint};
 pub use node::Node;
 pub use parse::{ParseError, parse};
+pub(crate) use yaml::documents;
 pub use yaml::parse_yaml;
 
 use linnet_mesh::ResourceRef;

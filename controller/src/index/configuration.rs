@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Namespaces whose configuration is for the whole mesh, in the order asked.
-pub(super) const ROOTS: [&str; 2] = [names::CONTROL_PLANE_NAMESPACE, names::ISTIO_NAMESPACE];
+pub(crate) const ROOTS: [&str; 2] = [names::CONTROL_PLANE_NAMESPACE, names::ISTIO_NAMESPACE];
 
 /// A resource and what became of it.
 #[derive(Debug)]

@@ -10,18 +10,32 @@ use serde_json::Value;
 /// The first document that can't be taken, and why.
 pub fn parse_yaml(text: &str, origin: &str) -> Result<Vec<Object>, String> {
     let mut objects = Vec::new();
-    for (position, document) in serde_norway::Deserializer::from_str(text).enumerate() {
-        let name = format!("document {}", position + 1);
-        let yaml = serde_norway::Value::deserialize(document)
-            .map_err(|error| format!("{name}: {error}"))?;
-        let json = json(yaml).map_err(|reason| format!("{name}: {reason}"))?;
-        for manifest in items(json) {
+    for (name, manifests) in documents(text) {
+        for manifest in manifests.map_err(|reason| format!("{name}: {reason}"))? {
             let object = parse(manifest, Some(&format!("{origin}, {name}")))
                 .map_err(|error| format!("{name}: {error}"))?;
             objects.extend(object);
         }
     }
     Ok(objects)
+}
+
+/// The manifests in a text by document, each named `document 1` and so on; a
+/// document that is no YAML is the last.
+pub(crate) fn documents(text: &str) -> Vec<(String, Result<Vec<Value>, String>)> {
+    let mut documents = Vec::new();
+    for (position, document) in serde_norway::Deserializer::from_str(text).enumerate() {
+        let name = format!("document {}", position + 1);
+        let yaml = match serde_norway::Value::deserialize(document) {
+            Ok(yaml) => yaml,
+            Err(error) => {
+                documents.push((name, Err(error.to_string())));
+                break;
+            }
+        };
+        documents.push((name, json(yaml).map(items)));
+    }
+    documents
 }
 
 /// The manifests of a `List`, or the one that it is.

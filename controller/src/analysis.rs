@@ -1,0 +1,71 @@
+//! What is wrong with a set of resources, found without running anything.
+//!
+//! The verdicts are the index's own, so that a file is judged here as the
+//! controller would judge it in force. To these come findings that need a look
+//! at the whole: rules that nothing reaches, subsets without pods, selectors
+//! that select nothing. What the set does not hold at all is not missed: a file
+//! with routes and no Service speaks of services that stand elsewhere.
+
+mod alone;
+mod input;
+mod path;
+mod stand_in;
+mod together;
+
+pub use alone::remarks;
+pub use input::Input;
+
+use crate::{
+    compile::{Context, Note, Severity, Verdict},
+    index::Index,
+    object::Object,
+    source::Change,
+};
+use linnet_mesh::{ResourceRef, TrustDomain};
+
+/// A verdict on every resource of the input, in its order of kind and name,
+/// and one on everything in it that can't be read.
+pub fn analyze(input: &Input, context: &Context) -> Vec<Verdict> {
+    let mut index = Index::new(context.clone(), TrustDomain::default());
+    for object in input.objects().cloned() {
+        index.apply(Change::Apply(object));
+    }
+    if !input.has_services() {
+        for service in stand_in::services(input, context) {
+            index.apply(Change::Apply(service));
+        }
+    }
+    let mut verdicts = index.verdicts();
+    for object in input.objects() {
+        let Object::Configuration(configuration) = object else {
+            continue;
+        };
+        let mut notes = alone::remarks(configuration);
+        notes.extend(together::remarks(configuration, input, context));
+        add(&mut verdicts, &(&configuration.reference()).into(), notes);
+    }
+    verdicts.extend(input.problems().cloned());
+    verdicts
+}
+
+fn add(verdicts: &mut [Verdict], resource: &ResourceRef, notes: Vec<Note>) {
+    let verdict = verdicts
+        .iter_mut()
+        .find(|verdict| verdict.resource == *resource);
+    if let Some(verdict) = verdict {
+        for note in notes {
+            if !verdict.messages.contains(&note) {
+                verdict.messages.push(note);
+            }
+        }
+    }
+}
+
+/// How many remarks of a severity there are.
+pub fn count(verdicts: &[Verdict], severity: Severity) -> usize {
+    let messages = verdicts.iter().flat_map(|verdict| &verdict.messages);
+    messages.filter(|note| note.severity == severity).count()
+}
+
+#[cfg(test)]
+mod tests;

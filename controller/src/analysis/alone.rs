@@ -1,0 +1,207 @@
+//! What can be said of a resource without knowing any other: also at admission.
+
+use super::path::{items, text};
+use crate::{
+    compile::Note,
+    object::{Configuration, Kind},
+};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Remarks on a resource beyond its verdict: rules that are never reached, and
+/// weights that are no percentages.
+pub fn remarks(configuration: &Configuration) -> Vec<Note> {
+    let spec = &configuration.spec;
+    let mut notes = Vec::new();
+    match configuration.kind {
+        Kind::VirtualService => {
+            for section in ["http", "tls", "tcp"] {
+                let rules = items(spec, section);
+                let matches: Vec<_> = rules.iter().map(|rule| entries(rule, "match")).collect();
+                shadowed(&format!("spec.{section}"), &matches, "match", &mut notes);
+                for (position, rule) in rules.iter().enumerate() {
+                    weights(
+                        &format!("spec.{section}[{position}].route"),
+                        rule,
+                        &mut notes,
+                    );
+                }
+            }
+            unseen(configuration, &mut notes);
+        }
+        kind if matches!(kind.as_str(), "HTTPRoute" | "GRPCRoute") => {
+            // The most specific match goes first, so only equal ones shadow.
+            let rules = items(spec, "rules");
+            let matches: Vec<_> = rules.iter().map(|rule| entries(rule, "matches")).collect();
+            repeated("spec.rules", &matches, "matches", &mut notes);
+        }
+        _ => {}
+    }
+    notes
+}
+
+/// The conditions of a match entry, by path.
+type Conditions = BTreeMap<String, Value>;
+
+/// The match entries of a rule; one without conditions where it has none.
+fn entries(rule: &Value, field: &str) -> Vec<Conditions> {
+    let found: Vec<_> = items(rule, field).iter().map(conditions).collect();
+    if found.is_empty() {
+        vec![Conditions::new()]
+    } else {
+        found
+    }
+}
+
+fn conditions(entry: &Value) -> Conditions {
+    /// Conditions that are maps of others.
+    const MAPS: [&str; 4] = ["headers", "withoutHeaders", "queryParams", "sourceLabels"];
+    let mut conditions = Conditions::new();
+    for (name, value) in entry.as_object().into_iter().flatten() {
+        match value.as_object().filter(|_| MAPS.contains(&name.as_str())) {
+            _ if name == "name" => {}
+            Some(map) => {
+                let each = map
+                    .iter()
+                    .map(|(key, value)| (format!("{name}.{key}"), value.clone()));
+                conditions.extend(each);
+            }
+            None => {
+                conditions.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    // Every path starts so.
+    if conditions
+        .get("uri")
+        .is_some_and(|uri| text(uri, "prefix") == "/")
+    {
+        conditions.remove("uri");
+        conditions.remove("ignoreUriCase");
+    }
+    conditions
+}
+
+/// Whether whatever matches `later` matches `earlier` too.
+fn covers(earlier: &Conditions, later: &Conditions) -> bool {
+    // With another case rule, texts can't be compared.
+    let same_case = earlier.get("ignoreUriCase") == later.get("ignoreUriCase");
+    earlier.iter().all(|(name, wanted)| {
+        let Some(given) = later.get(name) else {
+            return false;
+        };
+        if name == "uri" && same_case && !text(wanted, "prefix").is_empty() {
+            let prefix = text(wanted, "prefix");
+            return ["exact", "prefix"]
+                .iter()
+                .any(|kind| text(given, kind).starts_with(prefix));
+        }
+        given == wanted && (name != "uri" || same_case)
+    })
+}
+
+/// Rules and match entries that an earlier one takes everything from.
+fn shadowed(section: &str, rules: &[Vec<Conditions>], field: &str, notes: &mut Vec<Note>) {
+    let mut seen: Vec<(String, bool, &Conditions)> = Vec::new();
+    for (position, entries) in rules.iter().enumerate() {
+        let rule = format!("{section}[{position}]");
+        let by: Vec<_> = entries
+            .iter()
+            .map(|entry| seen.iter().find(|(_, _, earlier)| covers(earlier, entry)))
+            .collect();
+        if let Some((first, everything, _)) = by.iter().copied().flatten().next()
+            && by.iter().all(Option::is_some)
+        {
+            let reason = if *everything {
+                format!("is never reached: {first} matches every request")
+            } else {
+                format!("is never reached: {first} matches all that it would")
+            };
+            notes.push(Note::new(&rule, reason));
+        } else {
+            for (entry, by) in by.iter().enumerate() {
+                if let Some((first, ..)) = by {
+                    notes.push(Note::new(
+                        format!("{rule}.{field}[{entry}]"),
+                        format!("never decides: {first} matches all that it would"),
+                    ));
+                }
+            }
+        }
+        let everything = entries.iter().any(Conditions::is_empty);
+        seen.extend(
+            entries
+                .iter()
+                .map(|entry| (rule.clone(), everything, entry)),
+        );
+    }
+}
+
+/// Match entries that stand there a second time.
+fn repeated(section: &str, rules: &[Vec<Conditions>], field: &str, notes: &mut Vec<Note>) {
+    let mut seen: Vec<(usize, &Conditions)> = Vec::new();
+    for (position, entries) in rules.iter().enumerate() {
+        for (number, entry) in entries.iter().enumerate() {
+            let first = seen.iter().find(|(_, earlier)| *earlier == entry);
+            if let Some((first, _)) = first {
+                notes.push(Note::new(
+                    format!("{section}[{position}].{field}[{number}]"),
+                    format!("never decides: {section}[{first}] matches the same and goes first"),
+                ));
+            }
+        }
+        seen.extend(entries.iter().map(|entry| (position, entry)));
+    }
+}
+
+/// Weights are shares of their sum; most authors mean percent.
+fn weights(field: &str, rule: &Value, notes: &mut Vec<Note>) {
+    let destinations = items(rule, "route");
+    let weights: Vec<u64> = destinations
+        .iter()
+        .filter_map(|destination| destination.get("weight")?.as_u64())
+        .collect();
+    let sum: u64 = weights.iter().sum();
+    if destinations.len() < 2 || weights.len() < destinations.len() || sum == 100 || sum == 0 {
+        return;
+    }
+    let shares: Vec<_> = weights
+        .iter()
+        .map(|weight| format!("{} %", (weight * 1000 / sum) as f64 / 10.0))
+        .collect();
+    notes.push(Note::new(
+        field,
+        format!(
+            "the weights of its destinations add up to {sum}, not 100; they count as shares: {}",
+            shares.join(", ")
+        ),
+    ));
+}
+
+/// Rules for callers that do not see the resource.
+fn unseen(configuration: &Configuration, notes: &mut Vec<Note>) {
+    let export_to: Vec<&str> = items(&configuration.spec, "exportTo")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    if export_to.is_empty() || export_to.contains(&"*") {
+        return;
+    }
+    let own = &*configuration.name.namespace;
+    let sees = |namespace: &str| {
+        export_to.contains(&namespace) || namespace == own && export_to.contains(&".")
+    };
+    for section in ["http", "tls", "tcp"] {
+        for (rule, route) in items(&configuration.spec, section).iter().enumerate() {
+            for (entry, condition) in items(route, "match").iter().enumerate() {
+                let namespace = text(condition, "sourceNamespace");
+                if !namespace.is_empty() && !sees(namespace) {
+                    notes.push(Note::new(
+                        format!("spec.{section}[{rule}].match[{entry}].sourceNamespace"),
+                        format!("nobody can match it: spec.exportTo does not let namespace {namespace} see the rules"),
+                    ));
+                }
+            }
+        }
+    }
+}
