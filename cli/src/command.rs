@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod analyze;
 mod authz;
 mod check;
 mod completions;
@@ -71,6 +72,8 @@ pub(crate) enum Command {
     Status(status::Arguments),
     /// Show the mesh's roots, or replace the root
     Identity(identity::Arguments),
+    /// Say what is wrong with configuration, in files or in the cluster
+    Analyze(analyze::Arguments),
     /// Add the sidecar to workloads in a file, as the webhook would
     Inject(inject::Arguments),
     /// Remove the control plane from the current cluster
@@ -95,6 +98,7 @@ impl Command {
             Self::Authz(arguments) => Ok(authz::run(&arguments, context).await?),
             Self::Status(arguments) => Ok(status::run(&arguments, context).await?),
             Self::Identity(arguments) => Ok(identity::run(arguments, context).await?),
+            Self::Analyze(arguments) => Ok(analyze::run(&arguments, context).await?),
             Self::Inject(arguments) => Ok(inject::run(&arguments, context)?),
             Self::Uninstall(arguments) => Ok(uninstall::run(&arguments, context).await?),
             Self::Demo(arguments) => Ok(demo::run(&arguments, context).await?),
@@ -118,6 +122,8 @@ pub(crate) enum Error {
     Status(#[from] status::Error),
     #[error(transparent)]
     Identity(#[from] identity::Error),
+    #[error(transparent)]
+    Analyze(#[from] analyze::Error),
     #[error(transparent)]
     Inject(#[from] inject::Error),
     #[error(transparent)]

@@ -104,7 +104,8 @@ impl Terminal {
         Ok(answer == "y" || answer == "yes")
     }
 
-    fn paint(&self, code: &str, text: &str) -> String {
+    /// Text in a colour, where it is wanted; `code` is of ECMA-48's SGR.
+    pub(crate) fn paint(&self, code: &str, text: &str) -> String {
         if self.colour {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
         } else {

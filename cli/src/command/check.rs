@@ -7,6 +7,7 @@
 mod certificates;
 mod control_plane;
 mod leaves;
+mod resources;
 mod workloads;
 
 use super::Context;
@@ -124,6 +125,7 @@ async fn examine(cluster: &Cluster) -> Vec<Finding> {
     findings.extend(settle("namespaces", workloads::system_namespaces(cluster)).await);
     findings.extend(settle("sidecars", workloads::sidecars(cluster)).await);
     findings.extend(settle("certificates", leaves::leaves(cluster)).await);
+    findings.extend(settle("resources", resources::rejected(cluster)).await);
     findings
 }
 

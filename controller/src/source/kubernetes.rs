@@ -76,6 +76,16 @@ const NOT_INSTALLED: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(15);
 
+/// The configuration kinds, each in the version that is asked for.
+pub fn configuration_kinds() -> impl Iterator<Item = (Kind, ApiResource)> {
+    CONFIGURATION
+        .into_iter()
+        .map(|(group, version, kind, plural)| {
+            let gvk = GroupVersionKind::gvk(group, version, kind.as_str());
+            (kind, ApiResource::from_gvk_with_plural(&gvk, plural))
+        })
+}
+
 /// Watches a cluster until nobody listens.
 pub async fn run(client: Client, sink: Sink) {
     // Each watch drops its sender when it has told all that was there.
@@ -101,10 +111,7 @@ pub async fn run(client: Client, sink: Sink) {
             .run(Api::<core::Node>::all(client.clone()), node)
             .boxed(),
     ];
-    for (_, _, kind, _) in CONFIGURATION {
-        let Some(resource) = resource_of(kind) else {
-            continue;
-        };
+    for (kind, resource) in configuration_kinds() {
         let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
         watches.push(watch(kind).run(api, configuration).boxed());
     }
