@@ -16,7 +16,7 @@ pub use alone::remarks;
 pub use input::Input;
 
 use crate::{
-    compile::{Context, Note, Severity, Verdict},
+    compile::{Context, Note, Severity, Status, Verdict},
     index::Index,
     object::Object,
     source::Change,
@@ -52,7 +52,8 @@ fn add(verdicts: &mut [Verdict], resource: &ResourceRef, notes: Vec<Note>) {
     let verdict = verdicts
         .iter_mut()
         .find(|verdict| verdict.resource == *resource);
-    if let Some(verdict) = verdict {
+    // What is wrong with a resource that is not in force can wait.
+    if let Some(verdict) = verdict.filter(|verdict| verdict.status != Status::Rejected) {
         for note in notes {
             if !verdict.messages.contains(&note) {
                 verdict.messages.push(note);

@@ -12,6 +12,8 @@ use std::{env, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 pub const LISTEN: &str = "LINNET_DISCOVERY_LISTEN";
 /// Where health, metrics and status are, `[::]:15020` by default.
 pub const HEALTH_LISTEN: &str = "LINNET_HEALTH_ADDRESS";
+/// Where the validating webhook listens, `[::]:9443` by default.
+pub const WEBHOOK_LISTEN: &str = "LINNET_WEBHOOK_ADDRESS";
 /// The DNS domain of services, `cluster.local` by default.
 pub const CLUSTER_DOMAIN: &str = "LINNET_CLUSTER_DOMAIN";
 /// A directory of manifests: standalone, without Kubernetes.
@@ -40,6 +42,8 @@ pub struct Config {
     pub address: SocketAddr,
     /// Where health, metrics and status are.
     pub health_address: SocketAddr,
+    /// Where the validating webhook listens; there is none without Kubernetes.
+    pub webhook_address: SocketAddr,
 }
 
 /// What `main` needs besides: where the controller runs.
@@ -85,6 +89,7 @@ impl Config {
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.to_owned(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             health_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            webhook_address: SocketAddr::from(([127, 0, 0, 1], 0)),
         }
     }
 }
@@ -115,6 +120,7 @@ impl Environment {
         }
         let address = read(text, &mut mistakes, LISTEN);
         let health_address = read(text, &mut mistakes, HEALTH_LISTEN);
+        let webhook_address = read(text, &mut mistakes, WEBHOOK_LISTEN);
         let drain = read(text, &mut mistakes, names::env::DRAIN_SECONDS);
         let cluster_domain =
             text(CLUSTER_DOMAIN).unwrap_or_else(|| DEFAULT_CLUSTER_DOMAIN.to_owned());
@@ -145,6 +151,7 @@ impl Environment {
                 cluster_domain,
                 address: address.unwrap_or_else(|| any(port::DISCOVERY)),
                 health_address: health_address.unwrap_or_else(|| any(port::METRICS)),
+                webhook_address: webhook_address.unwrap_or_else(|| any(port::WEBHOOK)),
             },
             platform: match text(DIRECTORY) {
                 Some(directory) => Platform::Directory(directory.into()),

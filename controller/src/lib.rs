@@ -8,6 +8,7 @@
 //! [`config::Config::build`] starts all of it and returns the bound addresses,
 //! so that the whole mesh also runs in one process.
 
+pub mod admission;
 pub mod analysis;
 pub mod compile;
 pub mod config;

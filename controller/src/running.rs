@@ -1,6 +1,7 @@
 //! The composition: source, hub, discovery over mutual TLS, health and status.
 
 use crate::{
+    admission::{self, Serving},
     compile::Context,
     config::Config,
     discovery::{self, Admission, Handle, Server},
@@ -53,6 +54,8 @@ pub struct Running {
     pub discovery_address: SocketAddr,
     /// Where health, metrics and status are.
     pub health_address: SocketAddr,
+    /// Where the validating webhook listens, in a cluster.
+    pub webhook_address: Option<SocketAddr>,
     /// Verdicts and proxies.
     pub handle: Handle,
     servers: Vec<JoinHandle<()>>,
@@ -109,11 +112,12 @@ impl Config {
             cluster_domain: self.cluster_domain,
         };
         let mut index =
-            Index::new(context, self.trust_domain).with_aliases(self.trust_domain_aliases);
+            Index::new(context.clone(), self.trust_domain).with_aliases(self.trust_domain_aliases);
         if matches!(source, Source::Kubernetes { .. }) {
             index = index.with_all_pods();
         }
         let (handle, _) = discovery::spawn(index, events, readiness.gate("configuration"));
+        let mut webhook = None;
         let admission = match source {
             Source::Directory(path) => {
                 let directory = Directory::open(path)?;
@@ -130,6 +134,8 @@ impl Config {
                 until_drained(drain.clone(), lease);
                 let writer = status::write(client.clone(), handle.clone(), held);
                 until_drained(drain.clone(), writer);
+                let address = self.webhook_address;
+                webhook = Some(validate(client.clone(), address, context, drain.clone()).await?);
                 until_drained(drain.clone(), kubernetes::run(client, sink));
                 Admission::KnownPods
             }
@@ -138,13 +144,33 @@ impl Config {
         let discovery = serve_discovery(listener, server.router(), certificate, drain.clone());
         let checks = health::router(readiness, metrics).merge(status::router(handle.clone()));
         let health = serve::serve(health_listener, checks, Transport::Plain, drain);
+        let mut servers = vec![tokio::spawn(discovery), tokio::spawn(health)];
+        let webhook_address = webhook.as_ref().map(|webhook| webhook.address);
+        servers.extend(webhook.map(|webhook| webhook.server));
         Ok(Running {
             discovery_address,
             health_address,
+            webhook_address,
             handle,
-            servers: vec![tokio::spawn(discovery), tokio::spawn(health)],
+            servers,
         })
     }
+}
+
+async fn validate(
+    client: kube::Client,
+    address: SocketAddr,
+    context: Context,
+    drain: drain::Watch,
+) -> Result<Serving, BuildError> {
+    let setting = crate::config::WEBHOOK_LISTEN;
+    admission::start(client, admission::names(), address, context, drain)
+        .await
+        .map_err(|source| BuildError::Listen {
+            address,
+            setting,
+            source,
+        })
 }
 
 /// Runs something that has nothing to finish at the end.

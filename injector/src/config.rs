@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
+use linnet_admission::Names;
 use linnet_mesh::{
     TrustDomain,
     names::{self, env},
@@ -9,7 +10,6 @@ use linnet_mesh::{
 
 use crate::{
     injection::{InjectionConfig, PullPolicy},
-    keeper::Names,
     quantity::{Quantity, QuantityError},
     settings::log_filter,
 };

@@ -3,16 +3,14 @@
 //! The core is pure: [`decision`] says whether, [`settings`] and [`probe`] read
 //! the pod, [`sidecar`] makes the containers, [`inject`] writes pod and patch
 //! ([`inject_document`] does it for a manifest). Around it stand the
-//! AdmissionReview envelope ([`review`]), the HTTP server ([`webhook`]), and the
-//! upkeep of its own certificate and of the webhook's `caBundle` ([`keeper`]).
+//! answer as an AdmissionReview ([`review`]) and the HTTP server ([`webhook`]);
+//! envelope, certificate and `caBundle` are the `admission` crate's.
 
-pub mod ca_bundle;
 pub mod config;
 pub mod decision;
 pub mod document;
 pub mod inject;
 pub mod injection;
-pub mod keeper;
 pub mod namespaces;
 pub mod patch;
 pub mod ports;
@@ -20,7 +18,6 @@ pub mod probe;
 pub mod quantity;
 pub mod review;
 pub mod server;
-pub mod serving_certificate;
 pub mod settings;
 pub mod sidecar;
 pub mod trespass;

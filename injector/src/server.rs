@@ -1,25 +1,21 @@
 //! Puts the parts together: listeners, cache, keeper.
 
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::Client;
+use linnet_admission::{Keeper, server};
 use linnet_runtime::{
     drain, health,
     readiness::Readiness,
     serve::{Transport, serve},
 };
-use rustls::crypto::aws_lc_rs;
 use tokio::net::TcpListener;
 
 use crate::{
     config::Config,
     injection::InjectionConfig,
-    keeper::{Keeper, Resolver},
     namespaces::ClusterNamespaces,
     webhook::Webhook,
 };
@@ -50,7 +46,7 @@ pub struct Injector {
     tls: Arc<rustls::ServerConfig>,
     config: Config,
     client: Client,
-    keeper: Keeper,
+    keeper: Keeper<MutatingWebhookConfiguration>,
 }
 
 /// Where an injector listens.
@@ -69,7 +65,7 @@ impl Config {
         Ok(Injector {
             webhook: bind(self.webhook_address).await?,
             health: bind(self.health_address).await?,
-            tls: tls(keeper.resolver())?,
+            tls: server::tls(keeper.resolver())?,
             config: self,
             client,
             keeper,
@@ -94,7 +90,7 @@ impl Injector {
         let kept = readiness.gate("webhook certificate");
         let checks = health::router(readiness, health::metrics_recorder());
         tokio::spawn(serve(self.health, checks, Transport::Plain, drain.clone()));
-        tokio::spawn(self.keeper.run(kept, drain.clone()));
+        tokio::spawn(self.keeper.run(Some(kept), drain.clone()));
         let namespaces = ClusterNamespaces::start(self.client.clone(), known, drain.clone());
         let injection = injection(self.config, &self.client).await;
         let router = Webhook::new(injection, Arc::new(namespaces)).router();
@@ -139,26 +135,8 @@ fn supports_native(major: &str, minor: &str) -> bool {
     }
 }
 
-fn tls(resolver: Arc<Resolver>) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
-/// Listens; on a machine without IPv6 `[::]` means `0.0.0.0`.
 async fn bind(address: SocketAddr) -> Result<TcpListener, BuildError> {
-    let first = TcpListener::bind(address).await;
-    let bound = match first {
-        Err(error) if address.is_ipv6() && address.ip().is_unspecified() => {
-            let fallback = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
-            fallback.map_err(|_| error)
-        }
-        other => other,
-    };
+    let bound = server::bind(address).await;
     bound.map_err(|source| BuildError::Listen { address, source })
 }
 

@@ -8,28 +8,28 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    extract::{State, rejection::BytesRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::post,
+};
+use linnet_admission::{
+    review::{Answer, ReviewError},
+    server,
 };
 use serde_json::{Value, json};
-use tower::ServiceBuilder;
-use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{
     decision::{Namespace, SkipReason},
     inject::{InjectError, Outcome, Verdict, inject},
     injection::InjectionConfig,
     namespaces::{Namespaces, Unavailable},
-    review::{self, Answer, Question, ReviewError},
+    review::{self, Question},
     view::PodView,
 };
 
 /// The path that the webhook configuration names.
 pub const PATH: &str = "/inject";
-/// Twice the API server's own limit of an object, for the envelope around it.
-const BODY_LIMIT: usize = 3 * 1024 * 1024;
 /// Shorter than the webhook configuration's 5 s, so that the caller learns why.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -44,8 +44,6 @@ pub struct Webhook {
 #[derive(Debug, thiserror::Error)]
 enum WebhookError {
     #[error(transparent)]
-    Body(#[from] BytesRejection),
-    #[error(transparent)]
     Review(#[from] ReviewError),
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -53,14 +51,15 @@ enum WebhookError {
 
 impl IntoResponse for WebhookError {
     fn into_response(self) -> Response {
-        let status = match &self {
-            Self::Body(rejection) => rejection.status(),
-            Self::Review(_) => StatusCode::BAD_REQUEST,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        };
         count("error");
         tracing::warn!(error = %self, "review not answered");
-        (status, Json(json!({"error": self.to_string()}))).into_response()
+        match self {
+            Self::Review(error) => error.into_response(),
+            Self::Unavailable(error) => {
+                let body = Json(json!({"error": error.to_string()}));
+                (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+            }
+        }
     }
 }
 
@@ -75,15 +74,8 @@ impl Webhook {
 
     /// The HTTP service.
     pub fn router(self) -> Router {
-        let layers = ServiceBuilder::new().layer(CatchPanicLayer::new()).layer(
-            TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT),
-        );
-        Router::new()
-            .route(PATH, post(answer))
-            .route("/healthz/live", get(async || "ok\n"))
-            .layer(DefaultBodyLimit::max(BODY_LIMIT))
-            .layer(layers)
-            .with_state(self)
+        let router = Router::new().route(PATH, post(answer));
+        server::guarded(router, TIMEOUT).with_state(self)
     }
 
     async fn review(&self, body: &[u8]) -> Result<Answer, WebhookError> {
@@ -96,14 +88,14 @@ impl Webhook {
             } => (uid, namespace, pod, dry_run),
             Question::Other { uid, what } => {
                 count("other");
-                return Ok(Answer::allowed(uid, what));
+                return Ok(review::passed_by(uid, what));
             }
         };
         let result = self.inject(&pod, &namespace).await?;
         record(&result, &namespace, &pod, dry_run);
         Ok(match result {
-            Ok(outcome) => Answer::of(uid, outcome),
-            Err(error) => Answer::denied(uid, &pod, &namespace, &error),
+            Ok(outcome) => review::answer(uid, outcome),
+            Err(error) => review::denied(uid, &pod, &namespace, &error),
         })
     }
 
@@ -139,7 +131,7 @@ async fn answer(
     State(webhook): State<Webhook>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Answer>, WebhookError> {
-    Ok(Json(webhook.review(&body?).await?))
+    Ok(Json(webhook.review(&body.map_err(ReviewError::from)?).await?))
 }
 
 fn record(result: &Result<Outcome, InjectError>, namespace: &str, pod: &Value, dry_run: bool) {

@@ -120,6 +120,7 @@ async fn examine(cluster: &Cluster) -> Vec<Finding> {
     findings.extend(settle("kinds", control_plane::definitions(cluster)).await);
     findings.extend(settle("deployments", control_plane::deployments(cluster)).await);
     findings.extend(settle("webhook", control_plane::webhook(cluster)).await);
+    findings.extend(settle("validation", control_plane::validation(cluster)).await);
     findings.extend(settle("root", certificates::root(cluster)).await);
     findings.extend(settle("root", certificates::rotation(cluster)).await);
     findings.extend(settle("namespaces", workloads::system_namespaces(cluster)).await);

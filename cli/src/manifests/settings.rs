@@ -389,7 +389,8 @@ fn each_image(objects: &mut [Object], change: impl Fn(&str) -> String) -> bool {
 
 fn set_failure_policy(objects: &mut [Object], policy: &str) -> bool {
     let mut used = false;
-    for object in objects {
+    let injectors = |object: &&mut Object| object.kind() == "MutatingWebhookConfiguration";
+    for object in objects.iter_mut().filter(injectors) {
         let webhooks = object.value_mut().get_mut("webhooks");
         for webhook in webhooks.and_then(Value::as_array_mut).into_iter().flatten() {
             webhook["failurePolicy"] = Value::from(policy);

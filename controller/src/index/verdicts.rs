@@ -166,6 +166,7 @@ impl Index {
         };
         other
             .filter(|other| other.source != policy.source)
+            .filter(|other| other.mode != policy.mode || other.ports != policy.ports)
             .map(|other| {
                 Note::new(
                     "spec",

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use http_body_util::BodyExt;
+use linnet_admission::server::BODY_LIMIT;
 use tower::ServiceExt;
 
 use super::*;

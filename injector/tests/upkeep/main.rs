@@ -13,13 +13,11 @@ use std::{net::SocketAddr, sync::Arc};
 
 use api_server::ApiServer;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use k8s_openapi::api::core::v1::Secret;
-use linnet_injector::{
-    Config,
-    config::variable,
-    keeper::{Keeper, Names},
-    serving_certificate::Material,
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret,
 };
+use linnet_admission::{Names, serving_certificate::Material};
+use linnet_injector::{Config, config::variable};
 use linnet_runtime::drain;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
@@ -28,6 +26,8 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+type Keeper = linnet_admission::Keeper<MutatingWebhookConfiguration>;
 
 const NAME: &str = "linnet-injector.linnet-system.svc";
 

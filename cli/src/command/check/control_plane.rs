@@ -7,7 +7,10 @@ use crate::{
     manifests::{self, Profile, Settings},
 };
 use k8s_openapi::{
-    api::{admissionregistration::v1::MutatingWebhookConfiguration, apps::v1::Deployment},
+    api::{
+        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+        apps::v1::Deployment,
+    },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::Api;
@@ -117,6 +120,41 @@ pub(super) async fn webhook(cluster: &Cluster) -> Result<Vec<Finding>, Error> {
         findings.extend(certificates::judge(
             "webhook",
             "the webhook's authority",
+            &bundle.0,
+        ));
+    }
+    Ok(findings)
+}
+
+/// The webhook that looks at configuration. Without it everything still works,
+/// but mistakes show up later.
+pub(super) async fn validation(cluster: &Cluster) -> Result<Vec<Finding>, Error> {
+    let api: Api<ValidatingWebhookConfiguration> = Api::all(cluster.client());
+    let name = "linnet-controller";
+    let found = cluster.find(api, name).await?;
+    let Some(found) = found.filter(stages::has_ca_bundle) else {
+        return Ok(vec![Finding::warning(
+            "validation",
+            format!(
+                "ValidatingWebhookConfiguration {name} does not exist or has no caBundle: wrong resources are not refused when they are applied"
+            ),
+            "run `linnet install`, or see why the controller writes no caBundle: \
+             kubectl --namespace linnet-system logs deployment/linnet-controller",
+        )]);
+    };
+    let mut findings = vec![Finding::ok(
+        "validation",
+        "resources are checked when they are applied",
+    )];
+    let bundle = found
+        .webhooks
+        .iter()
+        .flatten()
+        .find_map(|webhook| webhook.client_config.ca_bundle.as_ref());
+    if let Some(bundle) = bundle {
+        findings.extend(certificates::judge(
+            "validation",
+            "the validation's authority",
             &bundle.0,
         ));
     }

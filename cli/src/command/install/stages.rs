@@ -8,13 +8,14 @@ use crate::{
 };
 use k8s_openapi::{
     api::{
-        admissionregistration::v1::MutatingWebhookConfiguration,
+        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
         apps::v1::Deployment,
         core::v1::{ConfigMap, Pod},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::Api;
+use linnet_admission::ca_bundle::Configuration;
 use linnet_mesh::names::{self, label};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 /// How often the cluster is asked whether something is so yet.
 const POLL: Duration = Duration::from_millis(500);
 const IDENTITY: &str = "linnet-identity";
+const VALIDATING: &str = "ValidatingWebhookConfiguration";
 
 /// Objects by when they are applied.
 #[derive(Default)]
@@ -43,7 +45,7 @@ impl Stages {
             let stage = match object.kind() {
                 "CustomResourceDefinition" => &mut stages.definitions,
                 "Namespace" => &mut stages.namespaces,
-                "MutatingWebhookConfiguration" => &mut stages.webhooks,
+                "MutatingWebhookConfiguration" | VALIDATING => &mut stages.webhooks,
                 "Deployment" if object.name() == IDENTITY => &mut stages.identity,
                 "Deployment" => &mut stages.services,
                 _ => &mut stages.foundations,
@@ -93,7 +95,16 @@ pub(super) async fn run(
 
     apply_all(cluster, &stages.webhooks).await?;
     for webhook in &stages.webhooks {
-        wait.webhook(webhook.name()).await?;
+        match webhook.kind() {
+            VALIDATING => {
+                wait.webhook::<ValidatingWebhookConfiguration>(webhook.name())
+                    .await?;
+            }
+            _ => {
+                wait.webhook::<MutatingWebhookConfiguration>(webhook.name())
+                    .await?;
+            }
+        }
         terminal.good(format_args!("webhook {} answers", webhook.name()));
     }
     Ok(())
@@ -194,15 +205,15 @@ impl Wait<'_> {
         }
     }
 
-    async fn webhook(&self, name: &str) -> Result<(), Error> {
-        let api: Api<MutatingWebhookConfiguration> = Api::all(self.cluster.client());
+    async fn webhook<C: Configuration>(&self, name: &str) -> Result<(), Error> {
+        let api: Api<C> = Api::all(self.cluster.client());
         loop {
             let found = self.cluster.find(api.clone(), name).await?;
             if found.as_ref().is_some_and(has_ca_bundle) {
                 return Ok(());
             }
             self.again(&format!(
-                "the injector has put no caBundle into webhook {name}"
+                "the service behind webhook {name} has put no caBundle into it"
             ))
             .await?;
         }
@@ -259,15 +270,10 @@ pub(crate) fn rolled_out(deployment: &Deployment) -> Option<i32> {
     (observed && done).then_some(wanted)
 }
 
-pub(crate) fn has_ca_bundle(configuration: &MutatingWebhookConfiguration) -> bool {
-    let webhooks = configuration.webhooks.as_deref().unwrap_or_default();
-    let with_bundle = |bundle: &k8s_openapi::ByteString| !bundle.0.is_empty();
-    !webhooks.is_empty()
-        && webhooks.iter().all(|webhook| {
-            webhook
-                .client_config
-                .ca_bundle
-                .as_ref()
-                .is_some_and(with_bundle)
-        })
+pub(crate) fn has_ca_bundle(configuration: &impl Configuration) -> bool {
+    let mut bundles = configuration
+        .webhooks()
+        .map(|(_, client)| client.ca_bundle.as_ref())
+        .peekable();
+    bundles.peek().is_some() && bundles.all(|bundle| bundle.is_some_and(|b| !b.0.is_empty()))
 }

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 const NAMESPACE: &str = "/api/v1/namespaces/istio-system";
 const WEBHOOKS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 
+const VALIDATION: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+
 fn objects() -> Vec<Object> {
     manifests::render(Profile::Default, &Settings::default()).unwrap()
 }
@@ -43,6 +45,10 @@ fn working_cluster() -> ApiServer {
             json!({"metadata": {"name": "linnet-trust-bundle"}, "data": {"ca.pem": "x"}}),
         )
         .with(&format!("{WEBHOOKS}/linnet-injector"), webhook("AAAA"))
+        .with(
+            &format!("{VALIDATION}/linnet-controller"),
+            webhook("AAAA"),
+        )
 }
 
 fn established(definition: &Value) -> Value {
@@ -78,7 +84,7 @@ fn every_object_has_a_stage() {
     assert_eq!(stages.namespaces.len(), 2);
     assert_eq!(stages.identity.len(), 1);
     assert_eq!(stages.services.len(), 2);
-    assert_eq!(stages.webhooks.len(), 1);
+    assert_eq!(stages.webhooks.len(), 2);
     let kinds: Vec<_> = stages.foundations.iter().map(Object::kind).collect();
     assert!(!kinds.contains(&"Deployment") && kinds.contains(&"ClusterRole"));
 }

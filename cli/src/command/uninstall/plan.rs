@@ -28,6 +28,12 @@ const KINDS: [(&str, &str, &str, bool); 13] = [
         "MutatingWebhookConfiguration",
         false,
     ),
+    (
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingWebhookConfiguration",
+        false,
+    ),
     ("apps", "v1", "Deployment", true),
     ("policy", "v1", "PodDisruptionBudget", true),
     ("networking.k8s.io", "v1", "NetworkPolicy", true),
@@ -46,8 +52,8 @@ const KINDS: [(&str, &str, &str, bool); 13] = [
     ("rbac.authorization.k8s.io", "v1", "ClusterRole", false),
     ("", "v1", "ServiceAccount", true),
 ];
-/// What the injector makes for itself.
-const INJECTOR_SECRET: &str = "linnet-injector-tls";
+/// What the webhooks' services make for themselves.
+const WEBHOOK_SECRETS: [&str; 2] = ["linnet-injector-tls", "linnet-controller-tls"];
 const DEFINITION: (&str, &str, &str) = ("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
 /// What every namespace has, and nobody put there.
 const FURNITURE: [(&str, &str); 3] = [
@@ -182,8 +188,9 @@ impl Plan {
             Api::all_with(client, resource)
         };
         let wanted = |object: &DynamicObject| {
-            let injectors = resource.kind == "Secret" && object::name(object) == INJECTOR_SECRET;
-            injectors || is_ours(object) && !is_trust(object, &resource.kind)
+            let webhooks =
+                resource.kind == "Secret" && WEBHOOK_SECRETS.contains(&object::name(object));
+            webhooks || is_ours(object) && !is_trust(object, &resource.kind)
         };
         for object in cluster
             .list(api, "")

@@ -60,6 +60,10 @@ fn installed() -> ApiServer {
             cluster_scoped("linnet-injector", true),
         )
         .with(
+            "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/linnet-controller",
+            cluster_scoped("linnet-controller", true),
+        )
+        .with(
             "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/other",
             cluster_scoped("other", false),
         )
@@ -71,6 +75,10 @@ fn installed() -> ApiServer {
         .with(
             &format!("{core}/secrets/linnet-injector-tls"),
             object(SYSTEM, "linnet-injector-tls", false),
+        )
+        .with(
+            &format!("{core}/secrets/linnet-controller-tls"),
+            object(SYSTEM, "linnet-controller-tls", false),
         )
         .with(&format!("{core}/serviceaccounts/default"), object(SYSTEM, "default", false))
         .with(
@@ -110,7 +118,9 @@ async fn what_install_made_goes_and_the_webhook_goes_first() {
         removals,
         [
             "MutatingWebhookConfiguration linnet-injector",
+            "ValidatingWebhookConfiguration linnet-controller",
             "Deployment linnet-system/linnet-identity",
+            "Secret linnet-system/linnet-controller-tls",
             "Secret linnet-system/linnet-injector-tls",
             "ClusterRole linnet-identity",
             "ServiceAccount linnet-system/linnet-identity",

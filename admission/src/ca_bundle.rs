@@ -5,16 +5,50 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use json_patch::{AddOperation, Patch, PatchOperation, TestOperation, jsonptr::PointerBuf};
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::{
+    ClusterResourceScope,
+    api::admissionregistration::v1::{
+        MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+    },
+};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
 use serde_json::{Value, json};
+
+/// A kind that configures webhooks.
+pub trait Configuration:
+    k8s_openapi::Resource<Scope = ClusterResourceScope>
+    + kube::Resource<DynamicType = (), Scope = ClusterResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + 'static
+{
+    /// Each webhook's name, and how it is called.
+    fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)>;
+}
+
+impl Configuration for MutatingWebhookConfiguration {
+    fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
+        let webhooks = self.webhooks.iter().flatten();
+        webhooks.map(|webhook| (webhook.name.as_str(), &webhook.client_config))
+    }
+}
+
+impl Configuration for ValidatingWebhookConfiguration {
+    fn webhooks(&self) -> impl Iterator<Item = (&str, &WebhookClientConfig)> {
+        let webhooks = self.webhooks.iter().flatten();
+        webhooks.map(|webhook| (webhook.name.as_str(), &webhook.client_config))
+    }
+}
 
 /// The patch that puts `bundle` into each webhook of the configuration, or none
 /// if it is there. A webhook that moved meanwhile fails the patch rather than
 /// getting another's bundle. Webhooks called by URL are not ours to trust.
-pub fn repair(configuration: &MutatingWebhookConfiguration, bundle: &str) -> Option<Patch> {
+pub fn repair(configuration: &impl Configuration, bundle: &str) -> Option<Patch> {
     let mut operations = Vec::new();
-    for (index, webhook) in configuration.webhooks.iter().flatten().enumerate() {
-        let client = &webhook.client_config;
+    for (index, (name, client)) in configuration.webhooks().enumerate() {
         let current = client.ca_bundle.as_ref().map(|bytes| bytes.0.as_slice());
         if client.service.is_none() || current == Some(bundle.as_bytes()) {
             continue;
@@ -25,7 +59,7 @@ pub fn repair(configuration: &MutatingWebhookConfiguration, bundle: &str) -> Opt
         };
         operations.push(PatchOperation::Test(TestOperation {
             path: at(&["name"]),
-            value: Value::String(webhook.name.clone()),
+            value: Value::String(name.to_owned()),
         }));
         operations.push(PatchOperation::Add(AddOperation {
             path: at(&["clientConfig", "caBundle"]),

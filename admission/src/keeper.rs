@@ -5,12 +5,12 @@
 //! Replicas may take the same step at once: the Secret's writes are conditional
 //! and the loser reads again, the bundle they write is the Secret's.
 
-use std::{sync::Arc, time::Duration};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use futures_util::{Stream, StreamExt, stream};
 use k8s_openapi::{
-    api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret},
+    api::core::v1::Secret,
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
@@ -27,7 +27,7 @@ use rustls::{
 use time::OffsetDateTime;
 
 use crate::{
-    ca_bundle,
+    ca_bundle::{self, Configuration},
     serving_certificate::{CertificateError, Material, Step, plan},
 };
 
@@ -41,13 +41,13 @@ const ATTEMPTS: usize = 8;
 /// What is kept, and where.
 #[derive(Clone, Debug)]
 pub struct Names {
-    /// The namespace of the injector.
+    /// The namespace of the service.
     pub namespace: String,
     /// The Secret with the certificates.
     pub secret: String,
-    /// The MutatingWebhookConfiguration.
+    /// The webhooks' configuration.
     pub webhook_configuration: String,
-    /// The name that the API server calls the injector by.
+    /// The name that the API server calls the service by.
     pub dns_name: String,
 }
 
@@ -56,7 +56,7 @@ pub struct Names {
 pub enum KeeperError {
     /// The Secret can't be read or written.
     #[error(
-        "Secret {name}: {source}; the injector needs get, list, watch, create and update on it"
+        "Secret {name}: {source}; this service's account needs get, list, watch, create and update on it"
     )]
     Secret {
         /// Its name.
@@ -66,9 +66,11 @@ pub enum KeeperError {
     },
     /// The webhook configuration can't be read or patched.
     #[error(
-        "MutatingWebhookConfiguration {name}: {source}; the injector needs get, list, watch and patch on it"
+        "{kind} {name}: {source}; this service's account needs get, list, watch and patch on it"
     )]
     Configuration {
+        /// Its kind.
+        kind: &'static str,
         /// Its name.
         name: String,
         /// Why.
@@ -92,20 +94,22 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// Keeps certificate and bundle.
-pub struct Keeper {
+/// Keeps certificate and bundle of the webhooks that a `C` configures.
+pub struct Keeper<C> {
     client: Client,
     names: Names,
     resolver: Arc<Resolver>,
+    configuration: PhantomData<fn() -> C>,
 }
 
-impl Keeper {
+impl<C: Configuration> Keeper<C> {
     /// A keeper; [`Keeper::run`] starts its work.
     pub fn new(client: Client, names: Names) -> Self {
         Self {
             client,
             names,
             resolver: Arc::default(),
+            configuration: PhantomData,
         }
     }
 
@@ -115,8 +119,8 @@ impl Keeper {
     }
 
     /// Works until the drain; `gate` is passed after the first complete step.
-    pub async fn run(self, gate: readiness::Gate, drain: drain::Watch) {
-        let mut gate = Some(gate);
+    pub async fn run(self, gate: Option<readiness::Gate>, drain: drain::Watch) {
+        let mut gate = gate;
         let mut changes = std::pin::pin!(self.changes());
         let mut retry = RETRY.0;
         loop {
@@ -223,20 +227,22 @@ impl Keeper {
         self.resolver.0.store(Some(material.certified_key()));
         let expiry = material.not_after().unix_timestamp();
         // Seconds since 1970 fit a float's 53 bits.
-        metrics::gauge!("linnet_injector_certificate_expiry_timestamp_seconds").set(expiry as f64);
+        metrics::gauge!("linnet_webhook_certificate_expiry_timestamp_seconds").set(expiry as f64);
     }
 
     async fn repair(&self, material: &Material) -> Result<(), KeeperError> {
         let name = &self.names.webhook_configuration;
-        let api: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
+        let api: Api<C> = Api::all(self.client.clone());
         let failed = |source: kube::Error| KeeperError::Configuration {
+            kind: C::KIND,
             name: name.clone(),
             source: Box::new(source),
         };
         let Some(configuration) = api.get_opt(name).await.map_err(failed)? else {
             tracing::warn!(
                 name,
-                "no such MutatingWebhookConfiguration: no pod is injected until it is installed"
+                "no such {}: the API server asks nothing until it is installed",
+                C::KIND
             );
             return Ok(());
         };
@@ -247,16 +253,16 @@ impl Keeper {
         api.patch(name, &PatchParams::default(), &patch)
             .await
             .map_err(failed)?;
-        metrics::counter!("linnet_injector_ca_bundle_repairs_total").increment(1);
+        metrics::counter!("linnet_webhook_ca_bundle_repairs_total").increment(1);
         tracing::info!(name, "caBundle written");
         Ok(())
     }
 
     /// An item for each change of either object; never ends.
-    fn changes(&self) -> impl Stream<Item = ()> + use<> {
+    fn changes(&self) -> impl Stream<Item = ()> + use<C> {
         let only = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.names.namespace);
-        let configurations: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
+        let configurations: Api<C> = Api::all(self.client.clone());
         let secrets = watcher(secrets, only(&self.names.secret))
             .default_backoff()
             .filter_map(|event| async { noticed(event.map(drop)) });

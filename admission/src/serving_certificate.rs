@@ -279,7 +279,7 @@ fn make_authority(now: OffsetDateTime) -> Result<(String, String), CertificateEr
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
     // Each authority has a name of its own: a certificate's issuer tells which.
-    let name = format!("linnet-injector authority {}", now.unix_timestamp_nanos());
+    let name = format!("linnet-webhook authority {}", now.unix_timestamp_nanos());
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -302,7 +302,7 @@ fn make_serving(
     let mut params = CertificateParams::new(vec![dns_name.to_owned()])?;
     params
         .distinguished_name
-        .push(DnType::CommonName, "linnet-injector");
+        .push(DnType::CommonName, "linnet-webhook");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
