@@ -12,8 +12,8 @@ use k8s_openapi::{
     },
 };
 use serde::de::DeserializeOwned;
-use std::fmt::Debug;
 use serde_json::{Value, json};
+use std::fmt::Debug;
 
 /// A kind that configures webhooks.
 pub trait Configuration:

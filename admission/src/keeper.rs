@@ -9,10 +9,7 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use futures_util::{Stream, StreamExt, stream};
-use k8s_openapi::{
-    api::core::v1::Secret,
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},

@@ -23,9 +23,13 @@ pub fn guarded<S>(router: Router<S>, timeout: Duration) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    let layers = ServiceBuilder::new().layer(CatchPanicLayer::new()).layer(
-        TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, timeout),
-    );
+    let layers =
+        ServiceBuilder::new()
+            .layer(CatchPanicLayer::new())
+            .layer(TimeoutLayer::with_status_code(
+                StatusCode::GATEWAY_TIMEOUT,
+                timeout,
+            ));
     router
         .route("/healthz/live", get(async || "ok\n"))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

@@ -118,7 +118,11 @@ fn judge(body: &[u8], context: &Context) -> Result<Answer, ReviewError> {
         "UPDATE" => "changes a resource",
         _ => return Ok(passed_by(&request)),
     };
-    if request.sub_resource.as_deref().is_some_and(|sub| !sub.is_empty()) {
+    if request
+        .sub_resource
+        .as_deref()
+        .is_some_and(|sub| !sub.is_empty())
+    {
         return Ok(passed_by(&request));
     }
     let manifest = request.take_object(what)?;
@@ -132,7 +136,12 @@ fn judge(body: &[u8], context: &Context) -> Result<Answer, ReviewError> {
             return Ok(Answer::denied(request.uid, &message).with_audit(AUDIT, "refused"));
         }
     };
-    Ok(verdict(request.uid, &configuration, leaves_as_it_was, context))
+    Ok(verdict(
+        request.uid,
+        &configuration,
+        leaves_as_it_was,
+        context,
+    ))
 }
 
 fn verdict(
@@ -145,7 +154,11 @@ fn verdict(
     match compile(configuration, context) {
         Ok((_, mut notes)) => {
             notes.extend(analysis::remarks(configuration));
-            let audit = if notes.is_empty() { "accepted" } else { "accepted with remarks" };
+            let audit = if notes.is_empty() {
+                "accepted"
+            } else {
+                "accepted with remarks"
+            };
             count("accepted");
             Answer::allowed(uid)
                 .with_warnings(remarks(&reference.to_string(), &notes))

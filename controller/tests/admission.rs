@@ -30,7 +30,12 @@ async fn send(request: Request<Body>) -> (u16, Value) {
 }
 
 async fn post(body: Vec<u8>) -> (u16, Value) {
-    send(Request::post(admission::PATH).body(Body::from(body)).unwrap()).await
+    send(
+        Request::post(admission::PATH)
+            .body(Body::from(body))
+            .unwrap(),
+    )
+    .await
 }
 
 #[tokio::test]
@@ -68,7 +73,8 @@ async fn a_body_has_a_limit() {
 
 #[tokio::test]
 async fn only_posts_to_the_path_are_reviews() {
-    let ask = async |request: http::request::Builder| send(request.body(Body::empty()).unwrap()).await.0;
+    let ask =
+        async |request: http::request::Builder| send(request.body(Body::empty()).unwrap()).await.0;
     assert_eq!(ask(Request::get(admission::PATH)).await, 405);
     assert_eq!(ask(Request::post("/")).await, 404);
     assert_eq!(ask(Request::get("/healthz/live")).await, 200);
@@ -89,5 +95,8 @@ async fn ten_thousand_wrong_rules_are_refused_in_few_words() {
     assert_eq!(answer["response"]["allowed"], false);
     let message = answer["response"]["status"]["message"].as_str().unwrap();
     assert!(message.len() < 4096, "{}", message.len());
-    assert!(message.contains("more; `linnet analyze` shows all"), "{message}");
+    assert!(
+        message.contains("more; `linnet analyze` shows all"),
+        "{message}"
+    );
 }

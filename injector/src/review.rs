@@ -67,9 +67,7 @@ pub fn parse(body: &[u8]) -> Result<Question, ReviewError> {
 pub fn answer(uid: String, outcome: Outcome) -> Answer {
     let answer = Answer::allowed(uid).with_warnings(outcome.warnings);
     match outcome.verdict {
-        Verdict::Injected { patch, .. } => {
-            answer.with_patch(&patch).with_audit(AUDIT, "injected")
-        }
+        Verdict::Injected { patch, .. } => answer.with_patch(&patch).with_audit(AUDIT, "injected"),
         Verdict::Skipped(reason) => answer.with_audit(AUDIT, format!("skipped: {reason}")),
     }
 }
@@ -83,8 +81,7 @@ pub fn passed_by(uid: String, what: String) -> Answer {
 
 /// The answer that refuses a pod.
 pub fn denied(uid: String, pod: &Value, namespace: &str, error: &InjectError) -> Answer {
-    let name =
-        PodView::parse(pod).map_or_else(|_| "<unreadable>".to_owned(), |p| p.display_name());
+    let name = PodView::parse(pod).map_or_else(|_| "<unreadable>".to_owned(), |p| p.display_name());
     let message = format!("Linnet can't inject pod {namespace}/{name}: {error}");
     Answer::denied(uid, &message).with_audit(AUDIT, "denied")
 }

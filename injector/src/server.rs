@@ -14,10 +14,7 @@ use linnet_runtime::{
 use tokio::net::TcpListener;
 
 use crate::{
-    config::Config,
-    injection::InjectionConfig,
-    namespaces::ClusterNamespaces,
-    webhook::Webhook,
+    config::Config, injection::InjectionConfig, namespaces::ClusterNamespaces, webhook::Webhook,
 };
 
 /// Kubernetes 1.29 made native sidecars available to everyone.

@@ -131,7 +131,9 @@ async fn answer(
     State(webhook): State<Webhook>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Answer>, WebhookError> {
-    Ok(Json(webhook.review(&body.map_err(ReviewError::from)?).await?))
+    Ok(Json(
+        webhook.review(&body.map_err(ReviewError::from)?).await?,
+    ))
 }
 
 fn record(result: &Result<Outcome, InjectError>, namespace: &str, pod: &Value, dry_run: bool) {

@@ -2,7 +2,8 @@ use super::*;
 use serde_json::json;
 
 fn review(request: &Value) -> Vec<u8> {
-    let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+    let review =
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
     review.to_string().into_bytes()
 }
 

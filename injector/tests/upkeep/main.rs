@@ -13,9 +13,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use api_server::ApiServer;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use k8s_openapi::api::{
-    admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret,
-};
+use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use linnet_admission::{Names, serving_certificate::Material};
 use linnet_injector::{Config, config::variable};
 use linnet_runtime::drain;

@@ -45,10 +45,7 @@ fn working_cluster() -> ApiServer {
             json!({"metadata": {"name": "linnet-trust-bundle"}, "data": {"ca.pem": "x"}}),
         )
         .with(&format!("{WEBHOOKS}/linnet-injector"), webhook("AAAA"))
-        .with(
-            &format!("{VALIDATION}/linnet-controller"),
-            webhook("AAAA"),
-        )
+        .with(&format!("{VALIDATION}/linnet-controller"), webhook("AAAA"))
 }
 
 fn established(definition: &Value) -> Value {

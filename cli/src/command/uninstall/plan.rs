@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// Kinds that install creates, in the order in which they go. `(group, version,
 /// kind, namespaced)`
-const KINDS: [(&str, &str, &str, bool); 13] = [
+const KINDS: [(&str, &str, &str, bool); 14] = [
     (
         "admissionregistration.k8s.io",
         "v1",
