@@ -239,3 +239,53 @@ fn remarks(about: &str, notes: &[Note]) -> Vec<String> {
 fn count(outcome: &'static str) {
     metrics::counter!("linnet_admission_reviews_total", "outcome" => outcome).increment(1);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The answer to a VirtualService of ten thousand rules, more or less what the
+    /// API server takes at most.
+    fn of_rules(rule: impl Fn(usize) -> Value) -> Value {
+        let rules: Vec<_> = (0..10_000).map(rule).collect();
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+            "uid": "u", "operation": "CREATE", "namespace": "shop",
+            "kind": {"group": "networking.istio.io", "version": "v1", "kind": "VirtualService"},
+            "object": {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+                "metadata": {"name": "v"}, "spec": {"hosts": ["a"], "http": rules}},
+        }});
+        let context = Context {
+            cluster_domain: "cluster.local".to_owned(),
+        };
+        let answer = judge(review.to_string().as_bytes(), &context).unwrap();
+        serde_json::to_value(answer).unwrap()["response"].clone()
+    }
+
+    #[test]
+    fn ten_thousand_wrong_rules_are_refused_in_few_words() {
+        let answer = of_rules(|_| json!({"route": [{"destination": {"host": "a"}, "weight": -1}]}));
+        assert_eq!(answer["allowed"], false);
+        let message = answer["status"]["message"].as_str().unwrap();
+        assert!(message.len() < 4096, "{}", message.len());
+        assert!(
+            message.contains("9984 more; `linnet analyze` shows all"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn ten_thousand_rules_of_which_one_is_never_reached() {
+        let answer = of_rules(|rule| {
+            let path = format!("/{}", if rule == 9_999 { 5_000 } else { rule });
+            json!({"match": [{"uri": {"exact": path}}], "route": [{"destination": {"host": "a"}}]})
+        });
+        assert_eq!(answer["allowed"], true);
+        assert_eq!(
+            answer["warnings"],
+            json!([
+                "VirtualService shop/v: spec.http[9999]: is never reached: spec.http[5000] matches all that it would"
+            ])
+        );
+    }
+}

@@ -21,7 +21,8 @@ use crate::{
     object::Object,
     source::Change,
 };
-use linnet_mesh::{ResourceRef, TrustDomain};
+use linnet_mesh::TrustDomain;
+use std::collections::HashMap;
 
 /// A verdict on every resource of the input, in its order of kind and name,
 /// and one on everything in it that can't be read.
@@ -36,30 +37,30 @@ pub fn analyze(input: &Input, context: &Context) -> Vec<Verdict> {
         }
     }
     let mut verdicts = index.verdicts();
-    for object in input.objects() {
-        let Object::Configuration(configuration) = object else {
-            continue;
-        };
-        let mut notes = alone::remarks(configuration);
-        notes.extend(together::remarks(configuration, input, context));
-        add(&mut verdicts, &(&configuration.reference()).into(), notes);
+    let mut remarks = remarks_by_resource(input, context);
+    for verdict in &mut verdicts {
+        // What else is wrong with a resource that is not in force can wait.
+        if verdict.status != Status::Rejected
+            && let Some(notes) = remarks.remove(&verdict.resource.to_string())
+        {
+            verdict.messages.extend(notes);
+        }
     }
     verdicts.extend(input.problems().cloned());
     verdicts
 }
 
-fn add(verdicts: &mut [Verdict], resource: &ResourceRef, notes: Vec<Note>) {
-    let verdict = verdicts
-        .iter_mut()
-        .find(|verdict| verdict.resource == *resource);
-    // What is wrong with a resource that is not in force can wait.
-    if let Some(verdict) = verdict.filter(|verdict| verdict.status != Status::Rejected) {
-        for note in notes {
-            if !verdict.messages.contains(&note) {
-                verdict.messages.push(note);
-            }
+fn remarks_by_resource(input: &Input, context: &Context) -> HashMap<String, Vec<Note>> {
+    let surroundings = together::Surroundings::of(input, context);
+    let mut remarks = HashMap::new();
+    for object in input.objects() {
+        if let Object::Configuration(configuration) = object {
+            let mut notes = alone::remarks(configuration);
+            notes.extend(surroundings.remarks(configuration));
+            remarks.insert(configuration.reference().to_string(), notes);
         }
     }
+    remarks
 }
 
 /// How many remarks of a severity there are.

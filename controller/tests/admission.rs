@@ -79,24 +79,3 @@ async fn only_posts_to_the_path_are_reviews() {
     assert_eq!(ask(Request::post("/")).await, 404);
     assert_eq!(ask(Request::get("/healthz/live")).await, 200);
 }
-
-/// A resource of the size that the API server takes at most.
-#[tokio::test]
-async fn ten_thousand_wrong_rules_are_refused_in_few_words() {
-    let rule = json!({"match": [{"uri": {"regex": "("}}], "route": [{"destination": {"host": "payment"}, "weight": -1}]});
-    let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
-        "uid": "u", "operation": "CREATE", "namespace": "shop",
-        "kind": {"group": "networking.istio.io", "version": "v1", "kind": "VirtualService"},
-        "object": {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "v"},
-            "spec": {"hosts": ["payment"], "http": vec![rule; 10_000]}},
-    }});
-    let (status, answer) = post(review.to_string().into_bytes()).await;
-    assert_eq!(status, 200, "{answer}");
-    assert_eq!(answer["response"]["allowed"], false);
-    let message = answer["response"]["status"]["message"].as_str().unwrap();
-    assert!(message.len() < 4096, "{}", message.len());
-    assert!(
-        message.contains("more; `linnet analyze` shows all"),
-        "{message}"
-    );
-}

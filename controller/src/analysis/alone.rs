@@ -6,7 +6,7 @@ use crate::{
     object::{Configuration, Kind},
 };
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Remarks on a resource beyond its verdict: rules that are never reached, and
 /// weights that are no percentages.
@@ -100,57 +100,89 @@ fn covers(earlier: &Conditions, later: &Conditions) -> bool {
     })
 }
 
+/// With how many earlier entries one is compared for covering it. Equal ones are
+/// found among all: a resource of ten thousand rules must not take minutes.
+const COMPARED: usize = 256;
+
+/// The entries of the rules so far.
+#[derive(Default)]
+struct Seen<'a> {
+    equal: HashMap<String, usize>,
+    general: Vec<(usize, &'a Conditions)>,
+    everything: Option<usize>,
+}
+
+impl<'a> Seen<'a> {
+    /// The rule that takes all that an entry would.
+    fn cover(&self, entry: &Conditions) -> Option<usize> {
+        let equal = || self.equal.get(&key(entry)).copied();
+        let general = || {
+            let mut general = self.general.iter();
+            Some(general.find(|(_, earlier)| covers(earlier, entry))?.0)
+        };
+        self.everything.or_else(equal).or_else(general)
+    }
+
+    fn add(&mut self, rule: usize, entry: &'a Conditions) {
+        if entry.is_empty() {
+            self.everything.get_or_insert(rule);
+        }
+        self.equal.entry(key(entry)).or_insert(rule);
+        if self.general.len() < COMPARED {
+            self.general.push((rule, entry));
+        }
+    }
+}
+
+fn key(entry: &Conditions) -> String {
+    // A map of JSON values is JSON.
+    serde_json::to_string(entry).unwrap_or_default()
+}
+
 /// Rules and match entries that an earlier one takes everything from.
 fn shadowed(section: &str, rules: &[Vec<Conditions>], field: &str, notes: &mut Vec<Note>) {
-    let mut seen: Vec<(String, bool, &Conditions)> = Vec::new();
+    let mut seen = Seen::default();
     for (position, entries) in rules.iter().enumerate() {
         let rule = format!("{section}[{position}]");
-        let by: Vec<_> = entries
-            .iter()
-            .map(|entry| seen.iter().find(|(_, _, earlier)| covers(earlier, entry)))
-            .collect();
-        if let Some((first, everything, _)) = by.iter().copied().flatten().next()
+        let by: Vec<_> = entries.iter().map(|entry| seen.cover(entry)).collect();
+        if let Some(first) = by.iter().flatten().next()
             && by.iter().all(Option::is_some)
         {
-            let reason = if *everything {
-                format!("is never reached: {first} matches every request")
-            } else {
-                format!("is never reached: {first} matches all that it would")
+            let what = match seen.everything {
+                Some(all) if all == *first => "every request",
+                _ => "all that it would",
             };
+            let reason = format!("is never reached: {section}[{first}] matches {what}");
             notes.push(Note::new(&rule, reason));
         } else {
             for (entry, by) in by.iter().enumerate() {
-                if let Some((first, ..)) = by {
+                if let Some(first) = by {
                     notes.push(Note::new(
                         format!("{rule}.{field}[{entry}]"),
-                        format!("never decides: {first} matches all that it would"),
+                        format!("never decides: {section}[{first}] matches all that it would"),
                     ));
                 }
             }
         }
-        let everything = entries.iter().any(Conditions::is_empty);
-        seen.extend(
-            entries
-                .iter()
-                .map(|entry| (rule.clone(), everything, entry)),
-        );
+        for entry in entries {
+            seen.add(position, entry);
+        }
     }
 }
 
 /// Match entries that stand there a second time.
 fn repeated(section: &str, rules: &[Vec<Conditions>], field: &str, notes: &mut Vec<Note>) {
-    let mut seen: Vec<(usize, &Conditions)> = Vec::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
     for (position, entries) in rules.iter().enumerate() {
         for (number, entry) in entries.iter().enumerate() {
-            let first = seen.iter().find(|(_, earlier)| *earlier == entry);
-            if let Some((first, _)) = first {
+            let first = *seen.entry(key(entry)).or_insert(position);
+            if first != position {
                 notes.push(Note::new(
                     format!("{section}[{position}].{field}[{number}]"),
                     format!("never decides: {section}[{first}] matches the same and goes first"),
                 ));
             }
         }
-        seen.extend(entries.iter().map(|entry| (position, entry)));
     }
 }
 

@@ -10,35 +10,60 @@ use crate::{
     object::{Configuration, Kind, Name, Object},
 };
 use serde_json::Value;
+use std::collections::HashMap;
 
-/// Remarks on a resource that others of the input give cause for.
-pub(super) fn remarks(
-    configuration: &Configuration,
-    input: &Input,
-    context: &Context,
-) -> Vec<Note> {
-    let view = View {
-        configuration,
-        input,
-        context,
-    };
-    match configuration.kind {
-        Kind::VirtualService => view.virtual_service(),
-        Kind::DestinationRule => view.destination_rule(),
-        Kind::PeerAuthentication => view.selected(),
-        Kind::AuthorizationPolicy => {
-            let mut notes = view.selected();
-            notes.extend(view.targets());
-            notes
+/// What resources are judged by.
+pub(super) struct Surroundings<'a> {
+    input: &'a Input,
+    context: &'a Context,
+    /// The DestinationRules of each service.
+    rules: HashMap<Name, Vec<&'a Configuration>>,
+}
+
+impl<'a> Surroundings<'a> {
+    pub(super) fn of(input: &'a Input, context: &'a Context) -> Self {
+        let mut rules: HashMap<Name, Vec<&Configuration>> = HashMap::new();
+        for object in input.objects() {
+            if let Object::Configuration(rule) = object
+                && rule.kind == Kind::DestinationRule
+                && let Host::Service(host) =
+                    Host::parse(text(&rule.spec, "host"), &rule.name.namespace, context)
+            {
+                rules.entry(host).or_default().push(rule);
+            }
         }
-        _ => Vec::new(),
+        Self {
+            input,
+            context,
+            rules,
+        }
+    }
+
+    /// Remarks on a resource that others of the input give cause for.
+    pub(super) fn remarks(&self, configuration: &Configuration) -> Vec<Note> {
+        let view = View {
+            configuration,
+            input: self.input,
+            surroundings: self,
+        };
+        match configuration.kind {
+            Kind::VirtualService => view.virtual_service(),
+            Kind::DestinationRule => view.destination_rule(),
+            Kind::PeerAuthentication => view.selected(),
+            Kind::AuthorizationPolicy => {
+                let mut notes = view.selected();
+                notes.extend(view.targets());
+                notes
+            }
+            _ => Vec::new(),
+        }
     }
 }
 
 struct View<'a> {
     configuration: &'a Configuration,
     input: &'a Input,
-    context: &'a Context,
+    surroundings: &'a Surroundings<'a>,
 }
 
 impl View<'_> {
@@ -47,7 +72,7 @@ impl View<'_> {
     }
 
     fn service(&self, host: &str, namespace: &str) -> Option<Name> {
-        match Host::parse(host, namespace, self.context) {
+        match Host::parse(host, namespace, self.surroundings.context) {
             Host::Service(name) => Some(name),
             _ => None,
         }
@@ -106,16 +131,11 @@ impl View<'_> {
             return None;
         }
         let mut hidden = None;
-        for object in self.input.objects() {
-            let Object::Configuration(rule) = object else {
-                continue;
-            };
+        for rule in self.surroundings.rules.get(&host).into_iter().flatten() {
             let namespace = &*rule.name.namespace;
-            let defines = rule.kind == Kind::DestinationRule
-                && self.service(text(&rule.spec, "host"), namespace).as_ref() == Some(&host)
-                && items(&rule.spec, "subsets")
-                    .iter()
-                    .any(|known| text(known, "name") == subset);
+            let defines = items(&rule.spec, "subsets")
+                .iter()
+                .any(|known| text(known, "name") == subset);
             if !defines {
                 continue;
             }

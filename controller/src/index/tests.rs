@@ -438,7 +438,7 @@ fn conflicting_policies_are_told() {
     apply(&mut index, &policy("new", "default", 2021, "DISABLE", ""));
     apply(
         &mut index,
-        &policy("root", "istio-system", 2020, "STRICT", ""),
+        &policy("root", "istio-system", 2020, "PERMISSIVE", ""),
     );
     let conflicts: Vec<_> = index
         .verdicts()
@@ -452,6 +452,16 @@ fn conflicting_policies_are_told() {
             "test, document 1: PeerAuthentication default/new: conflicting; spec: PeerAuthentication default/old goes first: its mode counts",
             "test, document 1: MeshPolicy default: conflicting; spec: PeerAuthentication istio-system/root goes first: its mode counts",
         ]
+    );
+    // Two that say the same do not conflict.
+    apply(
+        &mut index,
+        &policy("root", "istio-system", 2020, "STRICT", ""),
+    );
+    let mesh = index.verdicts().pop().unwrap();
+    assert_eq!(
+        mesh.to_string(),
+        "test, document 1: MeshPolicy default: accepted"
     );
 }
 

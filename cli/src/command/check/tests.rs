@@ -200,3 +200,54 @@ fn the_report_is_data() {
         ]})
     );
 }
+
+#[tokio::test]
+async fn resources_that_are_not_in_force_are_a_warning() {
+    let route = |name: &str, weight: i64| {
+        json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"hosts": ["a"], "http": [{"route": [{"destination": {"host": "a"}, "weight": weight}]}]},
+        })
+    };
+    let path = "/apis/networking.istio.io/v1/namespaces/shop/virtualservices";
+    let server = ApiServer::new().with(&format!("{path}/good"), route("good", 1));
+    let found = async |server: &ApiServer| resources::rejected(&server.cluster().await).await;
+    let sound = found(&server).await.unwrap();
+    assert_eq!(sound[0].status, Status::Ok, "{sound:?}");
+    let server = server.with(&format!("{path}/bad"), route("bad", -1));
+    let findings = found(&server).await.unwrap();
+    assert_eq!(
+        warnings(&findings),
+        ["1 of 2 configuration resources is not in force: VirtualService shop/bad"]
+    );
+}
+
+#[tokio::test]
+async fn a_validation_that_nobody_answers_is_a_warning() {
+    let path =
+        "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/linnet-controller";
+    let configuration = |bundle: Value| {
+        json!({"metadata": {"name": "linnet-controller"}, "webhooks": [{
+            "name": "a", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": {"caBundle": bundle},
+        }]})
+    };
+    for (server, warned) in [
+        (ApiServer::new(), true),
+        (
+            ApiServer::new().with(path, configuration(json!(null))),
+            true,
+        ),
+        (
+            ApiServer::new().with(path, configuration(json!("AAAA"))),
+            false,
+        ),
+    ] {
+        let findings = control_plane::validation(&server.cluster().await)
+            .await
+            .unwrap();
+        let is_missing = |finding: &Finding| finding.message.contains("are not refused");
+        assert_eq!(findings.iter().any(is_missing), warned, "{findings:?}");
+    }
+}
