@@ -203,7 +203,7 @@ async fn the_plan_is_carried_out_in_its_order() {
     let server = installed();
     let cluster = server.cluster().await;
     let plan = Plan::make(&cluster, false).await.unwrap();
-    assert_eq!(plan.carry_out(&cluster).await.unwrap(), 9);
+    assert_eq!(plan.carry_out(&cluster).await.unwrap(), 11);
     let changes = server.changes();
     assert!(
         changes[0].contains("mutatingwebhookconfigurations/linnet-injector"),
