@@ -9,7 +9,7 @@
 use crate::{
     analysis,
     compile::{Context, Note, compile},
-    object::{self, Configuration, Object},
+    object::{self, Configuration, Kind, Object},
 };
 use axum::{
     Json, Router,
@@ -190,10 +190,7 @@ fn leaves_as_it_was(request: &Request, manifest: &Value) -> bool {
 
 /// The Gateway API wants wrong routes to be taken, and told so in their status.
 fn has_own_status(configuration: &Configuration) -> bool {
-    matches!(
-        configuration.kind.as_str(),
-        "HTTPRoute" | "GRPCRoute" | "ReferenceGrant"
-    )
+    matches!(configuration.kind, Kind::HttpRoute | Kind::GrpcRoute)
 }
 
 /// The object under the namespace that the API server says, and under some name:

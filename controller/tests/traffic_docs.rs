@@ -196,3 +196,85 @@ fn the_tables_hold_every_field() {
         "destinationrules.yaml",
     );
 }
+
+/// What the Gateway API has and Linnet does not act on, with what it attaches to.
+const NOT_HONOURED: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: h}
+spec:
+  useDefaultGateways: All
+  hostnames: [a.example.com]
+  parentRefs: [{group: "", kind: Service, name: a}]
+  rules:
+  - filters: [{type: CORS, cors: {allowOrigins: ["*"]}}]
+    sessionPersistence: {sessionName: s}
+    backendRefs: [{name: a, port: 80}]
+  - filters: [{type: ExternalAuth, externalAuth: {protocol: GRPC}}]
+    backendRefs: [{name: a, port: 80}]
+  - filters: [{type: ExtensionRef, extensionRef: {group: x, kind: Y, name: z}}]
+    backendRefs: [{name: a, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: g}
+spec:
+  useDefaultGateways: All
+  hostnames: [a.example.com]
+  parentRefs: [{group: "", kind: Service, name: b}]
+  rules:
+  - filters: [{type: ExtensionRef, extensionRef: {group: x, kind: Y, name: z}}]
+    sessionPersistence: {sessionName: s}
+    backendRefs: [{name: a, port: 80}]
+"#;
+
+#[test]
+fn the_tables_of_the_gateway_api_hold_every_field() {
+    let mut input = Input::default();
+    input.add_yaml(NOT_HONOURED, "test", "shop");
+    let context = Context {
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let verdicts = analyze(&input, &context);
+    for (kind, file) in [
+        ("HTTPRoute", "httproute.txt"),
+        ("GRPCRoute", "grpcroute.txt"),
+    ] {
+        let heading = format!("Every field of {kind}");
+        let rows = table(&heading);
+        let known = fields(file);
+        for field in &known {
+            assert!(word(&rows, field).is_some(), "{heading} lacks {field}");
+        }
+        let verdict = verdicts.iter().find(|v| v.resource.kind == kind).unwrap();
+        let remarked: Vec<_> = verdict
+            .messages
+            .iter()
+            .map(|note| plain(&note.field))
+            .collect();
+        for (row, word) in &rows {
+            let field = row.trim_end_matches(".**");
+            assert!(
+                known.iter().any(|known| known == field),
+                "{heading}: the API has no field {field}"
+            );
+            if word == "verdict" {
+                assert!(
+                    remarked.iter().any(|remark| field.starts_with(remark)),
+                    "{heading}: no remark on {field}, only on {remarked:?}"
+                );
+            }
+        }
+    }
+}
+
+/// `spec.rules[0].filters[1]` as the tables write it.
+fn plain(field: &str) -> String {
+    let digits = |c: char| c.is_ascii_digit();
+    let field = field.strip_prefix("spec.").unwrap_or(field);
+    field
+        .split('[')
+        .map(|part| part.trim_start_matches(digits))
+        .collect::<Vec<_>>()
+        .join("[")
+}

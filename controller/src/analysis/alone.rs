@@ -29,7 +29,7 @@ pub fn remarks(configuration: &Configuration) -> Vec<Note> {
             }
             unseen(configuration, &mut notes);
         }
-        kind if matches!(kind.as_str(), "HTTPRoute" | "GRPCRoute") => {
+        Kind::HttpRoute | Kind::GrpcRoute => {
             // The most specific match goes first, so only equal ones shadow.
             let rules = items(spec, "rules");
             let matches: Vec<_> = rules.iter().map(|rule| entries(rule, "matches")).collect();

@@ -331,7 +331,10 @@ impl Hub {
             Command::Proxies(reply) => drop(reply.send(self.proxies())),
             Command::Statuses(reply) => {
                 let routes = self.index.route_statuses().into_iter();
-                drop(reply.send(routes.map(Desired::from).collect()));
+                let routes = routes.map(Desired::from);
+                let others = self.index.verdicts_in_conditions();
+                let others = others.map(|(object, verdict)| Desired::from((object, &verdict)));
+                drop(reply.send(routes.chain(others).collect()));
             }
             Command::LastChange(reply) => drop(reply.send(self.convergence.last())),
         }

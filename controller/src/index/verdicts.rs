@@ -31,6 +31,15 @@ impl Index {
             .collect()
     }
 
+    /// The verdicts on resources whose status has conditions of their own; a
+    /// route of the Gateway API has some for each parent.
+    pub fn verdicts_in_conditions(&self) -> impl Iterator<Item = (ObjectRef, Verdict)> {
+        self.configurations
+            .entries()
+            .filter(|(reference, _)| !matches!(reference.kind, Kind::HttpRoute | Kind::GrpcRoute))
+            .map(|(reference, entry)| (reference.clone(), self.verdict(reference, entry)))
+    }
+
     fn verdict(&self, reference: &ObjectRef, entry: &Entry) -> Verdict {
         let mut messages = entry.notes.clone();
         messages.extend(entry.compiled.as_ref().and_then(stand_in));

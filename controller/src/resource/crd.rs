@@ -89,7 +89,7 @@ fn finish_schema(version: &mut CustomResourceDefinitionVersion) {
     if let Some(spec) = properties.get_mut("spec") {
         keep_unknown_fields(spec);
     }
-    // Controllers of other meshes write here; so will ours.
+    // Controllers of other meshes write here; so does ours.
     properties.insert(
         "status".to_owned(),
         JSONSchemaProps {

@@ -2,7 +2,7 @@
 //! stands there, of which others may have written parts.
 
 use crate::{
-    compile::{Condition, ParentStatus},
+    compile::{Condition, ParentStatus, Status, Verdict},
     index::RouteStatus,
     object::ObjectRef,
 };
@@ -36,6 +36,41 @@ impl From<RouteStatus> for Desired {
             object: status.route,
             generation: status.generation,
             content: Content::Parents(status.parents),
+        }
+    }
+}
+
+/// How many remarks a condition's message names before it only counts.
+const REMARKS: usize = 16;
+
+impl From<(ObjectRef, &Verdict)> for Desired {
+    /// What a resource without parents says: one condition, `Accepted`.
+    fn from((object, verdict): (ObjectRef, &Verdict)) -> Self {
+        let remarked = !verdict.messages.is_empty();
+        let reason = match verdict.status {
+            Status::Accepted if remarked => "AcceptedWithRemarks",
+            Status::Accepted => "Accepted",
+            Status::Conflicting => "Conflicting",
+            Status::Rejected => "Invalid",
+        };
+        let notes = verdict.messages.iter().take(REMARKS);
+        let mut message: Vec<_> = notes.map(ToString::to_string).collect();
+        let more = verdict.messages.len().saturating_sub(REMARKS);
+        if more > 0 {
+            message.push(format!("{more} more; `linnet analyze` shows all"));
+        }
+        if verdict.status == Status::Rejected {
+            message.push("the last good version stays in force, if there was one".to_owned());
+        }
+        Self {
+            object,
+            generation: verdict.generation,
+            content: Content::Conditions(vec![Condition {
+                kind: "Accepted",
+                holds: verdict.status != Status::Rejected,
+                reason,
+                message: message.join("; "),
+            }]),
         }
     }
 }
@@ -112,9 +147,12 @@ fn list<'a>(of: &'a Value, field: &str) -> &'a [Value] {
 mod tests {
     use super::*;
     use crate::{
+        compile::Note,
         object::{Kind, Name},
         resource::gateway::ParentReference,
     };
+
+    use linnet_mesh::ResourceRef;
 
     const EARLIER: &str = "2026-01-01T00:00:00Z";
     const NOW: &str = "2026-01-02T00:00:00Z";
@@ -202,5 +240,79 @@ mod tests {
         assert_eq!(written["conditions"][0], theirs);
         assert_eq!(written["conditions"][1]["type"], "Accepted");
         assert_eq!(conditions.over(&written, NOW), None);
+    }
+
+    #[test]
+    fn a_verdict_is_a_condition() {
+        let verdict = |status, notes: Vec<Note>| Verdict {
+            resource: ResourceRef {
+                kind: "VirtualService".to_owned(),
+                namespace: "shop".to_owned(),
+                name: "v".to_owned(),
+            },
+            origin: None,
+            generation: 7,
+            status,
+            messages: notes,
+        };
+        let object = ObjectRef {
+            kind: Kind::VirtualService,
+            name: Name::new("shop", "v"),
+        };
+        let remark = || vec![Note::new("spec.tcp", "is not honoured yet")];
+        let last = "the last good version stays in force, if there was one";
+        for (status, notes, expected) in [
+            (
+                Status::Accepted,
+                vec![],
+                ("True", "Accepted", String::new()),
+            ),
+            (
+                Status::Accepted,
+                remark(),
+                (
+                    "True",
+                    "AcceptedWithRemarks",
+                    "spec.tcp: is not honoured yet".to_owned(),
+                ),
+            ),
+            (
+                Status::Conflicting,
+                remark(),
+                (
+                    "True",
+                    "Conflicting",
+                    "spec.tcp: is not honoured yet".to_owned(),
+                ),
+            ),
+            (
+                Status::Rejected,
+                remark(),
+                (
+                    "False",
+                    "Invalid",
+                    format!("spec.tcp: is not honoured yet; {last}"),
+                ),
+            ),
+        ] {
+            let desired = Desired::from((object.clone(), &verdict(status, notes)));
+            let written = desired.over(&Value::Null, NOW).unwrap();
+            let condition = &written["conditions"][0];
+            assert_eq!(condition["type"], "Accepted");
+            assert_eq!(condition["observedGeneration"], 7);
+            let (status, reason, message) = expected;
+            assert_eq!(condition["status"], status);
+            assert_eq!(condition["reason"], reason);
+            assert_eq!(condition["message"], message);
+            assert_eq!(desired.over(&written, EARLIER), None, "written once");
+        }
+        let many = vec![Note::new("f", "x"); 20];
+        let desired = Desired::from((object, &verdict(Status::Accepted, many)));
+        let written = desired.over(&Value::Null, NOW).unwrap();
+        let message = written["conditions"][0]["message"].as_str().unwrap();
+        assert!(
+            message.ends_with("4 more; `linnet analyze` shows all"),
+            "{message}"
+        );
     }
 }
