@@ -64,9 +64,13 @@ fn table(heading: &str) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
     for row in section.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = row.split(" | ").collect();
-        let word = cells[1].split([':', ' ', '|']).next().unwrap().to_owned();
+        let word = cells[1]
+            .split([':', ',', ' ', '|'])
+            .next()
+            .unwrap()
+            .to_owned();
         assert!(
-            ["honoured", "partly", "verdict"].contains(&word.as_str()),
+            ["honoured", "partly", "refused", "verdict"].contains(&word.as_str()),
             "{row}"
         );
         let mut parent = String::new();
@@ -129,6 +133,12 @@ const SHARED: [&[&str]; 4] = [
     &["value"],
 ];
 
+/// Where a traffic policy stands again.
+const REPEATED: [&str; 2] = [
+    "subsets[].trafficPolicy",
+    "trafficPolicy.portLevelSettings[]",
+];
+
 fn walk(schema: &JSONSchemaProps, path: &str, fields: &mut BTreeSet<String>) {
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
         return walk(items, &format!("{path}[]"), fields);
@@ -143,8 +153,13 @@ fn walk(schema: &JSONSchemaProps, path: &str, fields: &mut BTreeSet<String>) {
     let dot = if path.is_empty() { "" } else { "." };
     for (name, property) in properties {
         let field = format!("{path}{dot}{name}");
-        walk(property, &field, fields);
-        fields.insert(field);
+        if !REPEATED.iter().any(|repeated| field.starts_with(repeated)) {
+            walk(property, &field, fields);
+        }
+        let port = "trafficPolicy.portLevelSettings[].port";
+        if !field.starts_with(REPEATED[1]) || field == port {
+            fields.insert(field);
+        }
     }
 }
 
