@@ -17,7 +17,7 @@ mod virtual_service;
 
 pub(crate) use authorization_policy::closed;
 pub use authorization_policy::{AuthorizationPolicy, Target};
-pub use destination_rule::{DestinationRule, Subset};
+pub use destination_rule::{DestinationRule, RuleHost, Subset, destination};
 pub use host::{Host, Scope, Visibility};
 pub use peer_authentication::PeerAuthentication;
 pub(crate) use route::merge;

@@ -67,6 +67,8 @@ pub struct Affected {
     pub pods_of: HashSet<Arc<str>>,
     /// All pods may have to be called differently.
     pub all_pods: bool,
+    /// All services may have to be called differently.
+    pub all_services: bool,
 }
 
 impl Affected {
@@ -76,6 +78,7 @@ impl Affected {
             && self.scopes.is_empty()
             && self.ips.is_empty()
             && !self.has_pods()
+            && !self.all_services
     }
 
     /// Whether any pod may have to be called differently.
@@ -190,6 +193,11 @@ impl Index {
             let services = self.cluster.services().map(|service| &service.name);
             let services = services.filter(|name| scopes.iter().any(|scope| scope.includes(name)));
             affected.services.extend(services.cloned());
+        }
+        if affected.all_services {
+            let services = self.cluster.services();
+            let names = services.map(|service| service.name.clone());
+            affected.services.extend(names);
         }
         if affected.all_pods || !affected.pods_of.is_empty() {
             let pods: Vec<_> = self

@@ -18,7 +18,13 @@ pub use authorization_policy::{
     PolicyTargetReference,
 };
 pub use crd::{definitions, manifest};
-pub use destination_rule::{DestinationRule, DestinationRuleSpec, Subset};
+pub use destination_rule::{
+    ClientTlsSettings, ConnectionPoolSettings, ConsistentHashSettings, CookieSettings,
+    DestinationRule, DestinationRuleSpec, DistributeSettings, FailoverSettings, HttpSettings,
+    LoadBalancerSettings, LocalitySettings, MaglevSettings, OutlierDetectionSettings,
+    PortTrafficPolicy, RingSettings, Subset, TcpKeepaliveSettings, TcpSettings, TrafficPolicy,
+    WarmupSettings,
+};
 pub use mesh_policy::{MeshPolicy, MeshPolicySpec, PeerMethod};
 pub use peer_authentication::{
     MutualTls, PeerAuthentication, PeerAuthenticationSpec, WorkloadSelector,

@@ -8,6 +8,9 @@
     reason = "a test that panics is a test that fails"
 )]
 
+#[path = "support/destinations.rs"]
+mod destinations;
+
 use linnet_controller::{
     compile::Context,
     index::Index,
@@ -129,6 +132,9 @@ fn compiled(mut objects: Vec<Object>, clients: &[&str]) -> String {
             }
             if let Some(routes) = &service.tcp {
                 write_connections(&mut text, routes);
+            }
+            if let Some(destination) = &service.destination {
+                destinations::write(&mut text, destination);
             }
         }
     }

@@ -1,30 +1,56 @@
-//! DestinationRule: named sets of a service's endpoints.
+//! DestinationRule: how a host's endpoints are called, and named sets of them.
+//!
+//! A rule says only a part of a policy; the whole is put together in `merge`,
+//! from the rules in force for one caller and one port.
+
+mod balance;
+mod merge;
+mod settings;
+
+pub use merge::destination;
+pub(crate) use settings::{Layer, Locality, Settings};
 
 use super::{Context, Host, Note, Visibility, spec};
 use crate::{
     object::{Configuration, Name},
-    resource::DestinationRuleSpec,
+    resource::{DestinationRuleSpec, TrafficPolicy},
 };
+use linnet_mesh::ResourceRef;
 use std::collections::BTreeMap;
 
 /// A DestinationRule as far as it is honoured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DestinationRule {
-    /// The service whose endpoints it divides.
-    pub host: Option<Name>,
+    /// The resource.
+    pub source: ResourceRef,
+    /// Whose endpoints it is about; `None`: nobody's.
+    pub host: Option<RuleHost>,
     /// Whose calls it is for.
     pub visibility: Visibility,
+    /// How endpoints are called, as far as it says.
+    pub(crate) policy: Option<Box<Layer>>,
     /// Its subsets.
     pub subsets: Vec<Subset>,
 }
 
-/// A named set of endpoints.
+/// What a rule's host names.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleHost {
+    /// One service.
+    Service(Name),
+    /// All whose full host name ends like this; empty: all.
+    Ending(String),
+}
+
+/// A named set of endpoints.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Subset {
     /// The name that routes refer to.
     pub name: String,
     /// The labels of the pods in it.
     pub labels: BTreeMap<String, String>,
+    /// How they are called, as far as it differs.
+    pub(crate) policy: Option<Layer>,
 }
 
 pub(super) fn compile(
@@ -35,42 +61,27 @@ pub(super) fn compile(
     let (spec, unknown) = spec::read::<DestinationRuleSpec>(&configuration.spec)?;
     let namespace = &*configuration.name.namespace;
     let mut errors = Vec::new();
-    if !Host::is_valid(&spec.host) {
-        errors.push(Note::new(
-            "spec.host",
-            format!(
-                "{:?} is not a host; name the service whose endpoints are meant",
-                spec.host
-            ),
-        ));
-    }
-    let host = match Host::parse(&spec.host, namespace, context) {
-        Host::Service(name) => Some(name),
-        Host::Wildcard => {
-            notes.push(Note::not_honoured("spec.host"));
-            None
-        }
-        Host::External => {
-            notes.push(Note::new(
-                "spec.host",
-                format!(
-                    "{} is not a service of the cluster; hosts outside are not honoured yet",
-                    spec.host
-                ),
-            ));
-            None
-        }
+    let mut host = host(&spec.host, namespace, context, notes, &mut errors);
+    let mut layer = |field: &str, policy: Option<&TrafficPolicy>| {
+        policy.map(|policy| Layer::read(field, policy, notes, &mut errors))
     };
+    let policy = layer("spec.trafficPolicy", spec.traffic_policy.as_ref()).map(Box::new);
     let mut subsets: Vec<Subset> = Vec::new();
+    let mut bad_names = Vec::new();
     for (position, subset) in spec.subsets.into_iter().enumerate() {
-        let field = format!("spec.subsets[{position}].name");
+        let field = format!("spec.subsets[{position}]");
+        let policy = layer(
+            &format!("{field}.trafficPolicy"),
+            subset.traffic_policy.as_ref(),
+        );
+        let field = format!("{field}.name");
         if subset.name.is_empty() {
-            errors.push(Note::new(
+            bad_names.push(Note::new(
                 field,
                 "is missing; routes refer to a subset by its name",
             ));
         } else if subsets.iter().any(|known| known.name == subset.name) {
-            errors.push(Note::new(
+            bad_names.push(Note::new(
                 field,
                 format!("{} stands there twice", subset.name),
             ));
@@ -78,18 +89,61 @@ pub(super) fn compile(
             subsets.push(Subset {
                 name: subset.name,
                 labels: subset.labels,
+                policy,
             });
         }
     }
+    errors.extend(bad_names);
+    let selector = spec.workload_selector;
+    if selector.is_some_and(|selector| !selector.match_labels.is_empty()) {
+        notes.push(Note::new(
+            "spec.workloadSelector",
+            "is not honoured yet; what is meant for some workloads must not be done by all, so nobody follows the rule",
+        ));
+        host = None;
+    }
     let visibility = Visibility::read(&spec.export_to, namespace, notes);
     notes.extend(unknown.into_iter().map(Note::not_honoured));
-    if errors.is_empty() {
-        Ok(DestinationRule {
-            host,
-            visibility,
-            subsets,
-        })
-    } else {
-        Err(errors)
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    Ok(DestinationRule {
+        source: ResourceRef::from(&configuration.reference()),
+        host,
+        visibility,
+        policy,
+        subsets,
+    })
+}
+
+fn host(
+    text: &str,
+    namespace: &str,
+    context: &Context,
+    notes: &mut Vec<Note>,
+    errors: &mut Vec<Note>,
+) -> Option<RuleHost> {
+    if !Host::is_valid(text) {
+        errors.push(Note::new(
+            "spec.host",
+            format!("{text:?} is not a host; name the service whose endpoints are meant"),
+        ));
+        return None;
+    }
+    match Host::parse(text, namespace, context) {
+        Host::Service(name) => Some(RuleHost::Service(name)),
+        Host::Wildcard => {
+            let ending = text.trim_start_matches('*').trim_end_matches('.');
+            Some(RuleHost::Ending(ending.to_ascii_lowercase()))
+        }
+        Host::External => {
+            notes.push(Note::new(
+                "spec.host",
+                format!(
+                    "{text} is not a service of the cluster; hosts outside are not honoured yet"
+                ),
+            ));
+            None
+        }
     }
 }

@@ -4,8 +4,8 @@
 use super::{Affected, attachments::Attachments};
 use crate::{
     compile::{
-        AuthorizationPolicy, Compiled, Context, DestinationRule, Note, PeerAuthentication, Scope,
-        Subset, VirtualService, closed, compile,
+        AuthorizationPolicy, Compiled, Context, DestinationRule, Note, PeerAuthentication,
+        RuleHost, Scope, Subset, VirtualService, closed, compile,
     },
     object::{Configuration, Kind, Name, ObjectRef},
 };
@@ -43,6 +43,8 @@ pub(super) struct Configurations {
     routes_by_scope: HashMap<Scope, BTreeSet<Age>>,
     /// From a delegate to the VirtualServices that delegate to it.
     roots: HashMap<Name, BTreeSet<Name>>,
+    /// DestinationRules whose host is a pattern.
+    wide_rules: BTreeSet<Age>,
     /// From a service to the VirtualServices that lead to it.
     routes_by_destination: HashMap<Name, BTreeSet<Name>>,
     /// Routes of the Gateway API.
@@ -214,14 +216,16 @@ impl Configurations {
                     routes.insert(name.clone());
                 }
             }
-            Some(Compiled::DestinationRule(DestinationRule {
-                host: Some(host), ..
-            })) => {
-                self.rules_by_host
-                    .entry(host.clone())
-                    .or_default()
-                    .insert(age());
-            }
+            Some(Compiled::DestinationRule(rule)) => match &rule.host {
+                Some(RuleHost::Service(host)) => {
+                    let rules = self.rules_by_host.entry(host.clone());
+                    rules.or_default().insert(age());
+                }
+                Some(RuleHost::Ending(_)) => {
+                    self.wide_rules.insert(age());
+                }
+                None => {}
+            },
             Some(Compiled::Route(route)) => {
                 self.attachments.link(reference, entry.created, route);
             }
@@ -256,11 +260,13 @@ impl Configurations {
                     drop_from(&mut self.routes_by_destination, destination, name);
                 }
             }
-            Some(Compiled::DestinationRule(DestinationRule {
-                host: Some(host), ..
-            })) => {
-                drop_from(&mut self.rules_by_host, host, &age);
-            }
+            Some(Compiled::DestinationRule(rule)) => match &rule.host {
+                Some(RuleHost::Service(host)) => drop_from(&mut self.rules_by_host, host, &age),
+                Some(RuleHost::Ending(_)) => {
+                    self.wide_rules.remove(&age);
+                }
+                None => {}
+            },
             Some(Compiled::Route(route)) => {
                 self.attachments.unlink(reference, entry.created, route);
             }
@@ -281,12 +287,14 @@ impl Configurations {
             Some(Compiled::VirtualService(service)) => {
                 self.touch_routed(name, service, affected);
             }
-            Some(Compiled::DestinationRule(rule)) => {
-                if let Some(host) = &rule.host {
+            Some(Compiled::DestinationRule(rule)) => match &rule.host {
+                Some(RuleHost::Service(host)) => {
                     affected.services.insert(host.clone());
                     self.touch_dependents(host, affected);
                 }
-            }
+                Some(RuleHost::Ending(_)) => affected.all_services = true,
+                None => {}
+            },
             Some(Compiled::Route(route)) => {
                 let parents = route.parents.iter();
                 let services = parents.map(|parent| parent.service.clone());
@@ -386,29 +394,54 @@ impl Configurations {
             .filter_map(|(_, name)| Some((name, self.destination_rule(name)?)))
     }
 
-    /// The subsets of a host as workloads of a namespace see them: from the
-    /// rules of their own namespace, else of the host's, else of the roots.
-    pub(super) fn subsets(&self, host: &Name, client: &str) -> Vec<&Subset> {
-        let lookup = [client, &host.namespace].into_iter().chain(ROOTS);
+    /// The DestinationRules in force for a service's callers of a namespace,
+    /// oldest first: those of their own namespace, else of the service's, else of
+    /// the roots; in each the ones with the most specific host.
+    pub(super) fn rules_for(
+        &self,
+        service: &Name,
+        client: &str,
+        host: &str,
+    ) -> Vec<&DestinationRule> {
+        let lookup = [client, &service.namespace].into_iter().chain(ROOTS);
         for namespace in lookup {
-            let rules: Vec<_> = self
-                .rules_of(host)
-                .filter(|(name, rule)| {
-                    &*name.namespace == namespace && rule.visibility.includes(client)
-                })
-                .collect();
-            if rules.is_empty() {
-                continue;
+            let counts = |(name, rule): &(&Name, &DestinationRule)| {
+                &*name.namespace == namespace && rule.visibility.includes(client)
+            };
+            let exact = self.rules_of(service).filter(counts);
+            let exact: Vec<_> = exact.map(|(_, rule)| rule).collect();
+            if !exact.is_empty() {
+                return exact;
             }
-            let mut subsets: Vec<&Subset> = Vec::new();
-            for subset in rules.iter().flat_map(|(_, rule)| &rule.subsets) {
-                if !subsets.iter().any(|known| known.name == subset.name) {
-                    subsets.push(subset);
-                }
+            let wide = self.wide_rules().filter(counts).filter_map(|(_, rule)| {
+                let Some(RuleHost::Ending(ending)) = &rule.host else {
+                    return None;
+                };
+                host.ends_with(ending).then_some((ending.len(), rule))
+            });
+            let wide: Vec<_> = wide.collect();
+            if let Some(longest) = wide.iter().map(|(length, _)| *length).max() {
+                let most_specific = wide.into_iter().filter(|(length, _)| *length == longest);
+                return most_specific.map(|(_, rule)| rule).collect();
             }
-            return subsets;
         }
         Vec::new()
+    }
+
+    fn wide_rules(&self) -> impl Iterator<Item = (&Name, &DestinationRule)> {
+        let names = self.wide_rules.iter().map(|(_, name)| name);
+        names.filter_map(|name| Some((name, self.destination_rule(name)?)))
+    }
+
+    /// The subsets that rules define; the first of a name counts.
+    pub(super) fn subsets<'a>(rules: &[&'a DestinationRule]) -> Vec<&'a Subset> {
+        let mut subsets: Vec<&Subset> = Vec::new();
+        for subset in rules.iter().flat_map(|rule| &rule.subsets) {
+            if !subsets.iter().any(|known| known.name == subset.name) {
+                subsets.push(subset);
+            }
+        }
+        subsets
     }
 
     /// The policies of a namespace (empty: MeshPolicies), oldest first.

@@ -5,7 +5,9 @@ use super::{
     configuration::{Entry, ROOTS},
 };
 use crate::{
-    compile::{Compiled, Note, PeerAuthentication, Route, Scope, Status, Verdict, VirtualService},
+    compile::{
+        Compiled, Note, PeerAuthentication, Route, RuleHost, Scope, Status, Verdict, VirtualService,
+    },
     object::{Kind, Name, ObjectRef},
 };
 use linnet_mesh::ResourceRef;
@@ -135,7 +137,7 @@ impl Index {
         let Some(rule) = self.configurations.destination_rule(name) else {
             return Vec::new();
         };
-        let Some(host) = &rule.host else {
+        let Some(RuleHost::Service(host)) = &rule.host else {
             return Vec::new();
         };
         let mut notes = Vec::new();
@@ -145,6 +147,14 @@ impl Index {
             .take_while(|(other, _)| *other != name)
             .filter(|(other, _)| other.namespace == name.namespace);
         for (other, older) in older {
+            if rule.policy.is_some() && older.policy.is_some() {
+                notes.push(Note::new(
+                    "spec.trafficPolicy",
+                    format!(
+                        "DestinationRule {other} is older and says how {host} is called already: its policy counts"
+                    ),
+                ));
+            }
             for subset in &older.subsets {
                 if rule.subsets.iter().any(|mine| mine.name == subset.name) {
                     notes.push(Note::new(

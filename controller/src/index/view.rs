@@ -1,12 +1,15 @@
 //! Services and their endpoints as workloads of one namespace see them:
 //! routes and subsets can be meant for some namespaces only.
 
-use super::{Index, locality};
+use super::{Index, configuration::Configurations, locality};
 use crate::{
-    compile::{Subset, Surroundings, VirtualService},
+    compile::{DestinationRule, Subset, Surroundings, VirtualService, destination},
     object::{Name, Pod, SliceEndpoint},
 };
-use linnet_mesh::{Endpoint, Service, ServicePort, SpiffeId, Workload, destination::Locality};
+use linnet_mesh::{
+    Endpoint, MtlsMode, Service, ServicePort, SpiffeId, Workload,
+    destination::{Destination, Locality, LocalityPolicy},
+};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -39,11 +42,9 @@ impl Surroundings for Seen<'_> {
     }
 
     fn has_subset(&self, service: &Name, subset: &str) -> bool {
-        self.index
-            .configurations
-            .subsets(service, self.client)
-            .iter()
-            .any(|known| known.name == subset)
+        let rules = self.index.rules(service, self.client);
+        let mut subsets = rules.iter().flat_map(|rule| &rule.subsets);
+        subsets.any(|known| known.name == subset)
     }
 }
 
@@ -57,6 +58,17 @@ impl Index {
             index: self,
             client,
         }
+    }
+
+    /// The DestinationRules in force for callers of a namespace, oldest first.
+    fn rules(&self, service: &Name, client: &str) -> Vec<&DestinationRule> {
+        let host = self.hostname(service);
+        self.configurations.rules_for(service, client, &host)
+    }
+
+    fn hostname(&self, service: &Name) -> String {
+        let Name { namespace, name } = service;
+        format!("{name}.{namespace}.svc.{}", self.context.cluster_domain)
     }
 
     /// A service port as callers of a namespace see it; `None`: there is none.
@@ -76,18 +88,16 @@ impl Index {
             .attached_routes(of, client, &seen)
             .or_else(|| routes?.routes(of, client, &seen));
         let tcp = routes.and_then(|routes| routes.connections(of, client, &seen));
-        let subsets = self.configurations.subsets(&name, client);
+        let rules = self.rules(&name, client);
+        let subsets = Configurations::subsets(&rules);
         Some(Service {
             key: of.clone(),
-            hostname: format!(
-                "{}.{}.svc.{}",
-                of.name, of.namespace, self.context.cluster_domain
-            ),
+            hostname: self.hostname(&name),
             protocol: port.protocol,
             http: http.map(Arc::new),
             tcp: tcp.map(Arc::new),
             subsets: subsets.iter().map(|subset| subset.name.clone()).collect(),
-            destination: locality::fill_in(None, service),
+            destination: locality::fill_in(destination(&rules, of.port).map(Arc::new), service),
         })
     }
 
@@ -100,7 +110,10 @@ impl Index {
         let Some(port) = service.ports.iter().find(|port| port.port == of.port) else {
             return Endpoints::new();
         };
-        let subsets = self.configurations.subsets(&name, client);
+        let rules = self.rules(&name, client);
+        let subsets = Configurations::subsets(&rules);
+        let compared = destination(&rules, of.port).map(|of| compared_labels(&of));
+        let compared = compared.unwrap_or_default();
         let mut endpoints = Endpoints::new();
         for slice in self.cluster.slices_of_service(&name) {
             let target = slice.ports.iter().find(|(name, _)| *name == port.name);
@@ -110,7 +123,9 @@ impl Index {
             let members = slice.endpoints.iter();
             for member in members.filter(|member| self.takes_requests(member)) {
                 for &ip in &member.addresses {
-                    let endpoint = self.member(member, SocketAddr::new(ip, target), &subsets);
+                    let address = SocketAddr::new(ip, target);
+                    let mut endpoint = self.member(member, address, &subsets);
+                    self.tell_labels(&mut endpoint, member, &compared);
                     // While an endpoint moves between slices, both hold it.
                     let known = endpoints.get(&endpoint.address);
                     if known.is_none_or(|known: &Arc<Endpoint>| known.terminating) {
@@ -155,6 +170,15 @@ impl Index {
         endpoint
     }
 
+    /// Tells those of a pod's labels that a failover priority compares.
+    fn tell_labels(&self, endpoint: &mut Endpoint, member: &SliceEndpoint, compared: &[String]) {
+        let pod = member.pod.as_ref().and_then(|name| self.cluster.pod(name));
+        if let Some(pod) = pod.filter(|_| !compared.is_empty()) {
+            let label = |key: &String| Some((key.clone(), pod.labels.get(key)?.clone()));
+            endpoint.labels = compared.iter().filter_map(label).collect();
+        }
+    }
+
     /// A pod as an endpoint.
     pub(super) fn pod_endpoint(&self, pod: Option<&Pod>, address: SocketAddr) -> Endpoint {
         let identity = pod
@@ -163,13 +187,32 @@ impl Index {
                 let namespace = &pod.name.namespace;
                 SpiffeId::new(&self.trust_domain, namespace, &pod.service_account).ok()
             });
+        let mtls_only = identity.is_some()
+            && pod.is_some_and(|pod| {
+                let modes = self.modes(&pod.name.namespace, &pod.labels);
+                modes.port(address.port()) == MtlsMode::Strict
+            });
         Endpoint {
             identity,
+            mtls_only,
             workload: pod.map_or_else(|| Arc::new(Workload::default()), |pod| pod.workload.clone()),
             locality: pod.map_or_else(Locality::default, |pod| self.cluster.locality(pod)),
             ..Endpoint::at(address)
         }
     }
+}
+
+/// The labels that a policy's failover priority compares.
+fn compared_labels(destination: &Destination) -> Vec<String> {
+    let policies = [&destination.policy].into_iter();
+    let policies = policies.chain(destination.subsets.values());
+    let mut keys = Vec::new();
+    for policy in policies {
+        if let Some(LocalityPolicy::FailoverPriority(labels)) = &policy.locality {
+            keys.extend(labels.iter().map(|label| label.key.clone()));
+        }
+    }
+    keys
 }
 
 /// In a dual-stack cluster every pod is in two slices; the family of the
