@@ -66,11 +66,8 @@ pub(crate) enum Error {
         source_resource: Arc<ResourceRef>,
         limit: Duration,
     },
-    #[error("the caller's deadline ({header}) passed after {limit:?}")]
-    Deadline {
-        header: &'static str,
-        limit: Duration,
-    },
+    #[error("the caller gave it {limit:?}, which have passed")]
+    Deadline { limit: Duration },
     #[error("{0}")]
     Overflow(Box<Overflow>),
     #[error("{0}")]

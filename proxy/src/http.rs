@@ -2,6 +2,7 @@
 //! around one exchange.
 
 pub(crate) mod connection;
+pub(crate) mod deadline;
 pub(crate) mod exchange;
 pub(crate) mod forwarded;
 pub(crate) mod measure;

@@ -197,7 +197,8 @@ impl Arrival {
 
     async fn serve_http(self: &Rc<Self>, client: Stream, version: HttpVersion, caller: Caller) {
         let stack = http::stack(self.clone(), caller);
-        serve(client, version, stack, self.thread.shared.drain.clone()).await;
+        let drain = self.thread.shared.drain.clone();
+        serve(client, version, stack, drain, true).await;
     }
 
     async fn relay(

@@ -109,7 +109,8 @@ impl Connection {
                     }
                 };
                 let stack = http::stack(self.thread.clone(), self.destination.clone(), self.source);
-                serve(client, version, stack, self.thread.shared.drain.clone()).await;
+                let drain = self.thread.shared.drain.clone();
+                serve(client, version, stack, drain, false).await;
                 Ok(())
             }
             Sniffed::Server(greeting, stream) => {

@@ -41,6 +41,8 @@ pub(crate) struct Exchange {
     load: RefCell<Option<Rc<dyn Load>>>,
     blame: RefCell<Option<Blame>>,
     permit: RefCell<Permit>,
+    /// When its time is over.
+    end: Cell<Option<tokio::time::Instant>>,
 }
 
 /// Where a request counts as in flight.
@@ -139,6 +141,7 @@ impl Exchange {
             load: RefCell::default(),
             blame: RefCell::default(),
             permit: RefCell::default(),
+            end: Cell::default(),
         }
     }
 
@@ -163,6 +166,17 @@ impl Exchange {
         if let Some(before) = self.load.replace(Some(load)) {
             before.ended(None);
         }
+    }
+
+    /// Its time is over then, unless it was to be before.
+    pub(crate) fn ends_in(&self, limit: std::time::Duration) {
+        let end = tokio::time::Instant::now() + limit;
+        self.end
+            .set(Some(self.end().map_or(end, |known| known.min(end))));
+    }
+
+    pub(crate) fn end(&self) -> Option<tokio::time::Instant> {
+        self.end.get()
     }
 
     /// Takes what it was granted until it ends.

@@ -2,7 +2,8 @@
 //! sidecar drains: HTTP/1.1 after the current response, HTTP/2 by GOAWAY.
 
 use super::{
-    CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MOST_STREAMS, STREAM_WINDOW, exchange::Body,
+    CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, MOST_STREAMS, STREAM_WINDOW, aged,
+    exchange::Body,
 };
 use crate::stream::Stream;
 use http::{Request, Response};
@@ -22,9 +23,15 @@ pub(crate) enum HttpVersion {
     Http2,
 }
 
-/// Serves until the connection ends.
-pub(crate) async fn serve<S>(stream: Stream, version: HttpVersion, stack: S, drain: drain::Watch)
-where
+/// Serves until the connection ends. An HTTP/2 one whose caller is elsewhere
+/// gets a GOAWAY when it is old, and the caller looks for a pod anew.
+pub(crate) async fn serve<S>(
+    stream: Stream,
+    version: HttpVersion,
+    stack: S,
+    drain: drain::Watch,
+    ages: bool,
+) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + 'static,
 {
     let service = hyper::service::service_fn(move |request| stack.clone().call(request));
@@ -53,8 +60,18 @@ where
                 .max_concurrent_streams(MOST_STREAMS)
                 .serve_connection(stream, service);
             let mut connection = pin!(connection);
+            let old = async {
+                match ages {
+                    true => tokio::time::sleep(aged(MAX_AGE)).await,
+                    false => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 result = connection.as_mut() => result,
+                () = old => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
                 _draining = drain.signaled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await

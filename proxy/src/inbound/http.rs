@@ -9,7 +9,7 @@ use crate::{
     balance::{Candidate, InFlight},
     error::Error,
     http::{
-        Call, connection,
+        Call, connection, deadline,
         exchange::{Body, Exchange, Sink, Slot},
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
@@ -125,7 +125,17 @@ impl Service<Call> for Forward {
 
     fn call(&mut self, call: Call) -> Self::Future {
         let state = self.state.clone();
-        Box::pin(async move { state.send(call).await })
+        let exchange = &call.exchange;
+        match deadline::asked(call.request.headers(), exchange.is_grpc()) {
+            None => Box::pin(async move { state.send(call).await }),
+            Some(limit) => {
+                let exchange = exchange.clone();
+                Box::pin(async move {
+                    let sending = state.send(call);
+                    deadline::as_asked(limit, &exchange, sending).await
+                })
+            }
+        }
     }
 }
 
@@ -147,6 +157,7 @@ impl State {
         }
         let thread = &self.slots.arrival.thread;
         let in_flight = InFlight::new(self.app.clone(), thread.plain.clone(), Instant::now());
+        deadline::carry(request.headers_mut(), &exchange);
         let connections = &self.app.connections;
         let sent = connection::send(&thread.tls, connections, &thread.plain, request).await;
         let answer = match sent {

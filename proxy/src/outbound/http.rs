@@ -16,6 +16,7 @@ use crate::{
     http::{
         Call,
         connection::{self, Answer, Failure},
+        deadline,
         exchange::{Body, Exchange, Sink},
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
@@ -85,7 +86,17 @@ impl Service<Call> for Route {
 
     fn call(&mut self, call: Call) -> Self::Future {
         let route = self.clone();
-        Box::pin(async move { route.send(call).await })
+        let exchange = &call.exchange;
+        match deadline::asked(call.request.headers(), exchange.is_grpc()) {
+            None => Box::pin(async move { route.send(call).await }),
+            Some(limit) => {
+                let exchange = exchange.clone();
+                Box::pin(async move {
+                    let sending = route.send(call);
+                    deadline::as_asked(limit, &exchange, sending).await
+                })
+            }
+        }
     }
 }
 
@@ -104,7 +115,7 @@ impl Route {
                 let in_flight = InFlight::new(candidate.clone(), pool, Instant::now());
                 let Call { request, exchange } = call;
                 self.place(&exchange, &in_flight, None);
-                match self.transmit(&in_flight, request).await {
+                match self.transmit(&exchange, &in_flight, request).await {
                     Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
                     Err(failure) => Err(failure.error),
                 }
@@ -171,6 +182,7 @@ impl Route {
             self.mirror(mirror, &mut call.request);
         }
         let subset = backend.subset.as_deref();
+        let exchange = call.exchange.clone();
         let policy = match &rule.filters.retry {
             None if call.exchange.is_grpc() => Some(&RetryPolicy::DEFAULT),
             own => own.as_ref(),
@@ -220,7 +232,7 @@ impl Route {
                 subset: subset.map(str::to_owned),
             })?;
             self.place(&exchange, &in_flight, Some(balancer));
-            match self.transmit(&in_flight, request).await {
+            match self.transmit(&exchange, &in_flight, request).await {
                 Ok(answer) => return Ok(accept(answer, &exchange, in_flight)),
                 Err(Failure { error, .. }) if error.is_overflow() => {
                     in_flight.failed(&error);
@@ -242,9 +254,11 @@ impl Route {
 
     async fn transmit(
         &self,
+        exchange: &Exchange,
         in_flight: &InFlight,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> Result<Answer, Failure> {
+        deadline::carry(request.headers_mut(), exchange);
         let connections = &in_flight.candidate.connections;
         connection::send(&self.thread.tls, connections, &in_flight.pool, request).await
     }

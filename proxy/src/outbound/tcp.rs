@@ -12,14 +12,14 @@ use crate::{
 };
 use ::http::StatusCode;
 use bytes::Bytes;
-use linnet_mesh::{Endpoint, route::ConnectionParts};
+use linnet_mesh::{Endpoint, destination::ConnectionPool, route::ConnectionParts};
 use std::{
+    cell::Cell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::Instant,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, time::Instant};
 
 /// Endpoints tried at most.
 const ATTEMPTS: usize = 3;
@@ -133,7 +133,7 @@ pub(super) async fn open(
         }
         Destination::Endpoint(candidate) => {
             let (candidate, pool) = (candidate.clone(), thread.plain.clone());
-            let mut in_flight = InFlight::new(candidate, pool, Instant::now());
+            let mut in_flight = InFlight::new(candidate, pool, Instant::now().into_std());
             let stream = open_endpoint(thread, &mut in_flight).await?;
             in_flight.connected();
             let in_flight = Some(in_flight);
@@ -204,17 +204,57 @@ pub(super) async fn relay_greeted(
             client.write_all(&greeting).await?;
             series.received(greeting.len() as u64);
         }
-        let sent = |bytes| series.sent(bytes);
-        let received = |bytes| series.received(bytes);
-        copy(&mut client, &mut upstream.stream, sent, received).await
+        let moved = Cell::new(0u64);
+        let sent = |bytes| {
+            moved.set(moved.get() + bytes);
+            series.sent(bytes);
+        };
+        let received = |bytes| {
+            moved.set(moved.get() + bytes);
+            series.received(bytes);
+        };
+        let pool = upstream.in_flight.as_ref().map(|held| held.pool.clone());
+        tokio::select! {
+            result = copy(&mut client, &mut upstream.stream, sent, received) => {
+                result.map(|()| Flags::default())
+            }
+            flags = over(pool.as_ref().map(|pool| &pool.policy.pool), &moved) => Ok(flags),
+        }
     }
     .await;
-    series.closed(if result.is_ok() {
-        Flags::default()
-    } else {
-        Flags::UC
-    });
-    Ok(result?)
+    series.closed(*result.as_ref().unwrap_or(&Flags::UC));
+    result?;
+    Ok(())
+}
+
+/// Until a connection has been idle or open for as long as its policy allows.
+async fn over(policy: Option<&ConnectionPool>, moved: &Cell<u64>) -> Flags {
+    let idle = async {
+        let Some(longest) = policy.and_then(|policy| policy.tcp_idle_timeout) else {
+            return std::future::pending().await;
+        };
+        // A look now and then costs less than the time of each byte.
+        let step = longest / 8;
+        let (mut seen, mut since) = (moved.get(), Instant::now());
+        loop {
+            tokio::time::sleep(step).await;
+            if moved.get() != seen {
+                (seen, since) = (moved.get(), Instant::now());
+            } else if since.elapsed() >= longest {
+                return;
+            }
+        }
+    };
+    let old = async {
+        match policy.and_then(|policy| policy.max_connection_duration) {
+            Some(longest) => tokio::time::sleep(longest).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = idle => Flags::SI,
+        () = old => Flags::DT,
+    }
 }
 
 fn series(

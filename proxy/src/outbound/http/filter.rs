@@ -7,7 +7,10 @@
 use super::{authority, request_parts};
 use crate::{
     error::Error,
-    http::exchange::{Body, Exchange},
+    http::{
+        deadline,
+        exchange::{Body, Exchange},
+    },
     telemetry::Flags,
 };
 use ::http::{HeaderMap, HeaderValue, Request, Response, header};
@@ -110,14 +113,13 @@ pub(super) async fn within(
     exchange: &Exchange,
     sending: impl Future<Output = Result<Response<Body>, Error>>,
 ) -> Result<Response<Body>, Error> {
-    let mut end = Box::pin(tokio::time::sleep(limit));
-    tokio::select! {
-        biased;
-        response = sending => Ok(response?.map(|body| body.until(end))),
-        () = &mut end => {
-            exchange.gave_up();
-            let source_resource = source.clone();
-            Err(Error::Timeout { source_resource, limit })
+    let passed = || {
+        exchange.gave_up();
+        let source_resource = source.clone();
+        Error::Timeout {
+            source_resource,
+            limit,
         }
-    }
+    };
+    deadline::within(limit, exchange, passed, sending).await
 }

@@ -14,14 +14,24 @@ use crate::{
         exchange::{Body, Exchange},
         replay::Replay,
     },
+    pool::Limit,
     telemetry::Flags,
 };
-use ::http::{Request, Response};
+use ::http::{Request, Response, StatusCode, header::RETRY_AFTER};
 use linnet_mesh::{
     ResourceRef,
     route::{Outcome, RetryPolicy},
 };
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Whoever asks to be left alone for longer is not asked again: its answer goes
+/// to the caller, `retry-after` and all.
+const LONGEST_ASKED: Duration = Duration::from_secs(10);
 
 /// Where a request goes, and how it may be sent again.
 pub(super) struct Attempts<'a> {
@@ -38,25 +48,42 @@ impl Attempts<'_> {
         let replay = Replay::new(body);
         let mut tried: Vec<SocketAddr> = Vec::new();
         self.balancer.budget.earn();
+        // One of `maxRetries` while a retry is under way.
+        let mut _granted = None;
         for retry in 1.. {
             let asker = Asker::head(&head.uri, &head.headers, route.source);
             let in_flight = self.choose(&tried, &asker)?;
             route.place(&exchange, &in_flight, Some(self.balancer));
             let request = Request::from_parts(head.clone(), replay.body());
-            let result = self.attempt(route, &in_flight, request).await;
+            let result = self.attempt(route, &exchange, &in_flight, request).await;
+            if let Err((error, _)) = &result
+                && error.is_overflow()
+            {
+                return Err(error.clone());
+            }
+            let asked = result.as_ref().ok().and_then(asked_to_wait);
             let outcome = match &result {
                 Ok(answer) => response(answer, &exchange),
                 Err((_, outcome)) => *outcome,
             };
-            if !self.again(retry, &outcome, &replay, &exchange) {
-                replay.forget();
-                return match result {
-                    Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
-                    Err((error, _)) => {
-                        in_flight.failed(&error);
-                        Err(error)
+            let too_long = asked.is_some_and(|asked| asked > LONGEST_ASKED);
+            let again = !too_long && self.again(retry, &outcome, &replay, &exchange);
+            let granted = again.then(|| in_flight.pool.take(Limit::Retries));
+            match granted {
+                Some(Ok(granted)) => _granted = granted,
+                refused => {
+                    if refused.is_some() {
+                        exchange.flag(Flags::UO);
                     }
-                };
+                    replay.forget();
+                    return match result {
+                        Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
+                        Err((error, _)) => {
+                            in_flight.failed(&error);
+                            Err(error)
+                        }
+                    };
+                }
             }
             match (result, outcome) {
                 (Err((error, _)), _) => in_flight.failed(&error),
@@ -69,7 +96,7 @@ impl Attempts<'_> {
             tried.push(in_flight.candidate.endpoint.address);
             drop(in_flight);
             let wait = self.policy.wait(retry, rand::random());
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(wait.max(asked.unwrap_or_default())).await;
         }
         unreachable!("attempts are bounded by the policy")
     }
@@ -86,10 +113,11 @@ impl Attempts<'_> {
     async fn attempt(
         &self,
         route: &Route,
+        exchange: &Exchange,
         in_flight: &InFlight,
         request: Request<Body>,
     ) -> Result<Answer, (Error, Outcome)> {
-        let sending = route.transmit(in_flight, request);
+        let sending = route.transmit(exchange, in_flight, request);
         let sent = match self.policy.per_try_timeout {
             None => sending.await,
             Some(limit) => match tokio::time::timeout(limit, sending).await {
@@ -130,6 +158,21 @@ impl Attempts<'_> {
         let free = *outcome == Outcome::ConnectFailure;
         replay.is_whole() && (free || self.balancer.budget.spend(Instant::now()))
     }
+}
+
+/// How long an overloaded upstream asks to be left alone (RFC 9110, 10.2.3; a
+/// date is not looked at: clocks differ).
+fn asked_to_wait(answer: &Answer) -> Option<Duration> {
+    let overloaded = [
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ];
+    if !overloaded.contains(&answer.response.status()) {
+        return None;
+    }
+    let value = answer.response.headers().get(RETRY_AFTER)?;
+    let seconds: u32 = value.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 fn response(answer: &Answer, exchange: &Exchange) -> Outcome {

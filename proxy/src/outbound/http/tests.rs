@@ -2,6 +2,7 @@
 
 mod balancing;
 mod cors;
+mod resilience;
 mod retries;
 mod rules;
 mod support;

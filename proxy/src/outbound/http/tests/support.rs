@@ -13,16 +13,22 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use linnet_mesh::{
-    AppProtocol, MtlsMode, ResourceRef, Service, ServicePort,
+    AppProtocol, Endpoint, MtlsMode, ResourceRef, Service, ServicePort,
     destination::{Destination, DestinationPolicy},
-    discovery::{Target, Update},
+    discovery::{EndpointsUpdate, Target, Update},
     route::{Backend, Filters, HeaderFilters, HttpRoutes, HttpRule},
 };
 use linnet_runtime::{
     certificate::{self, testing::Authority},
     drain,
 };
-use std::{cell::RefCell, convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+};
 use tokio::net::{TcpListener, TcpStream};
 
 pub(super) const HOST: &str = "payment.default.svc.cluster.local:80";
@@ -63,6 +69,7 @@ pub(super) fn rule(filters: Filters) -> HttpRule {
 pub(super) struct Upstream {
     pub(super) address: SocketAddr,
     pub(super) seen: Rc<RefCell<Vec<(http::request::Parts, Bytes)>>>,
+    pub(super) connections: Rc<Cell<usize>>,
 }
 
 impl Upstream {
@@ -76,8 +83,11 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let seen = Rc::<RefCell<Vec<_>>>::default();
         let (heads, answer) = (seen.clone(), Rc::new(answer));
+        let connections = Rc::<Cell<usize>>::default();
+        let accepted = connections.clone();
         tokio::task::spawn_local(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                accepted.set(accepted.get() + 1);
                 let (heads, answer) = (heads.clone(), answer.clone());
                 tokio::task::spawn_local(async move {
                     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -98,7 +108,11 @@ impl Upstream {
                 });
             }
         });
-        Self { address, seen }
+        Self {
+            address,
+            seen,
+            connections,
+        }
     }
 
     pub(super) async fn ok() -> Self {
@@ -116,7 +130,7 @@ pub(super) fn status(code: u16) -> Response<Full<Bytes>> {
     response
 }
 
-fn told(rules: Option<Vec<HttpRule>>, destination: Option<Destination>) -> Update {
+fn described(rules: Option<Vec<HttpRule>>, destination: Option<Destination>) -> Update {
     Update::Service(Arc::new(Service {
         key: key(),
         hostname: "payment.default.svc.cluster.local".into(),
@@ -128,7 +142,7 @@ fn told(rules: Option<Vec<HttpRule>>, destination: Option<Destination>) -> Updat
             })
         }),
         tcp: None,
-        subsets: vec![],
+        subsets: vec!["v1".into(), "v2".into()],
         destination: destination.map(Arc::new),
     }))
 }
@@ -157,7 +171,7 @@ impl Sidecar {
             inbound_mtls: MtlsMode::Permissive,
         };
         fixed::fill(&directory, &config);
-        directory.apply(vec![told(rules, None)]);
+        directory.apply(vec![described(rules, None)]);
         let (signal, watch) = drain::channel();
         let workload = Authority::default().workload("default", "checkout");
         let thread = Thread::new(Shared {
@@ -184,7 +198,7 @@ impl Sidecar {
             policy: Arc::new(policy),
             ..Destination::default()
         };
-        let update = told(rules, Some(destination));
+        let update = described(rules, Some(destination));
         sidecar.thread.directory().apply(vec![update]);
         sidecar
     }
@@ -195,6 +209,49 @@ impl Sidecar {
         let states = cell.states(std::time::Instant::now()).into_iter();
         let ejected = states.filter(|state| state.ejected_for.is_some());
         ejected.map(|state| state.endpoint.address).collect()
+    }
+
+    /// The controller says something else of the service.
+    pub(super) fn told(&self, rules: Option<Vec<HttpRule>>, destination: Option<Destination>) {
+        let update = described(rules, destination);
+        self.thread.directory().apply(vec![update]);
+    }
+
+    /// Without rules, and called like this.
+    pub(super) fn called(&self, destination: Destination) {
+        let now = self.thread.directory().service(&key());
+        let now = now.and_then(|cell| cell.service());
+        let rules = now.and_then(|service| service.http.clone());
+        self.told(rules.map(|routes| routes.rules.clone()), Some(destination));
+    }
+
+    /// Other endpoints, each in a subset.
+    pub(super) fn endpoints(&self, endpoints: &[(SocketAddr, &str)]) {
+        let endpoint = |&(address, subset): &(SocketAddr, &str)| Endpoint {
+            subsets: vec![subset.to_owned()],
+            ..Endpoint::at(address)
+        };
+        self.replace(endpoints.iter().map(endpoint).collect());
+    }
+
+    /// One endpoint whose port takes nothing but mutual TLS.
+    pub(super) fn strict_endpoint(&self, address: SocketAddr) {
+        let identity = "spiffe://cluster.local/ns/default/sa/payment";
+        self.replace(vec![Endpoint {
+            identity: Some(identity.parse().unwrap()),
+            mtls_only: true,
+            ..Endpoint::at(address)
+        }]);
+    }
+
+    fn replace(&self, endpoints: Vec<Endpoint>) {
+        let update = Update::Endpoints(EndpointsUpdate {
+            service: key(),
+            replace: true,
+            upserts: endpoints.into_iter().map(Arc::new).collect(),
+            removed: vec![],
+        });
+        self.thread.directory().apply(vec![update]);
     }
 
     async fn connection(&self) -> TokioIo<TcpStream> {
