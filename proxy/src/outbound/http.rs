@@ -182,7 +182,6 @@ impl Route {
             self.mirror(mirror, &mut call.request);
         }
         let subset = backend.subset.as_deref();
-        let exchange = call.exchange.clone();
         let policy = match &rule.filters.retry {
             None if call.exchange.is_grpc() => Some(&RetryPolicy::DEFAULT),
             own => own.as_ref(),
