@@ -32,7 +32,10 @@ pub(crate) struct Hello {
 
 /// Makes and keeps TLS configurations of one plan.
 #[derive(Debug, Default)]
-pub(crate) struct Originator(Mutex<Option<(Instant, Result<Made, String>)>>);
+pub(crate) struct Originator(Mutex<Option<Kept>>);
+
+/// When it was made, and what came of it.
+type Kept = (Instant, Result<Made, String>);
 
 /// One for each protocol.
 #[derive(Clone, Debug)]
