@@ -176,11 +176,11 @@ impl Connection {
     }
 }
 
+/// What a connection opened ahead counts for: its endpoint and its service.
+type Opened = (Option<InFlight>, Option<Rc<Balancer>>);
+
 /// An upstream that was opened while the client was silent.
-fn opened_upstream(
-    stream: Option<Stream>,
-    opened: Option<(Option<InFlight>, Option<Rc<Balancer>>)>,
-) -> Option<tcp::Upstream> {
+fn opened_upstream(stream: Option<Stream>, opened: Option<Opened>) -> Option<tcp::Upstream> {
     let (in_flight, service) = opened?;
     Some(tcp::Upstream {
         stream: stream?,

@@ -368,6 +368,10 @@ pub(crate) struct Invalid {
 }
 
 impl Invalid {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "most reasons are made for it, or are errors in a map_err"
+    )]
     fn new(field: &'static str, reason: impl ToString) -> Self {
         Self {
             field,

@@ -160,7 +160,7 @@ fn proxies(mut known: BTreeMap<PodName, ProxyStatus>, meshed: &[Pod]) -> Vec<Pro
     let missing = meshed
         .iter()
         .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-        .filter(|pod| object::name(*pod) != "")
+        .filter(|pod| !object::name(*pod).is_empty())
         .map(PodName::of)
         .filter(|pod| !known.contains_key(pod))
         .map(|pod| Proxy {

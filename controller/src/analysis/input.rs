@@ -10,7 +10,7 @@ use crate::{
 };
 use linnet_mesh::ResourceRef;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 /// Pods, or what will be some.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,11 +92,17 @@ impl Input {
         {
             self.selectors.insert(service.name.clone(), selector);
         }
-        if self.objects.contains_key(&reference) {
-            let reason = format!("{reference} stands in the input twice; the first counts");
-            self.problem(origin.unwrap_or("cluster"), "metadata.name", reason);
-        } else {
-            self.objects.insert(reference, object);
+        match self.objects.entry(reference) {
+            Entry::Vacant(place) => {
+                place.insert(object);
+            }
+            Entry::Occupied(place) => {
+                let reason = format!(
+                    "{} stands in the input twice; the first counts",
+                    place.key()
+                );
+                self.problem(origin.unwrap_or("cluster"), "metadata.name", reason);
+            }
         }
     }
 

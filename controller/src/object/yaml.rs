@@ -20,9 +20,12 @@ pub fn parse_yaml(text: &str, origin: &str) -> Result<Vec<Object>, String> {
     Ok(objects)
 }
 
+/// A document of a text: its name, and its manifests or why it has none.
+pub(crate) type Document = (String, Result<Vec<Value>, String>);
+
 /// The manifests in a text by document, each named `document 1` and so on; a
 /// document that is no YAML is the last.
-pub(crate) fn documents(text: &str) -> Vec<(String, Result<Vec<Value>, String>)> {
+pub(crate) fn documents(text: &str) -> Vec<Document> {
     let mut documents = Vec::new();
     for (position, document) in serde_norway::Deserializer::from_str(text).enumerate() {
         let name = format!("document {}", position + 1);

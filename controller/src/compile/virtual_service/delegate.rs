@@ -71,7 +71,7 @@ impl VirtualService {
             let field = format!("{}.delegate", root.path);
             match self.delegate(name, surroundings) {
                 Err(reason) => {
-                    notes.push(Note::new(field, format!("{reason}; the rule is passed by")))
+                    notes.push(Note::new(field, format!("{reason}; the rule is passed by")));
                 }
                 Ok(delegate) => {
                     let rules = delegate.http.iter().flatten();

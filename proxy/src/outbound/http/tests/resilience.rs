@@ -98,7 +98,7 @@ async fn requests_wait_for_a_connection_as_far_as_they_may() {
         let (one, other) = (send(&sidecar), send(&sidecar));
         until(|| one.is_finished() || other.is_finished()).await;
         gate.add_permits(2);
-        let mut answers = vec![
+        let mut answers = [
             busy.await.unwrap(),
             one.await.unwrap(),
             other.await.unwrap(),
