@@ -70,7 +70,7 @@ fn table(heading: &str) -> BTreeMap<String, String> {
             .unwrap()
             .to_owned();
         assert!(
-            ["honoured", "partly", "refused", "verdict"].contains(&word.as_str()),
+            ["honoured", "partly", "refused", "remark", "verdict"].contains(&word.as_str()),
             "{row}"
         );
         let mut parent = String::new();
