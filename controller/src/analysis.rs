@@ -16,7 +16,7 @@ pub use alone::remarks;
 pub use input::Input;
 
 use crate::{
-    compile::{Context, Note, Severity, Status, Verdict},
+    compile::{Context, Severity, Status, Verdict},
     index::Index,
     object::Object,
     source::Change,
@@ -37,30 +37,28 @@ pub fn analyze(input: &Input, context: &Context) -> Vec<Verdict> {
         }
     }
     let mut verdicts = index.verdicts();
-    let mut remarks = remarks_by_resource(input, context);
+    let surroundings = together::Surroundings::of(input, context);
+    let configurations: HashMap<_, _> = input
+        .objects()
+        .filter_map(|object| match object {
+            Object::Configuration(configuration) => {
+                Some((configuration.reference().to_string(), configuration))
+            }
+            _ => None,
+        })
+        .collect();
     for verdict in &mut verdicts {
         // What else is wrong with a resource that is not in force can wait.
         if verdict.status != Status::Rejected
-            && let Some(notes) = remarks.remove(&verdict.resource.to_string())
+            && let Some(configuration) = configurations.get(&verdict.resource.to_string())
         {
+            let mut notes = alone::remarks(configuration, &verdict.messages);
+            notes.extend(surroundings.remarks(configuration));
             verdict.messages.extend(notes);
         }
     }
     verdicts.extend(input.problems().cloned());
     verdicts
-}
-
-fn remarks_by_resource(input: &Input, context: &Context) -> HashMap<String, Vec<Note>> {
-    let surroundings = together::Surroundings::of(input, context);
-    let mut remarks = HashMap::new();
-    for object in input.objects() {
-        if let Object::Configuration(configuration) = object {
-            let mut notes = alone::remarks(configuration);
-            notes.extend(surroundings.remarks(configuration));
-            remarks.insert(configuration.reference().to_string(), notes);
-        }
-    }
-    remarks
 }
 
 /// How many remarks of a severity there are.

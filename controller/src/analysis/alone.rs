@@ -6,11 +6,12 @@ use crate::{
     object::{Configuration, Kind},
 };
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Remarks on a resource beyond its verdict: rules that are never reached, and
 /// weights that are no percentages.
-pub fn remarks(configuration: &Configuration) -> Vec<Note> {
+/// `told` is what the compiler says already.
+pub fn remarks(configuration: &Configuration, told: &[Note]) -> Vec<Note> {
     let spec = &configuration.spec;
     let mut notes = Vec::new();
     match configuration.kind {
@@ -18,7 +19,12 @@ pub fn remarks(configuration: &Configuration) -> Vec<Note> {
             for section in ["http", "tls", "tcp"] {
                 let rules = items(spec, section);
                 let matches: Vec<_> = rules.iter().map(|rule| entries(rule, "match")).collect();
-                shadowed(&format!("spec.{section}"), &matches, "match", &mut notes);
+                let passes_on: Vec<_> = rules
+                    .iter()
+                    .map(|rule| rule.get("delegate").is_some())
+                    .collect();
+                let field = format!("spec.{section}");
+                shadowed(&field, &matches, &passes_on, "match", &mut notes);
                 for (position, rule) in rules.iter().enumerate() {
                     weights(
                         &format!("spec.{section}[{position}].route"),
@@ -37,8 +43,19 @@ pub fn remarks(configuration: &Configuration) -> Vec<Note> {
         }
         _ => {}
     }
+    let unreached = |note: &&Note| note.text.starts_with(UNREACHED);
+    let told: HashSet<_> = told
+        .iter()
+        .filter(unreached)
+        .map(|note| &note.field)
+        .collect();
+    notes.retain(|note| !unreached(&note) || !told.contains(&note.field));
     notes
 }
+
+/// How the remark on a rule begins that another takes everything from, here as
+/// in the compiler.
+const UNREACHED: &str = "is never reached";
 
 /// The conditions of a match entry, by path.
 type Conditions = BTreeMap<String, Value>;
@@ -140,7 +157,14 @@ fn key(entry: &Conditions) -> String {
 }
 
 /// Rules and match entries that an earlier one takes everything from.
-fn shadowed(section: &str, rules: &[Vec<Conditions>], field: &str, notes: &mut Vec<Note>) {
+/// What a rule that `passes_on` (to a delegate) would take may come back.
+fn shadowed(
+    section: &str,
+    rules: &[Vec<Conditions>],
+    passes_on: &[bool],
+    field: &str,
+    notes: &mut Vec<Note>,
+) {
     let mut seen = Seen::default();
     for (position, entries) in rules.iter().enumerate() {
         let rule = format!("{section}[{position}]");
@@ -152,7 +176,8 @@ fn shadowed(section: &str, rules: &[Vec<Conditions>], field: &str, notes: &mut V
                 Some(all) if all == *first => "every request",
                 _ => "all that it would",
             };
-            let reason = format!("is never reached: {section}[{first}] matches {what}");
+            let reason =
+                format!("{UNREACHED}: {section}[{first}] stands before it and takes {what}");
             notes.push(Note::new(&rule, reason));
         } else {
             for (entry, by) in by.iter().enumerate() {
@@ -164,7 +189,7 @@ fn shadowed(section: &str, rules: &[Vec<Conditions>], field: &str, notes: &mut V
                 }
             }
         }
-        for entry in entries {
+        for entry in entries.iter().filter(|_| !passes_on[position]) {
             seen.add(position, entry);
         }
     }

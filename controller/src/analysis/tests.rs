@@ -141,23 +141,23 @@ fn a_subset_without_pods_and_a_rule_for_no_service() {
 #[test]
 fn rules_that_are_never_reached() {
     for (first, second, reason) in [
-        ("", "match: [{uri: {exact: /a}}], ", "matches every request"),
-        ("match: [{uri: {prefix: /}}], ", "", "matches every request"),
+        ("", "match: [{uri: {exact: /a}}], ", "takes every request"),
+        ("match: [{uri: {prefix: /}}], ", "", "takes every request"),
         (
             "match: [{uri: {prefix: /a}}], ",
             "match: [{uri: {exact: /a/b}, method: {exact: GET}}], ",
-            "matches all that it would",
+            "takes all that it would",
         ),
         (
             "match: [{headers: {x: {exact: '1'}}}], ",
             "match: [{name: again, headers: {x: {exact: '1'}}}], ",
-            "matches all that it would",
+            "takes all that it would",
         ),
     ] {
         assert_eq!(
             on_rules(&format!("{{{first}{TO_V1}}}, {{{second}{TO_V1}}}")),
             [format!(
-                "warning spec.http[1]: is never reached: spec.http[0] {reason}"
+                "warning spec.http[1]: is never reached: spec.http[0] stands before it and {reason}"
             )],
             "{first} {second}"
         );
