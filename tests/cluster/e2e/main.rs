@@ -16,6 +16,7 @@ mod mtls;
 mod pods;
 mod prometheus;
 mod protocols;
+mod resilience;
 mod root_rotation;
 mod rotation;
 mod split;
@@ -63,6 +64,11 @@ fn point_3c_why_a_call_is_allowed_or_not() {
 #[test]
 fn point_4_weights_hold_and_edits_lose_nothing() {
     run(split::weights_hold_and_edits_lose_nothing);
+}
+
+#[test]
+fn point_4b_trouble_is_contained() {
+    run(resilience::trouble_is_contained);
 }
 
 #[test]

@@ -52,6 +52,17 @@ impl Caller {
         report
     }
 
+    /// `linnet-sample get`: the page, whatever its status.
+    pub(crate) async fn page(&self, url: &str) -> String {
+        let (page, errors) = self.exec(vec!["/linnet-sample", "get", url]).await;
+        assert!(
+            !page.is_empty(),
+            "{}: get {url}: no page: {errors}",
+            self.pod
+        );
+        page
+    }
+
     async fn exec(&self, command: Vec<&str>) -> (String, String) {
         let params = AttachParams::default().container("sample");
         let mut process = self

@@ -52,10 +52,16 @@ fn account(name: &str) -> String {
     include_str!("../workloads/account.yaml").replace("NAME", name)
 }
 
-fn namespace(name: &str, label: &str) -> String {
+pub(crate) fn namespace(name: &str, label: &str) -> String {
     include_str!("../workloads/namespace.yaml")
         .replace("NAME", name)
         .replace("LABEL", label)
+}
+
+/// The deployment that calls are made from, and its account.
+pub(crate) fn client() -> String {
+    let client = include_str!("../workloads/client.yaml");
+    [account("client"), client.to_owned()].join("---\n")
 }
 
 impl Cluster {
@@ -120,9 +126,7 @@ impl Cluster {
     }
 
     async fn client(&self, namespace: &str) {
-        let client = include_str!("../workloads/client.yaml");
-        let parts = [account("client"), client.to_owned()];
-        self.apply(namespace, &parts.join("---\n")).await;
+        self.apply(namespace, &client()).await;
     }
 
     async fn is_installed(&self) -> bool {
