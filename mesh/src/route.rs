@@ -38,6 +38,9 @@ pub struct HttpRoutes {
 pub struct HttpRule {
     /// The resource it stands in.
     pub source: Arc<ResourceRef>,
+    /// Its place among that resource's rules, from 0: not every rule of a
+    /// resource is for every port and caller.
+    pub position: u32,
     /// Its name, where the resource gives one.
     pub name: Option<String>,
     /// Any of these; none matches everything.

@@ -112,6 +112,7 @@ mod tests {
         });
         let rule = |name: &str, apps: &[&str]| HttpRule {
             source: source.clone(),
+            position: 0,
             name: Some(name.into()),
             matches: apps
                 .iter()

@@ -125,8 +125,8 @@ pub struct Route {
 pub struct Rule {
     /// The resource it stands in.
     pub resource: String,
-    /// Its place among the service's rules, from 0.
-    pub number: usize,
+    /// Its place among the resource's rules, from 0.
+    pub number: u32,
     /// Its name, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

@@ -48,6 +48,8 @@ pub struct Route {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Rule {
+    /// Its place in the resource.
+    position: u32,
     name: Option<String>,
     matches: Vec<Match>,
     backends: Vec<Reference>,
@@ -129,7 +131,10 @@ impl Compiler<'_> {
             (self.broken, self.impaired) = (None, false);
             let rule = compile(&mut self, &format!("spec.rules[{position}]"), rule);
             impaired.push(self.impaired);
-            compiled.push(rule);
+            compiled.push(Rule {
+                position: u32::try_from(position).unwrap_or(u32::MAX),
+                ..rule
+            });
         }
         for field in self.unknown {
             let told = |note: &Note| field.starts_with(note.field.as_str());

@@ -187,6 +187,7 @@ impl TryFrom<proto::HttpRoutes> for HttpRoutes {
             let source = required("http.rules.source", sources.get(position))?.clone();
             Ok(HttpRule {
                 source,
+                position: rule.position,
                 name: non_empty(rule.name),
                 matches: all(rule.matches)?,
                 backends: all(rule.backends)?,

@@ -146,6 +146,7 @@ impl From<&HttpRoutes> for proto::HttpRoutes {
 fn encode_rule(rule: &HttpRule, source: usize) -> proto::HttpRule {
     proto::HttpRule {
         source: u32::try_from(source).unwrap_or(u32::MAX),
+        position: rule.position,
         name: rule.name.clone().unwrap_or_default(),
         matches: rule.matches.iter().map(Into::into).collect(),
         backends: rule.backends.iter().map(Into::into).collect(),

@@ -206,6 +206,7 @@ fn service() -> Service {
             sources: vec![resource("oldest"), resource("payment")],
             rules: vec![HttpRule {
                 source: resource("payment"),
+                position: 7,
                 name: Some("canary".into()),
                 matches: vec![entry],
                 backends: vec![Backend {

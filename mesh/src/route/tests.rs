@@ -26,6 +26,7 @@ fn resource() -> Arc<ResourceRef> {
 fn rule(backends: Vec<Backend>) -> HttpRule {
     HttpRule {
         source: resource(),
+        position: 0,
         name: None,
         matches: vec![],
         backends,

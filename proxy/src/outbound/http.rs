@@ -136,12 +136,12 @@ impl Route {
     ) -> Result<Response<Body>, Error> {
         let parts = request_parts(&call.request, authority(&call.request));
         let found = routes.rule(&parts);
-        let (position, rule) = found.ok_or_else(|| Error::NoRule {
+        let (_, rule) = found.ok_or_else(|| Error::NoRule {
             service: balancer.cell.key.clone(),
             sources: routes.sources.clone(),
         })?;
         match &rule.filters.cors {
-            None => self.obey(position, rule, call).await,
+            None => self.obey(rule, call).await,
             Some(cors) => {
                 let exchange = call.exchange.clone();
                 let (answer, origin) = cors::ask(cors, &call.request);
@@ -149,19 +149,14 @@ impl Route {
                     self.record_unplaced(&exchange);
                     return Ok(answer);
                 }
-                let response = Box::pin(self.obey(position, rule, call)).await;
+                let response = Box::pin(self.obey(rule, call)).await;
                 self.told(cors, origin, &exchange, response)
             }
         }
     }
 
     /// Does what a rule says.
-    async fn obey(
-        &self,
-        position: usize,
-        rule: &HttpRule,
-        mut call: Call,
-    ) -> Result<Response<Body>, Error> {
+    async fn obey(&self, rule: &HttpRule, mut call: Call) -> Result<Response<Body>, Error> {
         let source = &rule.source;
         if let Some(fault) = &rule.filters.fault {
             Box::pin(filter::inject(fault, source, &call.exchange)).await?;
@@ -170,7 +165,7 @@ impl Route {
             self.record_unplaced(&call.exchange);
             return filter::answer(answer, rule, &call.request);
         }
-        let backend = draw(position, rule)?;
+        let backend = draw(rule)?;
         let found = self.thread.balancer_of(&backend.service);
         let balancer = found.ok_or_else(|| Error::UnresolvedBackend {
             source_resource: source.clone(),
@@ -283,14 +278,14 @@ impl Route {
     }
 }
 
-fn draw(position: usize, rule: &HttpRule) -> Result<&Backend, Error> {
+fn draw(rule: &HttpRule) -> Result<&Backend, Error> {
     let unresolved = |status: StatusCode, reason: String| Error::UnresolvedBackend {
         source_resource: rule.source.clone(),
         status,
         reason,
     };
     let backend = rule.backend(rand::random()).ok_or_else(|| {
-        let reason = format!("rule {position} gives every destination weight 0");
+        let reason = format!("rule {} gives every destination weight 0", rule.position);
         unresolved(StatusCode::SERVICE_UNAVAILABLE, reason)
     })?;
     match &backend.unresolved {

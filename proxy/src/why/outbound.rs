@@ -173,14 +173,14 @@ impl Explainer {
         let parts = request_parts(request, authority(request));
         let considered = routes.explain(&parts);
         let matched = considered.last().filter(|last| last.matches());
-        let rule = matched.map(|last| (last.position, last.rule));
+        let rule = matched.map(|last| last.rule);
         answer.route = Some(Route {
             total: routes.rules.len(),
             rules: considered
                 .iter()
                 .map(|considered| Rule {
                     resource: considered.rule.source.to_string(),
-                    number: considered.position,
+                    number: considered.rule.position,
                     name: considered.rule.name.clone(),
                     matched: considered.matches(),
                     because: considered
@@ -191,7 +191,7 @@ impl Explainer {
                 })
                 .collect(),
         });
-        let Some((position, rule)) = rule else {
+        let Some(rule) = rule else {
             return (false, "404: no rule matches".to_owned());
         };
         let words = rule.filters.words(&parts, rule.matched_path(&parts));
@@ -203,7 +203,10 @@ impl Explainer {
         if rule.backend(0).is_none() {
             return (
                 false,
-                format!("503: rule {position} gives every destination weight 0"),
+                format!(
+                    "503: rule {} gives every destination weight 0",
+                    rule.position
+                ),
             );
         }
         reach(&answer.backends)

@@ -57,6 +57,7 @@ impl Compiler<'_> {
         }
         let backends = self.backends(path, &rule.backend_refs);
         Rule {
+            position: 0,
             name: rule.name.clone(),
             matches,
             backends,

@@ -55,6 +55,7 @@ impl Compiler<'_> {
         compiled.filters.retry = self.retry(path, rule.retry.as_ref(), rule.timeouts.as_ref());
         let backends = self.backends(path, &rule.backend_refs);
         Rule {
+            position: 0,
             name: rule.name.clone(),
             matches,
             backends,

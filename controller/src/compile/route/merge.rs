@@ -48,6 +48,7 @@ impl Rule {
         if let Some(broken) = &self.broken {
             return HttpRule {
                 source: source.clone(),
+                position: self.position,
                 name: self.name.clone(),
                 matches,
                 backends: vec![unresolved(of, broken.clone())],
@@ -72,6 +73,7 @@ impl Rule {
         };
         HttpRule {
             source: source.clone(),
+            position: self.position,
             name: self.name.clone(),
             matches,
             backends,

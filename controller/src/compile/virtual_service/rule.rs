@@ -12,6 +12,7 @@ use std::sync::Arc;
 pub(super) struct Rule {
     /// Its field's path, for verdicts.
     pub(super) path: String,
+    position: u32,
     pub(super) name: Option<String>,
     /// `None`: always.
     pub(super) matches: Option<Vec<Match>>,
@@ -75,6 +76,7 @@ impl Compiler<'_> {
             filters,
             mirrors,
             path,
+            position: u32::try_from(position).unwrap_or(u32::MAX),
         })
     }
 
@@ -146,6 +148,7 @@ impl Rule {
             .collect();
         Some(HttpRule {
             source: source.clone(),
+            position: self.position,
             name: self.name.clone(),
             matches,
             backends,

@@ -28,6 +28,7 @@ fn resource() -> Arc<ResourceRef> {
 fn rule() -> HttpRule {
     HttpRule {
         source: resource(),
+        position: 0,
         name: None,
         matches: Vec::new(),
         backends: Vec::new(),

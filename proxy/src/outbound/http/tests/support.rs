@@ -52,6 +52,7 @@ pub(super) fn resource() -> Arc<ResourceRef> {
 pub(super) fn rule(filters: Filters) -> HttpRule {
     HttpRule {
         source: resource(),
+        position: 0,
         name: None,
         matches: vec![],
         backends: vec![Backend {
