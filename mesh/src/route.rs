@@ -373,4 +373,6 @@ impl HeaderMatch {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

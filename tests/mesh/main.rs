@@ -11,4 +11,5 @@ mod protocols;
 mod rotation;
 mod strict;
 mod support;
+mod virtual_service;
 mod why;

@@ -610,3 +610,167 @@ fn an_edit_of_one_route_among_a_thousand_services_compiles_that_route_alone() {
     apply(&mut index, &service(501).replace("80", "81"));
     assert_eq!(index.compilations(), 1001);
 }
+
+fn plain_service(namespace: &str, name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{ports: [{{port: 80}}]}}\n---\n"
+    )
+}
+
+fn route_of(namespace: &str, name: &str, hosts: &str, http: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec: {{hosts: [{hosts}], http: [{http}]}}\n---\n"
+    )
+}
+
+/// The services that a change touched, by name and by pattern.
+fn touched(index: &mut Index) -> Vec<String> {
+    let Affected {
+        services,
+        scopes,
+        ips,
+        pods,
+        pods_of,
+        all_pods,
+        all_services,
+    } = index.take_affected();
+    assert!(ips.is_empty() && pods.is_empty() && pods_of.is_empty());
+    assert!(!all_pods && !all_services);
+    let services = services.iter().map(ToString::to_string);
+    let scopes = scopes.iter().map(|scope| format!("all of {scope}"));
+    let mut all: Vec<_> = services.chain(scopes).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn an_edit_of_a_delegate_touches_the_hosts_of_those_that_delegate_to_it() {
+    let mut index = index("");
+    for name in ["a", "b", "c", "d"] {
+        apply(&mut index, &plain_service("shop", name));
+    }
+    let delegating = |to: &str| format!("{{delegate: {{name: {to}, namespace: team}}}}");
+    let routing = |timeout: &str| {
+        format!(
+            "{{timeout: {timeout}, route: [{{destination: {{host: d.shop.svc.cluster.local}}}}]}}"
+        )
+    };
+    apply(&mut index, &route_of("shop", "a", "a", &delegating("leaf")));
+    apply(&mut index, &route_of("shop", "b", "b", &delegating("leaf")));
+    apply(
+        &mut index,
+        &route_of("shop", "c", "c", &delegating("other")),
+    );
+    apply(&mut index, &route_of("team", "other", "", &routing("1s")));
+    index.take_affected();
+    apply(&mut index, &route_of("team", "leaf", "", &routing("1s")));
+    assert_eq!(touched(&mut index), ["shop/a", "shop/b"]);
+    let compiled = index.compilations();
+    apply(&mut index, &route_of("team", "leaf", "", &routing("2s")));
+    assert_eq!(touched(&mut index), ["shop/a", "shop/b"]);
+    assert_eq!(index.compilations(), compiled + 1, "the delegate alone");
+    let timeout = |index: &Index, name: &str| {
+        let key = ServicePort {
+            namespace: "shop".into(),
+            name: name.into(),
+            port: 80,
+        };
+        let routes = index.service(&key, "default").unwrap().http?;
+        routes.rules.first()?.filters.timeout
+    };
+    let seconds = |count| Some(std::time::Duration::from_secs(count));
+    assert_eq!(timeout(&index, "b"), seconds(2));
+    assert_eq!(timeout(&index, "c"), seconds(1));
+    // One that nobody delegates to any more touches nobody.
+    apply(
+        &mut index,
+        &route_of("shop", "a", "a", &delegating("other")),
+    );
+    assert_eq!(touched(&mut index), ["shop/a"]);
+    apply(&mut index, &route_of("team", "leaf", "", &routing("3s")));
+    assert_eq!(touched(&mut index), ["shop/b"]);
+    delete(&mut index, Kind::VirtualService, "team", "leaf");
+    assert_eq!(touched(&mut index), ["shop/b"]);
+    assert_eq!(timeout(&index, "b"), None);
+}
+
+#[test]
+fn an_edit_of_a_wildcard_host_touches_the_services_of_its_pattern() {
+    let mut index = index("");
+    for (namespace, name) in [("shop", "a"), ("shop", "b"), ("other", "a")] {
+        apply(&mut index, &plain_service(namespace, name));
+    }
+    let to = |name: &str| {
+        format!("{{name: {name}, route: [{{destination: {{host: a.other.svc.cluster.local}}}}]}}")
+    };
+    apply(&mut index, &route_of("shop", "exact", "b", &to("exact")));
+    let wide = |name: &str| route_of("ops", "wide", "'*.shop.svc.cluster.local'", &to(name));
+    apply(&mut index, &wide("old"));
+    index.take_affected();
+    let compiled = index.compilations();
+    apply(&mut index, &wide("new"));
+    assert_eq!(index.compilations(), compiled + 1, "the edited one alone");
+    // That of a name too: who does not see the one that names it follows the pattern.
+    assert_eq!(
+        touched(&mut index),
+        ["all of *.shop.svc", "shop/a", "shop/b"]
+    );
+    let rule = |namespace: &str, name: &str| {
+        let key = ServicePort {
+            namespace: namespace.into(),
+            name: name.into(),
+            port: 80,
+        };
+        let routes = index.service(&key, "default").unwrap().http?;
+        routes.rules.first()?.name.clone()
+    };
+    assert_eq!(rule("shop", "a").as_deref(), Some("new"));
+    assert_eq!(rule("shop", "b").as_deref(), Some("exact"));
+    assert_eq!(rule("other", "a"), None);
+}
+
+#[test]
+fn ten_thousand_rules_are_refused_by_name_and_the_neighbour_works() {
+    let mut index = index("");
+    for name in ["large", "small"] {
+        apply(&mut index, &plain_service("shop", name));
+    }
+    let rule = |number: usize| {
+        format!(
+            "{{match: [{{uri: {{exact: /{number}}}}}], route: [{{destination: {{host: large}}}}]}}"
+        )
+    };
+    let rules: Vec<_> = (0..10_000).map(rule).collect();
+    apply(&mut index, &route_of("shop", "large", "large", &rule(1)));
+    apply(
+        &mut index,
+        &route_of("shop", "large", "large", &rules.join(", ")),
+    );
+    let neighbour = "{timeout: 1s, route: [{destination: {host: small}}]}";
+    apply(&mut index, &route_of("shop", "small", "small", neighbour));
+    let verdicts: Vec<_> = index.verdicts().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        verdicts,
+        [
+            "test, document 1: VirtualService shop/large: rejected; spec.http: has 10000 rules or match entries; more than 5000 are not taken, so spread them over the services' own resources or delegates",
+            "test, document 1: VirtualService shop/small: accepted",
+        ]
+    );
+    let rules = |name: &str| {
+        let key = ServicePort {
+            namespace: "shop".into(),
+            name: name.into(),
+            port: 80,
+        };
+        index
+            .service(&key, "shop")
+            .unwrap()
+            .http
+            .unwrap()
+            .rules
+            .len()
+    };
+    assert_eq!(rules("large"), 1, "the last good version");
+    assert_eq!(rules("small"), 1);
+}

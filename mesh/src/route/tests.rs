@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-fn backend(name: &str, weight: u32) -> Backend {
+pub(super) fn backend(name: &str, weight: u32) -> Backend {
     Backend {
         service: ServicePort {
             namespace: "default".into(),
@@ -15,7 +15,7 @@ fn backend(name: &str, weight: u32) -> Backend {
     }
 }
 
-fn resource() -> Arc<ResourceRef> {
+pub(super) fn resource() -> Arc<ResourceRef> {
     Arc::new(ResourceRef {
         kind: "VirtualService".into(),
         namespace: "default".into(),
@@ -23,7 +23,7 @@ fn resource() -> Arc<ResourceRef> {
     })
 }
 
-fn rule(backends: Vec<Backend>) -> HttpRule {
+pub(super) fn rule(backends: Vec<Backend>) -> HttpRule {
     HttpRule {
         source: resource(),
         position: 0,
@@ -34,7 +34,11 @@ fn rule(backends: Vec<Backend>) -> HttpRule {
     }
 }
 
-fn request<'a>(method: &'a Method, path: &'a str, headers: &'a HeaderMap) -> RequestParts<'a> {
+pub(super) fn request<'a>(
+    method: &'a Method,
+    path: &'a str,
+    headers: &'a HeaderMap,
+) -> RequestParts<'a> {
     RequestParts {
         method,
         path,
