@@ -18,7 +18,7 @@ fn segments(path: &str) -> Vec<&str> {
 }
 
 fn same(a: char, b: char, ignoring_case: bool) -> bool {
-    a == b || (ignoring_case && a.to_ascii_lowercase() == b.to_ascii_lowercase())
+    a == b || (ignoring_case && a.eq_ignore_ascii_case(&b))
 }
 
 /// Whether `text` begins with `start`, character by character.
