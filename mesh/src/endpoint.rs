@@ -13,6 +13,9 @@ pub struct Endpoint {
     pub identity: Option<SpiffeId>,
     /// Who it is, for telemetry.
     pub workload: Arc<Workload>,
+    /// Its pod's name, besides the workload's: endpoints of one workload may
+    /// share all of that but the name. Empty where it is not known.
+    pub pod: Arc<str>,
     /// The subsets it belongs to.
     pub subsets: Vec<String>,
     /// On its way out: takes a request only when nobody else can.
@@ -34,6 +37,7 @@ impl Endpoint {
             address,
             identity: None,
             workload: Arc::default(),
+            pod: Arc::default(),
             subsets: Vec::new(),
             terminating: false,
             mtls_only: false,

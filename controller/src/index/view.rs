@@ -196,6 +196,7 @@ impl Index {
             identity,
             mtls_only,
             workload: pod.map_or_else(|| Arc::new(Workload::default()), |pod| pod.workload.clone()),
+            pod: pod.map_or_else(Arc::default, |pod| pod.name.name.clone()),
             locality: pod.map_or_else(Locality::default, |pod| self.cluster.locality(pod)),
             ..Endpoint::at(address)
         }

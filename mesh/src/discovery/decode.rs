@@ -305,10 +305,12 @@ impl TryFrom<proto::Endpoint> for Endpoint {
         let identity = non_empty(message.identity)
             .map(|uri| parse("endpoint.identity", &uri))
             .transpose()?;
+        let workload: Workload = message.workload.unwrap_or_default().into();
         Ok(Self {
             address: parse("endpoint.address", &message.address)?,
             identity,
-            workload: Arc::new(message.workload.unwrap_or_default().into()),
+            pod: workload.pod.as_str().into(),
+            workload: Arc::new(workload),
             subsets: message.subsets,
             terminating: message.terminating,
             mtls_only: message.mtls_only,

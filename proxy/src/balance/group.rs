@@ -66,7 +66,7 @@ impl Watch {
         if let Some(time) = self.standing.eject(accused, members, &self.rules, now) {
             tracing::debug!(
                 endpoint = %candidate.endpoint.address,
-                pod = candidate.endpoint.workload.pod,
+                pod = %candidate.endpoint.pod,
                 rule = self.source.as_ref().map(tracing::field::display),
                 cause = cause.field(),
                 seconds = time.as_secs(),

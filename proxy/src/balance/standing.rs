@@ -66,7 +66,7 @@ impl Standing {
     /// pod that was given somebody else's address does not inherit it.
     pub(crate) fn follow(&self, old: &[Arc<Endpoint>], new: &[Arc<Endpoint>], first: bool) {
         let appeared = (!first).then(Instant::now);
-        let pods: HashMap<_, _> = old.iter().map(|e| (e.address, &e.workload.pod)).collect();
+        let pods: HashMap<_, _> = old.iter().map(|e| (e.address, &e.pod)).collect();
         let mut healths = self.healths();
         let mut before = std::mem::take(&mut *healths);
         *healths = new
@@ -74,7 +74,7 @@ impl Standing {
             .map(|endpoint| {
                 let address = endpoint.address;
                 let known = before.remove(&address);
-                let known = known.filter(|_| pods.get(&address) == Some(&&endpoint.workload.pod));
+                let known = known.filter(|_| pods.get(&address) == Some(&&endpoint.pod));
                 let health = known.unwrap_or_else(|| Arc::new(Health::new(self.epoch, appeared)));
                 (address, health)
             })

@@ -1,8 +1,8 @@
 //! One copy of what many endpoints say alike: the pods of a Deployment have one
 //! identity and, but for their names, one workload.
 //!
-//! A service may have ten thousand endpoints; each costs its address and two
-//! references, not the nine texts behind them.
+//! A service may have ten thousand endpoints; each costs its address, its
+//! pod's name and two references, not the eight texts behind them.
 
 use linnet_mesh::{Endpoint, SpiffeId, Workload};
 use std::{collections::HashSet, sync::Arc};
@@ -15,8 +15,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Makes an endpoint refer to what is known. Its pod's name is left out: an
-    /// endpoint goes by its address.
+    /// Makes an endpoint refer to what is known. Its pod's name is left out of the
+    /// workload, and stays the endpoint's.
     pub(super) fn share(&mut self, endpoint: &mut Arc<Endpoint>) {
         let endpoint = Arc::make_mut(endpoint);
         if !endpoint.workload.pod.is_empty() {
@@ -55,6 +55,7 @@ mod tests {
             .parse()
             .unwrap();
         Arc::new(Endpoint {
+            pod: pod.into(),
             workload: Arc::new(Workload {
                 pod: pod.to_owned(),
                 ..Workload::from_identity(&identity)
@@ -75,6 +76,7 @@ mod tests {
         endpoints.iter_mut().for_each(|e| shared.share(e));
         let [first, second, other] = &endpoints;
         assert!(Arc::ptr_eq(&first.workload, &second.workload));
+        assert_eq!((&*first.pod, &*second.pod), ("a-1", "a-2"));
         let place = |e: &Endpoint| e.identity.as_ref().unwrap().as_str().as_ptr();
         assert_eq!(place(first), place(second));
         assert_ne!(first.identity, other.identity);

@@ -409,7 +409,7 @@ fn endpoint_of(seen: &directory::EndpointState) -> Endpoint {
     };
     Endpoint {
         address: endpoint.address,
-        pod: endpoint.workload.pod.clone(),
+        pod: endpoint.pod.to_string(),
         namespace: endpoint.workload.namespace.clone(),
         state,
         note,
