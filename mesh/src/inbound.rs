@@ -2,7 +2,8 @@
 //! services that lead to each port.
 
 use crate::{
-    AppProtocol, ResourceRef, ServicePort, Workload, authorization::Policies, destination::Locality,
+    AppProtocol, ResourceRef, ServicePort, Workload, access_log::AccessLog,
+    authorization::Policies, destination::Locality,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -35,6 +36,8 @@ pub struct Inbound {
     pub locality: Locality,
     /// Its pod's labels, which a `failoverPriority` compares.
     pub labels: BTreeMap<String, String>,
+    /// What its sidecar writes of requests and connections, both ways.
+    pub access_log: AccessLog,
 }
 
 /// One port of the workload.

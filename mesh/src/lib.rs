@@ -4,6 +4,7 @@
 //! no Kubernetes client. The proxy, `linnet` and the tests decide about a
 //! request with the same code.
 
+pub mod access_log;
 pub mod authorization;
 pub mod destination;
 pub mod discovery;

@@ -86,6 +86,9 @@ pub mod annotation {
     /// On the Secret [`ROOT_SECRET`](super::ROOT_SECRET): asks for a new root;
     /// each new text is a new request.
     pub const ROTATE_ROOT: &str = "linnet.io/rotate-root";
+    /// What the sidecar writes of requests and connections:
+    /// `off|denied|all[;sample=0.1][;format=json|text]`.
+    pub const ACCESS_LOG: &str = "linnet.io/access-log";
     /// The sidecar's log filter, for example `info,linnet_proxy=debug`.
     pub const PROXY_LOG: &str = "linnet.io/proxy-log";
 }
@@ -151,6 +154,8 @@ pub mod env {
     /// Listeners without redirection, each for one port of the workload,
     /// `address:port=address:port`, comma-separated.
     pub const INBOUND_LISTENERS: &str = "LINNET_INBOUND_LISTENERS";
+    /// A file for the access log, instead of standard output.
+    pub const ACCESS_LOG: &str = "LINNET_ACCESS_LOG";
     /// A directory with `ca.pem`, `leaf.pem` and `leaf.key`, instead of identity.
     pub const CERTIFICATE_DIR: &str = "LINNET_CERTIFICATE_DIR";
     /// A file with fixed services and endpoints, instead of a controller.

@@ -14,7 +14,7 @@ mod tests;
 pub use fixed::{StaticConfig, StaticEndpoint, StaticService};
 pub use listen::{InboundListener, OutboundListener};
 
-use crate::probe::Probes;
+use crate::{access_log, probe::Probes};
 use linnet_mesh::{
     TrustDomain,
     names::{self, env, port},
@@ -62,6 +62,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Probes that are made for the kubelet.
     pub probes: Probes,
+    /// Where the access log goes.
+    pub access_log: access_log::Target,
 }
 
 /// Where the workload's certificate comes from.
@@ -148,6 +150,11 @@ impl Reader<'_> {
             .parsed(env::DRAIN_SECONDS)
             .map_or(DRAIN, |seconds: u32| Duration::from_secs(seconds.into()));
         let probes = self.probes().at(pod.ips.first().copied());
+        let access_log = self
+            .text(env::ACCESS_LOG)
+            .map_or(access_log::Target::Stdout, |path| {
+                access_log::Target::File(path.into())
+            });
         Some(Config {
             outbound,
             inbound,
@@ -161,6 +168,7 @@ impl Reader<'_> {
             data_threads,
             drain_timeout,
             probes,
+            access_log,
         })
     }
 

@@ -8,8 +8,10 @@ mod authorize;
 mod http;
 
 pub(crate) use authorize::Decisions;
+use authorize::Verdict;
 
 use crate::{
+    access_log::{Decided, Decision, Record, draw_sample},
     connect,
     detect::{Finding, Hello},
     http::serve::{HttpVersion, serve},
@@ -17,20 +19,21 @@ use crate::{
     outbound::ConnectionError,
     sniff::{self, Sniffed, sniff},
     stream::Stream,
-    telemetry::{DestinationService, Flags, Parties, Reporter},
+    telemetry::{DestinationService, Flags, Outcome, Parties, Reporter},
     thread::{FirstSpeaker, Thread},
     tls::VerifiedPeer,
 };
 use bytes::Bytes;
 use linnet_mesh::{
-    AppProtocol, Endpoint, MtlsMode, ServicePort, Workload, discovery::Target,
-    protocol::MeshProtocol,
+    AppProtocol, Endpoint, MtlsMode, ServicePort, Workload, access_log::AccessLog,
+    discovery::Target, protocol::MeshProtocol,
 };
 use std::{
+    cell::Cell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -119,7 +122,14 @@ impl Arrival {
             if !self.admits(&Caller::Unknown) {
                 // It may yet turn out to be HTTP, or a mesh peer.
                 tokio::time::sleep(HELLO_TIMEOUT).await;
-                self.authorize_connection(&Caller::Unknown)?;
+                let verdict = self.authorize_connection(&Caller::Unknown);
+                let line = self.line(&verdict);
+                if let Some(denied) = verdict.denied {
+                    let source = self.source(&Caller::Unknown).await;
+                    let parties = self.parties(&Caller::Unknown, source);
+                    write(line, &parties, &ended(Flags::UAEX));
+                    return Err(denied);
+                }
             }
             let stream = connect::tcp(self.app, &self.thread.plain.policy.pool).await?;
             Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
@@ -183,7 +193,19 @@ impl Arrival {
     fn refuse_plaintext(&self, client: &TcpStream) -> Result<(), ConnectionError> {
         let source = self.thread.directory().inbound().mtls_source.clone();
         let decided_by = source.map_or_else(|| "the default".to_owned(), |s| s.to_string());
-        self.refuse(client, &format!("plaintext, and {decided_by} says STRICT"))
+        let by = format!("{decided_by} says STRICT");
+        let log = self.thread.directory().inbound().access_log;
+        if log.writes(true, draw_sample) {
+            let decided = Some(Decided {
+                decision: Decision::Denied,
+                by: by.clone(),
+            });
+            // Whose address it is would take a look-up, by which it is kept waiting.
+            let parties = self.parties(&Caller::Unknown, Arc::default());
+            let record = self.record(log).decided(decided);
+            write(Some(record), &parties, &ended(Flags::UAEX));
+        }
+        self.refuse(client, &format!("plaintext, and {by}"))
     }
 
     /// Ends a connection with a reset, before a byte of it reaches the application.
@@ -208,12 +230,15 @@ impl Arrival {
         upstream: Option<Stream>,
         caller: Caller,
     ) -> Result<(), ConnectionError> {
-        if let Err(denied) = self.authorize_connection(&caller) {
+        let verdict = self.authorize_connection(&caller);
+        let mut line = self.line(&verdict);
+        if let Some(denied) = verdict.denied {
             let source = self.source(&caller).await;
             let parties = self.parties(&caller, source);
             let series = self.thread.shared.telemetry.tcp(&parties);
             series.opened();
             series.closed(Flags::UAEX);
+            write(line, &parties, &ended(Flags::UAEX));
             return Err(denied.into());
         }
         let mut upstream = match upstream {
@@ -224,35 +249,62 @@ impl Arrival {
             }
         };
         let source = self.source(&caller).await;
-        let series = self
-            .thread
-            .shared
-            .telemetry
-            .tcp(&self.parties(&caller, source));
+        let parties = self.parties(&caller, source);
+        let series = self.thread.shared.telemetry.tcp(&parties);
         series.opened();
+        let (bytes_in, bytes_out) = (Cell::new(0u64), Cell::new(0u64));
+        let began = Instant::now();
         let relayed = async {
             if !greeting.is_empty() {
                 client.write_all(&greeting).await?;
                 series.sent(greeting.len() as u64);
+                bytes_out.set(greeting.len() as u64);
             }
-            let received = |bytes| series.received(bytes);
-            let sent = |bytes| series.sent(bytes);
+            let received = |bytes| {
+                bytes_in.set(bytes_in.get() + bytes);
+                series.received(bytes);
+            };
+            let sent = |bytes| {
+                bytes_out.set(bytes_out.get() + bytes);
+                series.sent(bytes);
+            };
             relay(&mut client, &mut upstream, received, sent).await
         };
-        tokio::select! {
-            result = relayed => {
-                series.closed(if result.is_ok() {
-                    Flags::default()
-                } else {
-                    Flags::UC
-                });
-                Ok(result?)
+        let (flags, result) = tokio::select! {
+            result = relayed => match result {
+                Ok(()) => (Flags::default(), Ok(())),
+                Err(error) => (Flags::UC, Err(error.into())),
+            },
+            verdict = self.forbidden(&caller) => {
+                let cut = self.line(&verdict);
+                line = cut.map(|line| line.began_ago(began.elapsed()));
+                let end = verdict.denied.map_or(Ok(()), |denied| Err(denied.into()));
+                (Flags::UAEX, end)
             }
-            denied = self.forbidden(&caller) => {
-                series.closed(Flags::UAEX);
-                Err(denied.into())
-            }
-        }
+        };
+        series.closed(flags);
+        let outcome = Outcome {
+            duration: began.elapsed(),
+            request_bytes: bytes_in.get(),
+            response_bytes: bytes_out.get(),
+            ..ended(flags)
+        };
+        write(line, &parties, &outcome);
+        result
+    }
+
+    /// The line that a connection's end is to be, now that it is known what
+    /// the policies say.
+    fn line(&self, verdict: &Verdict) -> Option<Record> {
+        let log = self.thread.directory().inbound().access_log;
+        let wanted = log.writes(verdict.is_noteworthy(), draw_sample);
+        wanted.then(|| self.record(log).decided(verdict.decided.clone()))
+    }
+
+    fn record(&self, log: AccessLog) -> Record {
+        Record::of_connection(&self.thread.shared.access_log, log.format)
+            .called_from(Some(self.peer))
+            .sent_to(self.app)
     }
 
     /// The caller's workload: by its address, which the mesh knows, or failing
@@ -303,6 +355,20 @@ impl Arrival {
             workload: self.thread.own_workload(),
             ..Endpoint::at(self.app)
         })
+    }
+}
+
+/// The end of a connection that moved nothing.
+fn ended(flags: Flags) -> Outcome {
+    Outcome {
+        flags,
+        ..Outcome::default()
+    }
+}
+
+fn write(line: Option<Record>, parties: &Parties, outcome: &Outcome) {
+    if let Some(line) = line {
+        line.write(outcome, false, Some(parties));
     }
 }
 

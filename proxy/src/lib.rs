@@ -5,6 +5,7 @@
 //! request has to lock; one control thread keeps discovery, certificates and
 //! the admin endpoints.
 
+pub mod access_log;
 pub mod admin;
 mod balance;
 mod budget;

@@ -1,6 +1,7 @@
 //! The composition root: from settings to a running sidecar, and to its end.
 
 use crate::{
+    access_log::{Log, Writer},
     admin,
     config::{CertificateSource, Config, Discovery, InboundListener, OutboundListener},
     data::{self, Role},
@@ -72,6 +73,7 @@ pub struct Running {
     drain_requested: Arc<Notify>,
     drain_timeout: Duration,
     threads: Vec<JoinHandle<()>>,
+    writer: Option<Writer>,
     tasks: JoinSet<()>,
 }
 
@@ -101,7 +103,9 @@ impl Config {
             }
         };
         let directory = self.start_discovery(&readiness, &certificates, &mut tasks)?;
+        let (access_log, writer) = Log::start(self.access_log.open()?)?;
         let shared = Shared {
+            access_log,
             directory: directory.clone(),
             certificates: certificates.clone(),
             telemetry: telemetry.clone(),
@@ -162,6 +166,7 @@ impl Config {
             drain_requested,
             drain_timeout: self.drain_timeout,
             threads,
+            writer: Some(writer),
             tasks,
         })
     }
@@ -282,6 +287,9 @@ impl Running {
             });
             if !joined.await.unwrap_or(false) {
                 tracing::error!("a data thread panicked; this is a bug worth a report");
+            }
+            if let Some(writer) = self.writer.take() {
+                writer.finish().await;
             }
         } else {
             tracing::warn!("connections were still open at the drain's time limit");

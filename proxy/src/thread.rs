@@ -3,6 +3,7 @@
 //! locks.
 
 use crate::{
+    access_log::Log,
     balance::{Balancer, Candidate},
     directory::{Directory, ServiceCell},
     inbound::Decisions,
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
     pub(crate) certificates: certificate::Handle,
     pub(crate) telemetry: Telemetry,
+    pub(crate) access_log: Log,
     pub(crate) opaque_ports: Arc<HashSet<u16>>,
     pub(crate) drain: drain::Watch,
 }

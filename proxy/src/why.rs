@@ -311,7 +311,7 @@ pub struct PolicyAnswer {
 }
 
 /// Who may call a workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Authorization {
     /// The workload's pod; may be empty.
@@ -326,6 +326,20 @@ pub struct Authorization {
     /// Each rule of each policy, in the order they are asked. A policy without
     /// rules is one entry without a rule.
     pub rules: Vec<AuthorizationRule>,
+    /// What is written of requests and connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
+}
+
+/// What a sidecar writes of requests and connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccessLog {
+    /// off, denied or all.
+    pub scope: String,
+    /// The share that is written of what was let through, from 0 to 1.
+    pub sample: f64,
+    /// json or text.
+    pub format: String,
 }
 
 /// A mode of mutual TLS.

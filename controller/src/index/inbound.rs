@@ -44,6 +44,7 @@ impl Index {
             authorization: self.authorization(pod, labels),
             locality: known.map_or_else(Locality::default, |pod| self.cluster.locality(pod)),
             labels: labels.clone(),
+            access_log: known.and_then(|pod| pod.access_log).unwrap_or_default(),
         }
     }
 

@@ -7,6 +7,7 @@ use k8s_openapi::{
 };
 use linnet_mesh::{
     AppProtocol, Workload,
+    access_log::AccessLog,
     destination::Locality,
     names::{annotation, label, port},
 };
@@ -85,6 +86,8 @@ pub struct Pod {
     pub workload: Arc<Workload>,
     /// The ports on which its sidecar answers; `None`: it has no sidecar.
     pub sidecar: Option<InboundPorts>,
+    /// What its sidecar is to write of requests and connections, if it says so.
+    pub access_log: Option<AccessLog>,
 }
 
 /// The ports whose incoming connections reach the sidecar.
@@ -265,9 +268,11 @@ impl From<core::Pod> for Pod {
             .unwrap_or_else(|| "default".to_owned());
         let workload = workload(&pod.metadata, &name, &service_account);
         let labels = pod.metadata.labels.unwrap_or_default();
+        let annotations = pod.metadata.annotations.unwrap_or_default();
+        let access_log = access_log(&name, &annotations);
         let sidecar = (labels.get(label::SIDECAR).map(String::as_str)
             == Some(label::SIDECAR_INJECTED))
-        .then(|| InboundPorts::of(&pod.metadata.annotations.unwrap_or_default()));
+        .then(|| InboundPorts::of(&annotations));
         Self {
             name,
             ips,
@@ -277,8 +282,22 @@ impl From<core::Pod> for Pod {
             labels,
             workload: Arc::new(workload),
             sidecar,
+            access_log,
         }
     }
+}
+
+/// What an annotation asks for. One that can't be read switches nothing off:
+/// the default stays, which writes denials.
+fn access_log(pod: &Name, annotations: &BTreeMap<String, String>) -> Option<AccessLog> {
+    let text = annotations.get(annotation::ACCESS_LOG)?;
+    let parsed = text.parse();
+    parsed
+        .inspect_err(|error| {
+            let name = annotation::ACCESS_LOG;
+            tracing::warn!("Pod {pod}: metadata.annotations[{name}]: {error}");
+        })
+        .ok()
 }
 
 fn workload(meta: &ObjectMeta, pod: &Name, service_account: &str) -> Workload {

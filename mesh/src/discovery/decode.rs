@@ -6,6 +6,7 @@ use super::{
 use crate::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
     Workload,
+    access_log::{AccessLog, Format, Scope},
     route::{
         Backend, HeaderMatch, HttpRoutes, HttpRule, QueryMatch, RequestMatch, StringMatch,
         Unresolved, WholeRegex,
@@ -358,8 +359,34 @@ impl TryFrom<proto::Inbound> for Inbound {
             authorization: authorization::decode(message.authorization)?,
             locality: message.locality.map(Into::into).unwrap_or_default(),
             labels: message.labels.into_iter().collect(),
+            access_log: message
+                .access_log
+                .map(access_log)
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
+}
+
+fn access_log(message: proto::AccessLog) -> Result<AccessLog> {
+    let scope = match message.scope() {
+        proto::AccessLogScope::Off => Scope::Off,
+        proto::AccessLogScope::Denied => Scope::Denied,
+        proto::AccessLogScope::All => Scope::All,
+        proto::AccessLogScope::Unspecified => {
+            return required("inbound.access_log.scope", None);
+        }
+    };
+    let format = if message.text {
+        Format::Text
+    } else {
+        Format::Json
+    };
+    Ok(AccessLog {
+        scope,
+        sample: message.sample,
+        format,
+    })
 }
 
 impl TryFrom<proto::InboundPort> for InboundPort {

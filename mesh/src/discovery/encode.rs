@@ -4,6 +4,7 @@ use super::{EndpointsUpdate, Resolution, Target, Update, destination, proto};
 use crate::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
     Workload,
+    access_log::{AccessLog, Format, Scope},
     route::{
         Backend, Filters, HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, QueryMatch,
         RequestMatch, StringMatch,
@@ -294,6 +295,22 @@ impl From<&Inbound> for proto::Inbound {
                 .collect(),
             locality: destination::encode_locality(&inbound.locality),
             labels: inbound.labels.clone().into_iter().collect(),
+            access_log: Some((&inbound.access_log).into()),
+        }
+    }
+}
+
+impl From<&AccessLog> for proto::AccessLog {
+    fn from(log: &AccessLog) -> Self {
+        let scope = match log.scope {
+            Scope::Off => proto::AccessLogScope::Off,
+            Scope::Denied => proto::AccessLogScope::Denied,
+            Scope::All => proto::AccessLogScope::All,
+        };
+        Self {
+            scope: scope.into(),
+            sample: log.sample,
+            text: log.format == Format::Text,
         }
     }
 }

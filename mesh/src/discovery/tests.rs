@@ -260,6 +260,7 @@ fn what_is_sent_is_what_arrives() {
             }],
             locality: endpoint().locality.clone(),
             labels: endpoint().labels.clone(),
+            access_log: "all;sample=0.25;format=text".parse().unwrap(),
             ..Inbound::default()
         })),
         Update::Peer("10.0.0.9".parse().unwrap(), None),

@@ -2,7 +2,7 @@
 //! a controller.
 
 use super::listen;
-use linnet_mesh::{MtlsMode, SpiffeId};
+use linnet_mesh::{MtlsMode, SpiffeId, access_log::AccessLog};
 use serde::Deserialize;
 use std::{net::SocketAddr, path::Path};
 
@@ -14,6 +14,7 @@ use std::{net::SocketAddr, path::Path};
 ///     - address: 10.0.0.7:8080
 ///       identity: spiffe://cluster.local/ns/default/sa/payment
 /// inboundMtls: STRICT
+/// accessLog: all;sample=0.1
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StaticConfig {
@@ -21,6 +22,8 @@ pub struct StaticConfig {
     pub services: Vec<StaticService>,
     /// How the workload is to be called; PERMISSIVE unless the file says more.
     pub inbound_mtls: MtlsMode,
+    /// What is written of requests and connections.
+    pub access_log: AccessLog,
 }
 
 /// A service with its endpoints.
@@ -47,6 +50,7 @@ struct File {
     #[serde(default)]
     services: serde_json::Map<String, serde_json::Value>,
     inbound_mtls: Option<Mode>,
+    access_log: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +85,13 @@ impl StaticConfig {
                 Err(problem) => problems.push(format!("services.{host}: {problem}")),
             }
         }
+        let access_log = file
+            .access_log
+            .map_or(Ok(AccessLog::default()), |text| text.parse());
+        let access_log = access_log.unwrap_or_else(|error| {
+            problems.push(format!("accessLog: {error}"));
+            AccessLog::default()
+        });
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -92,6 +103,7 @@ impl StaticConfig {
         Ok(Self {
             services,
             inbound_mtls,
+            access_log,
         })
     }
 }
@@ -169,7 +181,13 @@ inboundMtls: STRICT
                 "{name} in {problems:?}"
             );
         }
-        for bad in ["inboundMtls: LOOSE", "service: {}", "[]", "a: b: c"] {
+        for bad in [
+            "inboundMtls: LOOSE",
+            "accessLog: loud",
+            "service: {}",
+            "[]",
+            "a: b: c",
+        ] {
             assert!(StaticConfig::parse(bad).is_err(), "{bad}");
         }
     }

@@ -5,13 +5,14 @@
 //! when the last of them lets go, however that comes about.
 
 use crate::{
+    access_log::Record,
     balance::Blame,
     http::{
         replay::Reader,
         tee::{Copy, Tee},
     },
     pool::{Permit, Pool},
-    telemetry::{Flags, HttpSeries, Outcome, RequestProtocol},
+    telemetry::{Flags, HttpSeries, Outcome, Parties, RequestProtocol},
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
@@ -19,6 +20,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http1};
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -43,6 +45,8 @@ pub(crate) struct Exchange {
     permit: RefCell<Permit>,
     /// When its time is over.
     end: Cell<Option<tokio::time::Instant>>,
+    /// Its line of the access log; most have none.
+    record: RefCell<Option<Box<Record>>>,
 }
 
 /// Where a request counts as in flight.
@@ -90,31 +94,46 @@ pub(crate) enum Sink {
 /// looked up: outcomes wait, up to a bound.
 #[derive(Default)]
 pub(crate) struct Slot {
-    series: OnceCell<Arc<HttpSeries>>,
-    waiting: RefCell<Vec<Outcome>>,
+    known: OnceCell<Known>,
+    waiting: RefCell<Vec<(Outcome, Option<Box<Record>>)>>,
+}
+
+struct Known {
+    series: Arc<HttpSeries>,
+    parties: Parties,
+}
+
+impl Known {
+    fn record(&self, outcome: &Outcome, record: Option<Box<Record>>) {
+        self.series.record(outcome);
+        if let Some(record) = record {
+            record.write(outcome, self.series.is_grpc(), Some(&self.parties));
+        }
+    }
 }
 
 /// Outcomes that may wait for one look-up.
 const MOST_WAITING: usize = 1024;
 
 impl Slot {
-    pub(crate) fn fill(&self, series: Arc<HttpSeries>) {
-        for outcome in self.waiting.take() {
-            series.record(&outcome);
+    pub(crate) fn fill(&self, series: Arc<HttpSeries>, parties: Parties) {
+        let known = Known { series, parties };
+        for (outcome, record) in self.waiting.take() {
+            known.record(&outcome, record);
         }
         // Filled once, by the look-up's end; a second fill would change nothing.
-        let _ = self.series.set(series);
+        let _ = self.known.set(known);
     }
 
-    fn record(&self, outcome: Outcome) {
-        match self.series.get() {
-            Some(series) => series.record(&outcome),
-            None => {
-                let mut waiting = self.waiting.borrow_mut();
-                if waiting.len() < MOST_WAITING {
-                    waiting.push(outcome);
-                }
-            }
+    fn record(&self, outcome: Outcome, record: Option<Box<Record>>) {
+        if let Some(known) = self.known.get() {
+            return known.record(&outcome, record);
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() < MOST_WAITING {
+            waiting.push((outcome, record));
+        } else if let Some(record) = record {
+            record.lose();
         }
     }
 }
@@ -142,6 +161,7 @@ impl Exchange {
             blame: RefCell::default(),
             permit: RefCell::default(),
             end: Cell::default(),
+            record: RefCell::default(),
         }
     }
 
@@ -155,6 +175,22 @@ impl Exchange {
 
     pub(crate) fn has_sink(&self) -> bool {
         self.series.borrow().is_some()
+    }
+
+    /// Its end is a line of the access log.
+    pub(crate) fn note(&self, record: Record) {
+        *self.record.borrow_mut() = Some(Box::new(record));
+    }
+
+    /// Notes where it went, if its end is a line of the access log.
+    pub(crate) fn note_place(
+        &self,
+        parties: impl FnOnce() -> Parties,
+        upstream: Option<SocketAddr>,
+    ) {
+        if let Some(record) = &mut *self.record.borrow_mut() {
+            record.place(parties(), upstream);
+        }
     }
 
     pub(crate) fn flag(&self, flags: Flags) {
@@ -266,9 +302,15 @@ impl Drop for Exchange {
             request_bytes: self.request_bytes.get(),
             response_bytes: self.response_bytes.get(),
         };
+        let record = self.record.take();
         match sink {
-            Sink::Series(series) => series.record(&outcome),
-            Sink::Slot(slot) => slot.record(outcome),
+            Sink::Series(series) => {
+                series.record(&outcome);
+                if let Some(record) = record {
+                    record.write(&outcome, self.is_grpc(), None);
+                }
+            }
+            Sink::Slot(slot) => slot.record(outcome, record),
         }
     }
 }

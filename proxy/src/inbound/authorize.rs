@@ -6,12 +6,16 @@
 
 use super::{Arrival, Caller};
 use crate::{
+    access_log::{Decided, Decision, Record, draw_sample},
     error::Error,
     http::{Call, exchange::Body},
 };
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response, header::HOST};
-use linnet_mesh::authorization::{Action, By, Connection, HttpRequest, Policies, Scope};
+use linnet_mesh::{
+    access_log as log,
+    authorization::{Action, By, Connection, HttpRequest, Policies, Scope},
+};
 use metrics::Counter;
 use std::{
     cell::{Cell, OnceCell},
@@ -25,17 +29,6 @@ use tower::{Layer, Service};
 /// Denials are logged at most this often by a data thread.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What became of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Allowed,
-    Denied,
-    /// A policy in dry run would have denied it.
-    WouldDeny,
-    /// An AUDIT rule fits.
-    Audited,
-}
-
 const OUTCOMES: [&str; 4] = ["allowed", "denied", "dry_run_denied", "audited"];
 const ACTIONS: [&str; 5] = ["CUSTOM", "DENY", "ALLOW", "AUDIT", "none"];
 
@@ -48,7 +41,7 @@ pub(crate) struct Decisions {
 }
 
 impl Decisions {
-    fn count(&self, action: Option<Action>, outcome: Outcome) {
+    fn count(&self, action: Option<Action>, outcome: Decision) {
         let action = match action {
             Some(Action::Custom) => 0,
             Some(Action::Deny) => 1,
@@ -79,6 +72,29 @@ impl Decisions {
     }
 }
 
+/// What the policies say, and what the access log is to say of it.
+#[derive(Default)]
+pub(super) struct Verdict {
+    pub(super) denied: Option<Error>,
+    /// `None`: no policy was asked, or nobody wants to know.
+    pub(super) decided: Option<Decided>,
+}
+
+impl Verdict {
+    const fn allowed(decided: Option<Decided>) -> Self {
+        Self {
+            denied: None,
+            decided,
+        }
+    }
+
+    /// Whether it is more than being let through.
+    pub(super) fn is_noteworthy(&self) -> bool {
+        let decided = self.decided.as_ref();
+        decided.is_some_and(|decided| decided.decision != Decision::Allowed)
+    }
+}
+
 impl Arrival {
     fn connection<'a>(&self, caller: &'a Caller) -> Connection<'a> {
         Connection {
@@ -103,25 +119,43 @@ impl Arrival {
     }
 
     /// Asks whether the caller may have a connection that is not HTTP.
-    pub(super) fn authorize_connection(&self, caller: &Caller) -> Result<(), Error> {
+    pub(super) fn authorize_connection(&self, caller: &Caller) -> Verdict {
         match &self.thread.directory().inbound().authorization {
             Some(policies) => self.authorize(policies, caller, None),
-            None => Ok(()),
+            None => Verdict::default(),
         }
     }
 
-    fn authorize_request<B>(&self, caller: &Caller, request: &Request<B>) -> Result<(), Error> {
+    fn authorize_request(&self, caller: &Caller, call: &Call) -> Result<(), Error> {
+        let Call { request, exchange } = call;
         let inbound = self.thread.directory().inbound();
-        let Some(policies) = &inbound.authorization else {
-            return Ok(());
+        let named = authority(request);
+        let verdict = match (&inbound.authorization, &named) {
+            (Some(policies), Ok(authority)) => {
+                let http = HttpRequest {
+                    method: request.method().as_str(),
+                    authority,
+                    path: request.uri().path(),
+                    headers: request.headers(),
+                };
+                self.authorize(policies, caller, Some(&http))
+            }
+            _ => Verdict::default(),
         };
-        let http = HttpRequest {
-            method: request.method().as_str(),
-            authority: authority(request)?,
-            path: request.uri().path(),
-            headers: request.headers(),
-        };
-        self.authorize(policies, caller, Some(&http))
+        let log = inbound.access_log;
+        if log.writes(verdict.is_noteworthy(), draw_sample) {
+            let to = &self.thread.shared.access_log;
+            let authority = named.as_ref().map_or("", |named| *named);
+            let record = Record::of_request(to, log.format, request, authority)
+                .decided(verdict.decided)
+                .called_from(Some(self.peer))
+                .sent_to(self.app);
+            exchange.note(record);
+        }
+        if inbound.authorization.is_some() {
+            named?;
+        }
+        verdict.denied.map_or(Ok(()), Err)
     }
 
     fn authorize(
@@ -129,27 +163,39 @@ impl Arrival {
         policies: &Policies,
         caller: &Caller,
         http: Option<&HttpRequest<'_>>,
-    ) -> Result<(), Error> {
+    ) -> Verdict {
         let connection = self.connection(caller);
         let decisions = &self.thread.decisions;
-        if let Some(by) = policies.audit(&connection, http) {
-            decisions.count(by.action(), Outcome::Audited);
+        let scope = self.thread.directory().inbound().access_log.scope;
+        let audited = policies.audit(&connection, http);
+        if let Some(by) = audited {
+            decisions.count(by.action(), Decision::Audited);
         }
+        let decided = |decision, by: By<'_>| {
+            let wanted = decision != Decision::Allowed || scope == log::Scope::All;
+            wanted.then(|| Decided {
+                decision,
+                by: by.to_string(),
+            })
+        };
         let decision = policies.decide(Scope::Enforced, &connection, http);
         if !decision.allowed {
-            decisions.count(decision.by.action(), Outcome::Denied);
+            decisions.count(decision.by.action(), Decision::Denied);
             count_denial(decision.by, "false");
             self.log(&connection, http, decision.by, "denied");
-            return Err(Error::Denied {
-                by: decision.by.to_string(),
-                told: self.is_of_the_mesh(&connection),
-            });
+            return Verdict {
+                denied: Some(Error::Denied {
+                    by: decision.by.to_string(),
+                    told: self.is_of_the_mesh(&connection),
+                }),
+                decided: decided(Decision::Denied, decision.by),
+            };
         }
-        decisions.count(decision.by.action(), Outcome::Allowed);
+        decisions.count(decision.by.action(), Decision::Allowed);
         if policies.has_dry_run() {
             let would = policies.decide(Scope::WithDryRun, &connection, http);
             if !would.allowed {
-                decisions.count(would.by.action(), Outcome::WouldDeny);
+                decisions.count(would.by.action(), Decision::WouldDeny);
                 count_denial(would.by, "true");
                 self.log(
                     &connection,
@@ -157,9 +203,13 @@ impl Arrival {
                     would.by,
                     "would deny, but for the dry run",
                 );
+                return Verdict::allowed(decided(Decision::WouldDeny, would.by));
             }
         }
-        Ok(())
+        Verdict::allowed(match audited {
+            Some(by) => decided(Decision::Audited, by),
+            None => decided(Decision::Allowed, decision.by),
+        })
     }
 
     /// Whether the caller has proved an identity of the own trust domain.
@@ -194,13 +244,14 @@ impl Arrival {
     }
 
     /// Until a policy forbids a connection that was allowed.
-    pub(super) async fn forbidden(&self, caller: &Caller) -> Error {
+    pub(super) async fn forbidden(&self, caller: &Caller) -> Verdict {
         let mut changes = self.thread.directory().inbound_changes();
         loop {
-            if !self.admits(caller)
-                && let Err(error) = self.authorize_connection(caller)
-            {
-                return error;
+            if !self.admits(caller) {
+                let verdict = self.authorize_connection(caller);
+                if verdict.denied.is_some() {
+                    return verdict;
+                }
             }
             if changes.changed().await.is_err() {
                 // The directory is gone, and with it all that could forbid.
@@ -291,7 +342,7 @@ where
 
     fn call(&mut self, call: Call) -> Self::Future {
         let AuthorizeLayer { arrival, caller } = &*self.asks;
-        match arrival.authorize_request(caller, &call.request) {
+        match arrival.authorize_request(caller, &call) {
             Ok(()) => Either::Left(self.inner.call(call)),
             Err(error) => Either::Right(ready(Err(error))),
         }

@@ -106,7 +106,8 @@ impl Slots {
             tokio::task::spawn_local(async move {
                 let source = arrival.source(&caller).await;
                 let parties = arrival.parties(&caller, source);
-                filled.fill(arrival.thread.shared.telemetry.http(&parties, protocol));
+                let series = arrival.thread.shared.telemetry.http(&parties, protocol);
+                filled.fill(series, parties);
             });
             slot
         });

@@ -2,7 +2,13 @@
 //! an application that counts what reaches it.
 
 use super::*;
-use crate::{directory::Directory, telemetry::Telemetry, thread::Shared, tls::Tls};
+use crate::{
+    access_log::{Line, Log},
+    directory::Directory,
+    telemetry::Telemetry,
+    thread::Shared,
+    tls::Tls,
+};
 use ::http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -23,6 +29,8 @@ use tokio::{
     task::LocalSet,
 };
 
+mod log;
+
 /// What a caller speaks through the mesh.
 const HTTP1: MeshProtocol = MeshProtocol::Http1;
 const OPAQUE: MeshProtocol = MeshProtocol::Opaque;
@@ -33,6 +41,8 @@ struct World {
     app: SocketAddr,
     /// Connections that the application saw.
     reached: Rc<Cell<usize>>,
+    /// The access log.
+    lines: std::sync::mpsc::Receiver<Box<[u8]>>,
     _signal: drain::Signal,
 }
 
@@ -65,10 +75,12 @@ impl World {
         let (directory, commands) = Directory::new(vec![]);
         drop(commands);
         let (signal, watch) = drain::channel();
+        let (access_log, lines) = Log::for_test(1024);
         let thread = Thread::new(Shared {
             directory,
             certificates: certificate::Handle::fixed(authority.workload("shop", "db")),
             telemetry: Telemetry::new("test"),
+            access_log,
             opaque_ports: Arc::default(),
             drain: watch,
         });
@@ -77,17 +89,41 @@ impl World {
             thread,
             app,
             reached,
+            lines,
             _signal: signal,
         }
     }
 
     fn set(&self, policies: Vec<Policy>) {
+        self.set_logged(policies, "denied");
+    }
+
+    /// The lines written so far.
+    fn lines(&self) -> Vec<Line<'static>> {
+        let lines = self.lines.try_iter();
+        lines
+            .map(|line| serde_json::from_slice(&line).unwrap())
+            .collect()
+    }
+
+    /// The one line that there is or will be.
+    async fn line(&self) -> Line<'static> {
+        loop {
+            if let Some(line) = self.lines().pop() {
+                return line;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn set_logged(&self, policies: Vec<Policy>, log: &str) {
         let authorization = (!policies.is_empty()).then(|| Arc::new(Policies::new(policies)));
         self.thread
             .directory()
             .apply(vec![Update::Inbound(Arc::new(Inbound {
                 mtls: MtlsMode::Permissive,
                 authorization,
+                access_log: log.parse().unwrap(),
                 ..Inbound::default()
             }))]);
     }

@@ -11,6 +11,7 @@ mod tests;
 use self::retry::Attempts;
 use super::{Destination, destination_service, parties, unplaced};
 use crate::{
+    access_log::{Record, draw_sample},
     balance::{Asker, Balancer, InFlight, Verdict},
     error::Error,
     http::{
@@ -102,6 +103,7 @@ impl Service<Call> for Route {
 
 impl Route {
     async fn send(&self, call: Call) -> Result<Response<Body>, Error> {
+        self.note(&call);
         match self.destination.as_ref() {
             Destination::Service(balancer) => {
                 let service = balancer.cell.service();
@@ -257,11 +259,23 @@ impl Route {
         connection::send(&self.thread.tls, connections, &in_flight.pool, request).await
     }
 
+    /// Decides whether the exchange's end is a line of the access log.
+    fn note(&self, Call { request, exchange }: &Call) {
+        let log = self.thread.directory().inbound().access_log;
+        if log.writes(false, draw_sample) {
+            let to = &self.thread.shared.access_log;
+            let source = self.source.map(|ip| SocketAddr::new(ip, 0));
+            let record = Record::of_request(to, log.format, request, authority(request));
+            exchange.note(record.called_from(source));
+        }
+    }
+
     /// Notes that an exchange went nowhere.
     fn record_unplaced(&self, exchange: &Exchange) {
         let parties = unplaced(&self.thread, self.destination.service());
         let telemetry = &self.thread.shared.telemetry;
         exchange.record_in(Sink::Series(telemetry.http(&parties, exchange.protocol)));
+        exchange.note_place(|| parties, None);
     }
 
     /// Notes where an exchange went.
@@ -269,11 +283,14 @@ impl Route {
         let thread = &self.thread;
         let candidate = &in_flight.candidate;
         let own = &thread.own_workload();
-        let series = candidate.series(&thread.shared.telemetry, exchange.protocol, own, || {
+        let parties = || {
             let service = balancer.map(|balancer| destination_service(balancer));
             parties(thread, service, &candidate.endpoint)
-        });
+        };
+        let telemetry = &thread.shared.telemetry;
+        let series = candidate.series(telemetry, exchange.protocol, own, parties);
         exchange.record_in(Sink::Series(series));
+        exchange.note_place(parties, Some(candidate.endpoint.address));
         exchange.expect_of(in_flight.blame());
     }
 }

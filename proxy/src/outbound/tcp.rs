@@ -2,12 +2,13 @@
 
 use super::{ConnectionError, Destination, destination_service, open_endpoint, parties, unplaced};
 use crate::{
+    access_log::{Record, draw_sample},
     balance::{Asker, Balancer, InFlight},
     connect,
     error::Error,
     io::{Rewind, relay as copy},
     stream::Stream,
-    telemetry::{Flags, TcpSeries},
+    telemetry::{Flags, Outcome, TcpSeries},
     thread::Thread,
 };
 use ::http::StatusCode;
@@ -180,6 +181,17 @@ pub(super) async fn relay(
                 .tcp(&unplaced(thread, destination.service()));
             series.opened();
             series.closed(error.flags());
+            if let Some(mut record) = record(thread) {
+                record.place(unplaced(thread, destination.service()), None);
+                record.write(
+                    &Outcome {
+                        flags: error.flags(),
+                        ..Outcome::default()
+                    },
+                    false,
+                    None,
+                );
+            }
             return Err(error.into());
         }
     };
@@ -199,18 +211,28 @@ pub(super) async fn relay_greeted(
         .map(|held| &held.candidate.endpoint);
     let series = series(thread, upstream.service.as_deref(), endpoint);
     series.opened();
+    let mut record = record(thread);
+    if let (Some(record), Some(endpoint)) = (&mut record, endpoint) {
+        let service = upstream.service.as_deref().map(destination_service);
+        record.place(parties(thread, service, endpoint), Some(endpoint.address));
+    }
+    let (bytes_in, bytes_out) = (Cell::new(0u64), Cell::new(0u64));
+    let began = Instant::now();
     let result = async {
         if !greeting.is_empty() {
             client.write_all(&greeting).await?;
             series.received(greeting.len() as u64);
+            bytes_out.set(greeting.len() as u64);
         }
         let moved = Cell::new(0u64);
         let sent = |bytes| {
             moved.set(moved.get() + bytes);
+            bytes_in.set(bytes_in.get() + bytes);
             series.sent(bytes);
         };
         let received = |bytes| {
             moved.set(moved.get() + bytes);
+            bytes_out.set(bytes_out.get() + bytes);
             series.received(bytes);
         };
         let pool = upstream.in_flight.as_ref().map(|held| held.pool.clone());
@@ -222,7 +244,18 @@ pub(super) async fn relay_greeted(
         }
     }
     .await;
-    series.closed(*result.as_ref().unwrap_or(&Flags::UC));
+    let flags = *result.as_ref().unwrap_or(&Flags::UC);
+    series.closed(flags);
+    if let Some(record) = record {
+        let outcome = Outcome {
+            flags,
+            duration: began.elapsed(),
+            request_bytes: bytes_in.get(),
+            response_bytes: bytes_out.get(),
+            ..Outcome::default()
+        };
+        record.write(&outcome, false, Some(&unplaced(thread, None)));
+    }
     result?;
     Ok(())
 }
@@ -255,6 +288,13 @@ async fn over(policy: Option<&ConnectionPool>, moved: &Cell<u64>) -> Flags {
         () = idle => Flags::SI,
         () = old => Flags::DT,
     }
+}
+
+/// The line of the access log that a connection's end is to be.
+fn record(thread: &Thread) -> Option<Record> {
+    let log = thread.directory().inbound().access_log;
+    let wanted = log.writes(false, draw_sample);
+    wanted.then(|| Record::of_connection(&thread.shared.access_log, log.format))
 }
 
 fn series(

@@ -130,6 +130,11 @@ impl HttpSeries {
         }
     }
 
+    /// Whether its requests are gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        matches!(self.protocol, RequestProtocol::Grpc)
+    }
+
     /// Counts a request: six atomic additions after a comparison or two.
     pub fn record(&self, outcome: &Outcome) {
         let key = OutcomeKey {

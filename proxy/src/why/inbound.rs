@@ -2,11 +2,11 @@
 //! caller.
 
 use super::{
-    Authorization, AuthorizationRule, InboundAnswer, InboundQuestion, Invalid, Mode, Mtls,
-    PolicyAnswer, header_map, method,
+    AccessLog, Authorization, AuthorizationRule, InboundAnswer, InboundQuestion, Invalid, Mode,
+    Mtls, PolicyAnswer, header_map, method,
 };
 use linnet_mesh::{
-    Inbound, MtlsMode, SpiffeId,
+    Inbound, MtlsMode, SpiffeId, access_log,
     authorization::{By, Connection, HttpRequest, Policies, Policy, Rule, Scope},
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -120,6 +120,11 @@ pub(crate) fn authorization(inbound: &Inbound) -> Authorization {
             .flat_map(|policies| policies.iter())
             .flat_map(rules)
             .collect(),
+        access_log: Some(AccessLog {
+            scope: inbound.access_log.scope.as_str().to_owned(),
+            sample: f64::from(inbound.access_log.sample) / f64::from(access_log::ALL),
+            format: inbound.access_log.format.as_str().to_owned(),
+        }),
     }
 }
 

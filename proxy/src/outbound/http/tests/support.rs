@@ -1,6 +1,7 @@
 //! A data thread whose directory knows one service, and its endpoints.
 
 use crate::{
+    access_log::Log,
     config::{StaticConfig, StaticEndpoint, StaticService},
     directory::{Directory, fixed},
     outbound::serve_connection,
@@ -170,6 +171,7 @@ impl Sidecar {
         let config = StaticConfig {
             services: vec![service],
             inbound_mtls: MtlsMode::Permissive,
+            access_log: Default::default(),
         };
         fixed::fill(&directory, &config);
         directory.apply(vec![described(rules, None)]);
@@ -179,6 +181,7 @@ impl Sidecar {
             directory,
             certificates: certificate::Handle::fixed(workload),
             telemetry: Telemetry::new("test"),
+            access_log: Log::for_test(1024).0,
             opaque_ports: Arc::default(),
             drain: watch,
         });

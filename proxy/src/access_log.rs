@@ -1,0 +1,58 @@
+//! The access log: one line for each request and opaque connection that ended,
+//! with both identities and what decided.
+//!
+//! A data thread formats a line and hands it over a bounded queue to the one
+//! thread that writes; it never waits. A line that finds the queue full is
+//! dropped, counted in `linnet_access_log_dropped_total`, and the log itself
+//! says how many are missing once there is room again. What is not written
+//! costs a comparison.
+
+mod line;
+mod queue;
+mod record;
+
+pub use line::{KIND, Line};
+pub(crate) use queue::{Log, Writer};
+pub(crate) use record::{Decided, Decision, Record};
+
+use linnet_mesh::access_log;
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+/// A number below [`access_log::ALL`].
+pub(crate) fn draw_sample() -> u32 {
+    rand::random_range(0..access_log::ALL)
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output, where `kubectl logs` finds it; the sidecar's own log is
+    /// on standard error.
+    #[default]
+    Stdout,
+    /// The end of a file.
+    File(PathBuf),
+}
+
+impl Target {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// A file that can't be made or written to.
+    pub(crate) fn open(&self) -> io::Result<Box<dyn Write + Send>> {
+        Ok(match self {
+            Self::Stdout => Box::new(io::stdout()),
+            Self::File(path) => {
+                let mut options = OpenOptions::new();
+                options.create(true).append(true);
+                // It tells who did what: nobody else's to read.
+                std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+                Box::new(options.open(path)?)
+            }
+        })
+    }
+}

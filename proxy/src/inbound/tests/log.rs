@@ -1,0 +1,141 @@
+//! What the access log says of what policies decided.
+
+use super::*;
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+const FRONTEND: &str = "spiffe://cluster.local/ns/shop/sa/frontend";
+const DB: &str = "spiffe://cluster.local/ns/shop/sa/db";
+
+#[tokio::test]
+async fn denials_are_written_unless_told_otherwise() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![policy(Action::Allow, vec![from("web")])]);
+        let allowed = world.mesh("web", HTTP1).await;
+        assert_eq!(world.request(allowed, get("/")).await.0, 200);
+        let denied = world.mesh("frontend", HTTP1).await;
+        let mut request = get("/card?token=secret");
+        let id = ::http::HeaderValue::from_static("r-1");
+        request.headers_mut().insert("x-request-id", id);
+        assert_eq!(world.request(denied, request).await.0, 403);
+        let line = world.line().await;
+        assert_eq!(line.log, "access");
+        assert_eq!(line.reporter, "destination");
+        assert_eq!((&*line.method, &*line.path), ("GET", "/card"));
+        assert_eq!((&*line.authority, &*line.request_id), ("db", "r-1"));
+        assert_eq!(line.source_principal, FRONTEND);
+        assert_eq!(line.destination_principal, DB);
+        assert_eq!(line.source_workload, "frontend");
+        assert_eq!(line.decision, "denied");
+        assert_eq!(line.decided_by, "no ALLOW rule matched");
+        assert_eq!((line.status, &*line.flags), (Some(403), "UAEX"));
+        assert!(line.time.ends_with('Z') && line.duration_ms.is_some());
+
+        world.set_logged(vec![policy(Action::Deny, vec![Rule::default()])], "off");
+        let denied = world.mesh("frontend", HTTP1).await;
+        assert_eq!(world.request(denied, get("/")).await.0, 403);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(world.lines(), []);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn all_names_what_let_a_request_through() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set_logged(vec![policy(Action::Allow, vec![from("web")])], "all");
+        let allowed = world.mesh("web", HTTP1).await;
+        assert_eq!(world.request(allowed, get("/")).await.0, 200);
+        let line = world.line().await;
+        assert_eq!((&*line.decision, line.status), ("allowed", Some(200)));
+        assert_eq!(
+            line.decided_by,
+            "AuthorizationPolicy shop/p (ALLOW), spec.rules[0]"
+        );
+        assert_eq!(line.source_principal, WEB);
+        assert_eq!(line.upstream, world.app.to_string());
+
+        world.set_logged(vec![], "all;sample=0");
+        let allowed = world.mesh("web", HTTP1).await;
+        assert_eq!(world.request(allowed, get("/")).await.0, 200);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(world.lines(), []);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_it_would_have_denied() {
+    let test = async {
+        let world = World::start(true).await;
+        let mut dry = policy(Action::Deny, vec![from("web")]);
+        dry.dry_run = true;
+        world.set(vec![dry]);
+        let stream = world.mesh("web", HTTP1).await;
+        assert_eq!(world.request(stream, get("/")).await.0, 200);
+        let line = world.line().await;
+        assert_eq!(
+            (&*line.decision, line.status),
+            ("dry_run_denied", Some(200))
+        );
+        assert_eq!(
+            line.decided_by,
+            "AuthorizationPolicy shop/p (DENY), spec.rules[0]"
+        );
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn an_opaque_connection_is_one_line_with_its_bytes() {
+    let test = async {
+        let world = World::start(false).await;
+        world.set_logged(vec![policy(Action::Allow, vec![from("web")])], "all");
+        let mut denied = world.mesh("frontend", OPAQUE).await;
+        let mut nothing = Vec::new();
+        // An end or a reset.
+        let _ = denied.read_to_end(&mut nothing).await;
+        let line = world.line().await;
+        assert_eq!((&*line.protocol, &*line.decision), ("tcp", "denied"));
+        assert_eq!(
+            (&*line.source_principal, line.bytes_in),
+            (FRONTEND, Some(0))
+        );
+
+        let mut stream = world.mesh("web", OPAQUE).await;
+        let mut answer = [0; 5];
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut answer).await.unwrap();
+        world.set_logged(vec![policy(Action::Allow, vec![from("x")])], "denied");
+        let _ = stream.read_to_end(&mut nothing).await;
+        let line = world.line().await;
+        assert_eq!((&*line.decision, &*line.flags), ("denied", "UAEX"));
+        assert_eq!((line.bytes_in, line.bytes_out), (Some(5), Some(5)));
+        assert_eq!(line.source_principal, WEB);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Nobody takes lines out of the queue: requests are answered all the same.
+#[tokio::test]
+async fn a_full_log_holds_up_no_request() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![policy(Action::Allow, vec![])]);
+        let io = TokioIo::new(world.mesh("web", HTTP1).await);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let log = &world.thread.shared.access_log;
+        while log.untold() == 0 {
+            let response = sender.send_request(get("/")).await.unwrap();
+            assert_eq!(read(response).await.0, 403);
+        }
+        assert_eq!(world.lines().len(), 1024);
+    };
+    LocalSet::new().run_until(test).await;
+}
