@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod analyze;
+mod audit;
 mod authz;
 mod check;
 mod completions;
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Check(check::Arguments),
     /// Say what becomes of a request, and which resource and rule decide
     Why(why::Arguments),
+    /// Say who called a workload and what was denied, by its access logs
+    Audit(audit::Arguments),
     /// List who may call a workload, and by which policy
     Authz(authz::Arguments),
     /// Show every proxy, whether it has what it was sent, and how long that took
@@ -95,6 +98,7 @@ impl Command {
             Self::Install(arguments) => Ok(install::run(arguments, context).await?),
             Self::Check(arguments) => Ok(check::run(&arguments, context).await?),
             Self::Why(arguments) => Ok(why::run(arguments, context).await?),
+            Self::Audit(arguments) => Ok(audit::run(&arguments, context).await?),
             Self::Authz(arguments) => Ok(authz::run(&arguments, context).await?),
             Self::Status(arguments) => Ok(status::run(&arguments, context).await?),
             Self::Identity(arguments) => Ok(identity::run(arguments, context).await?),
@@ -116,6 +120,8 @@ pub(crate) enum Error {
     Install(#[from] install::Error),
     #[error(transparent)]
     Why(#[from] why::Error),
+    #[error(transparent)]
+    Audit(#[from] audit::Error),
     #[error(transparent)]
     Authz(#[from] authz::Error),
     #[error(transparent)]

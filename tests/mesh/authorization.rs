@@ -28,7 +28,7 @@ fn allow(account: &str) -> String {
 }
 
 async fn caller(mesh: &Mesh, account: &str, server: &Running) -> Running {
-    let mut services = String::from("services:\n");
+    let mut services = String::from("accessLog: all\nservices:\n");
     let mut outbound = Vec::new();
     for (position, address) in server.inbound.iter().enumerate() {
         let host = format!("payment.default.svc.cluster.local:{}", 8001 + position);
@@ -109,4 +109,64 @@ async fn a_policy_says_who_may_call_and_an_edit_says_otherwise() {
     fs::remove_file(deny).unwrap();
     until(true, &frontend).await;
     assert!(call(&checkout, Protocol::Http1).await.is_err());
+}
+
+#[tokio::test]
+async fn the_access_log_names_both_identities_and_what_decided() {
+    let mesh = Mesh::new();
+    let manifests = tempfile::tempdir().unwrap();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: payment, labels: {linnet.io/sidecar: injected}, \
+               annotations: {linnet.io/access-log: all}}\nspec: {serviceAccountName: payment, containers: []}\n";
+    fs::write(manifests.path().join("pod.yaml"), pod).unwrap();
+    fs::write(manifests.path().join("policy.yaml"), allow("checkout")).unwrap();
+    let (controller, _signal) = mesh.controller(manifests.path()).await;
+    let addresses = sample().await.addresses();
+    let (http, tcp) = (addresses.http.unwrap(), addresses.tcp.unwrap());
+    let inbound = format!("127.0.0.1:0={http},127.0.0.1:0={tcp}");
+    let server = mesh
+        .start_told("payment", inbound, controller.discovery_address)
+        .await;
+    let checkout = caller(&mesh, "checkout", &server).await;
+    let frontend = caller(&mesh, "frontend", &server).await;
+    until(true, &checkout).await;
+    assert!(call(&frontend, Protocol::Http1).await.is_err());
+    assert!(call(&frontend, Protocol::Tcp).await.is_err());
+
+    let lines = async {
+        loop {
+            let lines = mesh.access_log("payment");
+            let denied = lines.iter().filter(|line| line.decision == "denied");
+            if denied.count() == 2 && lines.len() >= 3 {
+                break lines;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let lines = tokio::time::timeout(PATIENCE, lines)
+        .await
+        .expect("three lines are written");
+    for line in &lines {
+        assert_eq!(line.reporter, "destination");
+        assert_eq!(line.destination_principal, identity("payment"));
+        let (account, by) = match &*line.decision {
+            "allowed" => (
+                "checkout",
+                "AuthorizationPolicy default/payment (ALLOW), spec.rules[0]",
+            ),
+            _ => ("frontend", "no ALLOW rule matched"),
+        };
+        assert_eq!(line.source_principal, identity(account), "{line:?}");
+        assert_eq!(line.decided_by, by);
+    }
+    let denied = lines.iter().filter(|line| line.decision == "denied");
+    let mut denied: Vec<_> = denied.map(|line| (&*line.protocol, line.status)).collect();
+    denied.sort_unstable();
+    assert_eq!(denied, [("http/1.1", Some(403)), ("tcp", None)]);
+
+    // The caller's own log says the same, from its end.
+    let own = mesh.access_log("frontend");
+    let refused = own.iter().find(|line| line.status == Some(403)).unwrap();
+    assert_eq!(refused.reporter, "source");
+    assert_eq!(refused.source_principal, identity("frontend"));
+    assert_eq!(refused.destination_principal, identity("payment"));
 }

@@ -2,6 +2,7 @@
 //! would run them by hand.
 
 use linnet_proxy::{
+    access_log::Line,
     config::Config,
     server::{Deps, Running},
 };
@@ -109,6 +110,17 @@ impl Mesh {
         (config.build(deps).await.unwrap(), signal)
     }
 
+    /// The lines of a sidecar's access log, so far.
+    pub(crate) fn access_log(&self, account: &str) -> Vec<Line<'static>> {
+        let directory = self.files.path().join(account);
+        let text = fs::read_to_string(access_log(&directory)).unwrap();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines = whole.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
     async fn run(&self, account: &str, mut environment: HashMap<&'static str, String>) -> Running {
         let directory = self.files.path().join(account);
         fs::create_dir_all(&directory).unwrap();
@@ -121,11 +133,16 @@ impl Mesh {
             ("LINNET_CERTIFICATE_DIR", directory.display().to_string()),
             ("LINNET_METRICS_LISTEN", "127.0.0.1:0".to_owned()),
             ("LINNET_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
+            ("LINNET_ACCESS_LOG", access_log(&directory)),
         ]);
         let config = Config::from_env(&|name| environment.get(name).cloned()).unwrap();
         let log = logging::init("warn");
         config.build(Deps { log }).await.unwrap()
     }
+}
+
+fn access_log(directory: &Path) -> String {
+    directory.join("access.log").display().to_string()
 }
 
 pub(crate) fn identity(account: &str) -> String {

@@ -6,7 +6,7 @@ use crate::object;
 use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, StatefulSet},
-        core::v1::Pod,
+        core::v1::{Pod, Service},
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
@@ -23,6 +23,7 @@ pub(crate) struct Reference {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
+    Service,
     Deployment,
     StatefulSet,
     DaemonSet,
@@ -32,6 +33,7 @@ enum Kind {
 impl Kind {
     const fn word(self) -> &'static str {
         match self {
+            Self::Service => "service",
             Self::Deployment => "deployment",
             Self::StatefulSet => "statefulset",
             Self::DaemonSet => "daemonset",
@@ -54,6 +56,7 @@ impl FromStr for Reference {
             None => (None, text),
             Some((kind, name)) => {
                 let kind = match kind {
+                    "svc" | "service" | "services" => Kind::Service,
                     "deploy" | "deployment" | "deployments" => Kind::Deployment,
                     "sts" | "statefulset" | "statefulsets" => Kind::StatefulSet,
                     "ds" | "daemonset" | "daemonsets" => Kind::DaemonSet,
@@ -154,9 +157,58 @@ impl Cluster {
         })
     }
 
+    /// All pods of a workload that carry a sidecar. A name without a kind is a
+    /// service's, or failing that as [`Self::meshed_pod`] takes it.
+    ///
+    /// # Errors
+    /// No such workload, no pod, or none with a sidecar.
+    pub(crate) async fn meshed_pods_of(
+        &self,
+        reference: &Reference,
+        namespace: &str,
+    ) -> Result<Vec<Pod>, FindError> {
+        let service = Reference {
+            kind: Some(Kind::Service),
+            name: reference.name.clone(),
+        };
+        let mut pods = match reference.kind {
+            None => match self.pods_of(&service, namespace).await {
+                Err(FindError::Missing { .. }) => self.pods_of(reference, namespace).await?,
+                found => found?,
+            },
+            Some(_) => self.pods_of(reference, namespace).await?,
+        };
+        let Some(first) = pods.first().map(PodName::of) else {
+            return Err(FindError::NoPod {
+                reference: reference.clone(),
+                namespace: namespace.to_owned(),
+            });
+        };
+        pods.retain(is_meshed);
+        if pods.is_empty() {
+            return Err(FindError::NotMeshed { pod: first });
+        }
+        Ok(pods)
+    }
+
+    /// The pods that a service selects.
+    async fn selected_by(
+        &self,
+        name: &str,
+        namespace: &str,
+    ) -> Result<Option<LabelSelector>, Error> {
+        let found: Option<Service> = self.find(self.of(namespace), name).await?;
+        let selector = found.and_then(|found| found.spec?.selector);
+        Ok(selector.map(|labels| LabelSelector {
+            match_labels: Some(labels),
+            ..LabelSelector::default()
+        }))
+    }
+
     async fn pods_of(&self, reference: &Reference, namespace: &str) -> Result<Vec<Pod>, FindError> {
         let name = reference.name.as_str();
         let selector = match reference.kind {
+            Some(Kind::Service) => self.selected_by(name, namespace).await?,
             Some(Kind::Deployment) => self.deployment(name, namespace).await?,
             Some(Kind::StatefulSet) => {
                 let found: Option<StatefulSet> = self.find(self.of(namespace), name).await?;

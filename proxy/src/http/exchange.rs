@@ -95,8 +95,11 @@ pub(crate) enum Sink {
 #[derive(Default)]
 pub(crate) struct Slot {
     known: OnceCell<Known>,
-    waiting: RefCell<Vec<(Outcome, Option<Box<Record>>)>>,
+    waiting: RefCell<Vec<Ended>>,
 }
+
+/// How an exchange ended, and its line of the access log.
+type Ended = (Outcome, Option<Box<Record>>);
 
 struct Known {
     series: Arc<HttpSeries>,

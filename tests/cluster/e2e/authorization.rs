@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::support::command::linnet_succeeds;
 use crate::support::load::Caller;
 use crate::support::workload::{BACKEND, MESHED};
 use crate::support::{Cluster, eventually};
@@ -30,6 +31,7 @@ pub(crate) async fn only_the_allowed_reach_the_database(cluster: Cluster) {
         report.errors.keys().any(|error| error.contains("403")),
         "denied, but not by a 403: {report:?}"
     );
+    the_audit_says_so().await;
 
     cluster
         .apply(BACKEND, &only("cluster.local/ns/default/sa/client"))
@@ -38,6 +40,26 @@ pub(crate) async fn only_the_allowed_reach_the_database(cluster: Cluster) {
         reaches(&client, target, true).await;
     }
     cluster.delete(BACKEND, &for_others).await;
+}
+
+/// Sidecars write denials unless they are told otherwise.
+async fn the_audit_says_so() {
+    eventually("the audit names who was denied", LIMIT, async || {
+        let text = linnet_succeeds(&["audit", "payments", "-n", BACKEND, "--since", "5m"]).await;
+        let denied = text
+            .split_once("\nDenied\n")
+            .map_or("", |(_, denied)| denied);
+        let all = [
+            "spiffe://cluster.local/ns/default/sa/client",
+            "no ALLOW rule matched",
+            "GET /",
+            "tcp",
+        ]
+        .into_iter()
+        .all(|part| denied.contains(part));
+        all.then_some(()).ok_or(text)
+    })
+    .await;
 }
 
 /// The policy of a database that one service account may call.

@@ -86,3 +86,14 @@ fn udp_ports_and_the_address_none_drop_out() {
     assert!(service.cluster_ips.is_empty());
     assert_eq!(service.ports.len(), 1);
 }
+
+#[test]
+fn an_annotation_says_what_is_written_and_a_slip_switches_nothing_off() {
+    let log = |text: &str| {
+        let annotations = json!({"linnet.io/access-log": text});
+        pod(json!({"metadata": {"name": "p", "annotations": annotations}})).access_log
+    };
+    assert_eq!(log("all;sample=0.5"), "all;sample=0.5".parse().ok());
+    assert_eq!(log("of"), None);
+    assert_eq!(AccessLog::default().scope.as_str(), "denied");
+}
