@@ -15,6 +15,7 @@ use linnet_mesh::{
     names::{CONTROL_PLANE_NAMESPACE, port},
 };
 use linnet_proxy::{
+    access_log,
     config::{CertificateSource, Config, Discovery, PodIdentity},
     probe::Probes,
     server::{Deps, Running},
@@ -175,6 +176,8 @@ impl Mesh {
             data_threads: NonZeroUsize::MIN,
             drain_timeout: DRAIN,
             probes: Probes::default(),
+            // Standard output is the command's own.
+            access_log: access_log::Target::Nowhere,
         };
         let deps = Deps {
             log: self.log.clone(),

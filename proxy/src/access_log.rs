@@ -34,6 +34,8 @@ pub enum Target {
     /// on standard error.
     #[default]
     Stdout,
+    /// Nowhere: what shares standard output with others.
+    Nowhere,
     /// The end of a file.
     File(PathBuf),
 }
@@ -46,6 +48,7 @@ impl Target {
     pub(crate) fn open(&self) -> io::Result<Box<dyn Write + Send>> {
         Ok(match self {
             Self::Stdout => Box::new(io::stdout()),
+            Self::Nowhere => Box::new(io::sink()),
             Self::File(path) => {
                 let mut options = OpenOptions::new();
                 options.create(true).append(true);

@@ -90,7 +90,6 @@ impl ApiServer {
         match *request.method() {
             Method::GET => match state.objects.get(path) {
                 Some(Value::String(text)) => Response::new(Body::from(text.clone().into_bytes())),
-                Some(Value::String(text)) => Response::new(Body::from(text.clone().into_bytes())),
                 Some(object) => respond(StatusCode::OK, object),
                 None if is_collection(path) => {
                     respond(StatusCode::OK, &state.list(path, request.uri().query()))

@@ -76,6 +76,13 @@ impl FromStr for Reference {
     }
 }
 
+impl Reference {
+    /// The name without the kind.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {

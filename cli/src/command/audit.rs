@@ -107,7 +107,7 @@ async fn ask(cluster: &Cluster, pods: &impl Ask, arguments: &Arguments) -> Resul
         .meshed_pods_of(&arguments.workload, &namespace)
         .await?;
     let mut report = Report {
-        workload: arguments.workload.to_string(),
+        workload: arguments.workload.name().to_owned(),
         namespace,
         since: arguments.since.to_string(),
         pods: found.iter().map(PodName::of).collect(),
