@@ -1,7 +1,10 @@
 //! VirtualServices from files, through a controller, to the sidecar of a caller
 //! and the two versions of the service behind another.
 
-use crate::support::{Mesh, count};
+use crate::{
+    support::{Mesh, count},
+    why::why,
+};
 use linnet_proxy::server::Running;
 use linnet_sample::{
     client::{Call, Client, Protocol},
@@ -250,6 +253,37 @@ async fn requests_follow_the_rules_of_a_virtual_service() {
         let answer = shop.ask(start, headers).await;
         assert!(answer.contains(wanted), "{start} {headers}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn rules_are_told_by_their_numbers_in_their_resources() {
+    let shop = Shop::open().await;
+    let answer = why(
+        &shop.checkout,
+        "http://payment.default.svc.cluster.local/",
+        &[],
+    )
+    .await;
+    let rules = answer.route.unwrap().rules;
+    let numbers: Vec<_> = rules
+        .iter()
+        .map(|rule| (rule.resource.as_str(), rule.number))
+        .collect();
+    let (payment, team) = (
+        "VirtualService default/payment",
+        "VirtualService default/team",
+    );
+    // Rule 0 is for others, and rule 3 stands for the delegate's.
+    let expected = [
+        (payment, 1),
+        (payment, 2),
+        (team, 0),
+        (team, 1),
+        (payment, 4),
+        (payment, 5),
+        (payment, 6),
+    ];
+    assert_eq!(numbers, expected);
 }
 
 #[tokio::test]

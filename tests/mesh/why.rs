@@ -123,7 +123,7 @@ async fn admin(sidecar: &Running, method: &str, path: &str, body: &Value) -> (u1
     (status, body.to_owned())
 }
 
-async fn why(sidecar: &Running, url: &str, headers: &[(&str, &str)]) -> OutboundAnswer {
+pub(crate) async fn why(sidecar: &Running, url: &str, headers: &[(&str, &str)]) -> OutboundAnswer {
     let headers = headers
         .iter()
         .map(|(name, value)| ((*name).to_owned(), Values::One((*value).to_owned())));
