@@ -331,8 +331,11 @@ fn contains(block: &IpNet, ip: IpAddr) -> bool {
     block.contains(&ip.to_canonical())
 }
 
-/// A host without port and final dot.
+/// A host without user, port and final dot.
 fn bare_host(authority: &str) -> &str {
+    let authority = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => authority,
