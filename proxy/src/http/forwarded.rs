@@ -2,19 +2,66 @@
 //! (RFC 9110, 7.6.1), an upgrade's excepted.
 
 use http::{
-    HeaderMap, HeaderName, Request, Version,
-    header::{CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
+    header::{CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Whether a request asks to change the protocol (RFC 9110, 7.8).
+/// Whether a request asks to change the protocol (RFC 9110, 7.8) to one that is
+/// not HTTP again: within an `h2c` tunnel requests would go on that no policy
+/// and no route has seen. A server need not follow such a wish (RFC 9113, 3.1).
 pub(crate) fn wants_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
-        && (request.method() == http::Method::CONNECT
-            || (request.headers().contains_key(UPGRADE)
-                && connection_tokens(request.headers()).any(|t| t.eq_ignore_ascii_case("upgrade"))))
+        && request.headers().contains_key(UPGRADE)
+        && connection_tokens(request.headers()).any(|t| t.eq_ignore_ascii_case("upgrade"))
+        && !hides_http(request.headers())
+}
+
+/// Whether one of the protocols of `Upgrade` carries HTTP.
+fn hides_http(headers: &HeaderMap) -> bool {
+    const CARRIERS: [&str; 5] = ["h2", "h2c", "http", "tls", "connect-udp"];
+    headers.get_all(UPGRADE).iter().any(|value| {
+        let Ok(text) = value.to_str() else {
+            return true;
+        };
+        text.split(',').any(|protocol| {
+            let name = protocol.split('/').next().unwrap_or(protocol).trim();
+            CARRIERS.iter().any(|c| name.eq_ignore_ascii_case(c))
+        })
+    })
+}
+
+/// Checks what HTTP/1 leaves to the recipient, and makes an absolute-form
+/// request origin-form, whose `Host` is the target's (RFC 9112, 3.2): who comes
+/// after must not read another host or another request than policies and routes
+/// did.
+///
+/// # Errors
+/// Why the request can't be forwarded.
+pub(crate) fn settle_target<B>(request: &mut Request<B>) -> Result<(), &'static str> {
+    if request.version() == Version::HTTP_2 {
+        return Ok(());
+    }
+    if request.method() == http::Method::CONNECT {
+        // What goes through such a tunnel would be seen by no policy.
+        return Err("CONNECT is not forwarded");
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err("it has several Host headers"),
+        (None, _) if request.version() == Version::HTTP_11 => return Err("it has no Host header"),
+        _ => {}
+    }
+    let Some(authority) = request.uri().authority() else {
+        return Ok(());
+    };
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| "its target is no host")?;
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    request.headers_mut().insert(HOST, host);
+    Ok(())
 }
 
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -67,7 +114,7 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
     headers.remove(&KEEP_ALIVE);
     headers.remove(&PROXY_CONNECTION);
     if upgrade {
-        let value = http::HeaderValue::from_static("upgrade");
+        let value = HeaderValue::from_static("upgrade");
         headers.insert(CONNECTION, value);
     } else {
         headers.remove(UPGRADE);
@@ -111,6 +158,38 @@ mod tests {
         request_head(&mut request, true);
         assert_eq!(request.headers()["connection"], "upgrade");
         assert_eq!(request.headers()["upgrade"], "websocket");
+    }
+
+    #[test]
+    fn an_upgrade_to_http_is_not_followed() {
+        for protocol in ["h2c", "H2C", "websocket, h2c", "HTTP/2.0", "TLS/1.0", "h2"] {
+            let headers = [("connection", "upgrade"), ("upgrade", protocol)];
+            let mut request = request(&headers);
+            assert!(!wants_upgrade(&request), "{protocol}");
+            request_head(&mut request, false);
+            assert!(request.headers().is_empty(), "{protocol}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_one_host_and_origin_form() {
+        let mut absolute = request(&[("host", "shop")]);
+        *absolute.uri_mut() = "http://other:80/a?b".parse().unwrap();
+        settle_target(&mut absolute).unwrap();
+        assert_eq!(absolute.uri(), "/a?b");
+        assert_eq!(absolute.headers()["host"], "other:80");
+        let mut connect = request(&[("host", "shop")]);
+        *connect.method_mut() = http::Method::CONNECT;
+        for mut bad in [
+            request(&[]),
+            request(&[("host", "shop"), ("host", "shop")]),
+            connect,
+        ] {
+            assert!(settle_target(&mut bad).is_err());
+        }
+        let mut old = request(&[]);
+        *old.version_mut() = Version::HTTP_10;
+        assert!(settle_target(&mut old).is_ok());
     }
 
     #[test]

@@ -51,20 +51,21 @@ where
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
+        if let Err(reason) = forwarded::settle_target(&mut call.request) {
+            let error = Error::BadRequest(reason.to_owned());
+            return futures_util::future::Either::Right(Box::pin(std::future::ready(Err(error))));
+        }
         let wanted = forwarded::wants_upgrade(&call.request);
         forwarded::request_head(&mut call.request, wanted);
         if !wanted {
             return futures_util::future::Either::Left(self.inner.call(call));
         }
-        let connect = call.request.method() == http::Method::CONNECT;
         let client = hyper::upgrade::on(&mut call.request);
         let exchange = call.exchange.clone();
         let response = self.inner.call(call);
         futures_util::future::Either::Right(Box::pin(async move {
             let mut response = response.await?;
-            let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS
-                || (connect && response.status().is_success());
-            if agreed {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 let upstream = hyper::upgrade::on(&mut response);
                 exchange.forget_lease();
                 tokio::task::spawn_local(tunnel(client, upstream, exchange));
