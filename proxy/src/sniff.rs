@@ -14,6 +14,7 @@ use std::{io, pin::pin, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::TcpStream,
+    time::Instant,
 };
 
 /// Patience with a destination of which nothing is known.
@@ -23,6 +24,9 @@ pub(crate) const CLIENT_SPEAKS: Duration = Duration::from_millis(250);
 /// How long a client may pause in the middle of what looks like a known
 /// protocol before it is taken for another.
 const REST: Duration = Duration::from_secs(1);
+/// How long a client may take, in many small steps, over what tells its protocol:
+/// as long as for the hello of a STRICT port.
+const SETTLED: Duration = Duration::from_secs(10);
 /// First read, bytes: most requests and hellos fit.
 const FIRST_READ: usize = 4096;
 
@@ -118,6 +122,7 @@ impl FirstBytes {
     }
 
     async fn finding(mut self, client: &mut TcpStream) -> io::Result<Option<(Finding, Bytes)>> {
+        let mut spoke = None;
         loop {
             if let Some(finding) = detect::classify(&self.bytes) {
                 return Ok(Some((finding, self.bytes.freeze())));
@@ -126,6 +131,12 @@ impl FirstBytes {
                 // A half-closed client has said all it will say.
                 let said = !self.bytes.is_empty();
                 return Ok(said.then(|| (Finding::Opaque, self.bytes.freeze())));
+            }
+            if !self.bytes.is_empty() {
+                let spoke = spoke.get_or_insert_with(Instant::now);
+                if spoke.elapsed() >= SETTLED {
+                    return Ok(Some((Finding::Opaque, self.bytes.freeze())));
+                }
             }
             match tokio::time::timeout(REST, self.read_some(client)).await {
                 Ok(read) => read?,
