@@ -16,7 +16,7 @@ use linnet_mesh::{
 };
 use linnet_proxy::{
     access_log,
-    config::{CertificateSource, Config, Discovery, PodIdentity},
+    config::{CertificateSource, Config, Discovery, MAX_CONNECTIONS, PodIdentity},
     probe::Probes,
     server::{Deps, Running},
 };
@@ -174,6 +174,7 @@ impl Mesh {
             },
             opaque_ports: Default::default(),
             data_threads: NonZeroUsize::MIN,
+            max_connections: MAX_CONNECTIONS,
             drain_timeout: DRAIN,
             probes: Probes::default(),
             // Standard output is the command's own.

@@ -134,6 +134,9 @@ pub mod env {
     pub const OPAQUE_PORTS: &str = "LINNET_OPAQUE_PORTS";
     /// Data threads; 0 or absent takes the cgroup's CPU limit, 1 without one.
     pub const DATA_THREADS: &str = "LINNET_DATA_THREADS";
+    /// Connections that the sidecar may have open at once in each direction; one
+    /// more is closed as it arrives.
+    pub const MAX_CONNECTIONS: &str = "LINNET_MAX_CONNECTIONS";
     /// Seconds that a drain may last after SIGTERM.
     pub const DRAIN_SECONDS: &str = "LINNET_DRAIN_SECONDS";
     /// JSON list of the kubelet's probes that the sidecar answers for; see the

@@ -32,6 +32,9 @@ use std::{
 
 /// How long a drain may last unless told otherwise.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Connections in each direction unless told otherwise: what Envoy's documentation
+/// gives as an example for `global_downstream_max_connections`.
+pub const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(50_000).expect("it is not zero");
 /// More data threads than any pod has use for.
 const MAX_DATA_THREADS: usize = 256;
 
@@ -58,6 +61,8 @@ pub struct Config {
     pub opaque_ports: BTreeSet<u16>,
     /// Threads that move data.
     pub data_threads: NonZeroUsize,
+    /// Connections that may be open at once, in each direction.
+    pub max_connections: NonZeroUsize,
     /// How long a drain may last.
     pub drain_timeout: Duration,
     /// Probes that are made for the kubelet.
@@ -146,6 +151,7 @@ impl Reader<'_> {
         let pod = self.pod(matches!(discovery, Some(Discovery::Static(_))));
         let opaque_ports = self.list(env::OPAQUE_PORTS).into_iter().collect();
         let data_threads = self.data_threads();
+        let max_connections = self.parsed(env::MAX_CONNECTIONS).unwrap_or(MAX_CONNECTIONS);
         let drain_timeout = self
             .parsed(env::DRAIN_SECONDS)
             .map_or(DRAIN, |seconds: u32| Duration::from_secs(seconds.into()));
@@ -166,6 +172,7 @@ impl Reader<'_> {
             pod,
             opaque_ports,
             data_threads,
+            max_connections,
             drain_timeout,
             probes,
             access_log,

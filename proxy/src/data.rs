@@ -12,6 +12,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -39,6 +43,53 @@ pub(crate) enum Role {
     InboundExplicit(SocketAddr),
 }
 
+impl Role {
+    const fn direction(&self) -> &'static str {
+        match self {
+            Self::OutboundRedirected | Self::OutboundExplicit(_) => "outbound",
+            Self::InboundRedirected | Self::InboundExplicit(_) => "inbound",
+        }
+    }
+}
+
+/// How many connections may be open, in each direction on its own: a flood from
+/// outside must not take the workload's own connections from it.
+#[derive(Clone, Debug)]
+pub(crate) struct Cap {
+    most: usize,
+    outbound: Arc<AtomicUsize>,
+    inbound: Arc<AtomicUsize>,
+}
+
+impl Cap {
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            outbound: Arc::default(),
+            inbound: Arc::default(),
+        }
+    }
+
+    /// A place for one more connection; `None`: there is none left.
+    fn take(&self, role: &Role) -> Option<Place> {
+        let open = match role.direction() {
+            "outbound" => &self.outbound,
+            _ => &self.inbound,
+        };
+        let place = Place(open.clone());
+        (open.fetch_add(1, Relaxed) < self.most).then_some(place)
+    }
+}
+
+/// See [`Cap::take`].
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Starts a data thread on its listeners.
 ///
 /// # Errors
@@ -47,6 +98,7 @@ pub(crate) fn start(
     index: usize,
     listeners: Vec<(Role, StdListener)>,
     shared: Shared,
+    cap: Cap,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name(format!("data-{index}"))
@@ -56,20 +108,20 @@ pub(crate) fn start(
                 .enable_all()
                 .build_local(LocalOptions::default());
             match runtime {
-                Ok(runtime) => runtime.block_on(run(listeners, shared)),
+                Ok(runtime) => runtime.block_on(run(listeners, shared, cap)),
                 Err(error) => tracing::error!(index, %error, "cannot start a data thread"),
             }
         })
 }
 
-async fn run(listeners: Vec<(Role, StdListener)>, shared: Shared) {
+async fn run(listeners: Vec<(Role, StdListener)>, shared: Shared, cap: Cap) {
     let thread = Thread::new(shared);
     let sweep = tokio::task::spawn_local(thread.clone().sweep());
     let mut accepting = tokio::task::JoinSet::new();
     for (role, listener) in listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                accepting.spawn_local(accept(thread.clone(), role, listener));
+                accepting.spawn_local(accept(thread.clone(), role, listener, cap.clone()));
             }
             Err(error) => tracing::error!(?role, %error, "cannot serve a listener"),
         }
@@ -85,7 +137,10 @@ async fn run(listeners: Vec<(Role, StdListener)>, shared: Shared) {
 
 /// Accepts until the drain finds nothing left to do. During a drain connections
 /// are still taken: callers learn of the pod's end only by and by.
-async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener) {
+async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener, cap: Cap) {
+    let refused = metrics::counter!(
+        "linnet_connections_refused_total", "direction" => role.direction()
+    );
     let drained = drained(&thread);
     let mut drained = std::pin::pin!(drained);
     loop {
@@ -96,9 +151,14 @@ async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener) {
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(place) = cap.take(&role) else {
+                    refused.increment(1);
+                    tracing::debug!(?role, %peer, "as many connections are open as may be");
+                    continue;
+                };
                 let (thread, role) = (thread.clone(), role.clone());
                 tokio::task::spawn_local(async move {
-                    let _counted = thread.count_connection();
+                    let (_counted, _place) = (thread.count_connection(), place);
                     connection(thread, role, stream, canonical(peer)).await;
                 });
             }
@@ -177,5 +237,22 @@ fn redirected_from(stream: &TcpStream, peer: SocketAddr, direction: &str) -> Opt
             tracing::debug!(%peer, direction, %error, "a connection ended as it arrived");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_direction_has_its_own_places_and_gets_them_back() {
+        let cap = Cap::new(2);
+        let (inbound, outbound) = (Role::InboundRedirected, Role::OutboundRedirected);
+        let places = [cap.take(&inbound), cap.take(&inbound)];
+        assert!(places.iter().all(Option::is_some));
+        assert!(cap.clone().take(&inbound).is_none());
+        assert!(cap.take(&outbound).is_some());
+        drop(places);
+        assert!(cap.take(&inbound).is_some());
     }
 }

@@ -1,6 +1,7 @@
 //! What both directions' HTTP stacks are made of: small tower middlewares
 //! around one exchange.
 
+pub(crate) mod activity;
 pub(crate) mod connection;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
@@ -33,6 +34,13 @@ pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Streams that one connection may have open.
 pub(crate) const MOST_STREAMS: u32 = 1024;
+/// Streams of a connection that its client has reset before they were looked at;
+/// one more and the connection ends (rapid reset, CVE-2023-44487). hyper's and
+/// h2's figure; it is said here so that no update of theirs lifts it unseen.
+pub(crate) const MOST_RESETS: usize = 20;
+/// Streams of a connection that were reset for the client's own mistakes before
+/// the connection ends (CVE-2025-8671). h2's figure.
+pub(crate) const MOST_LOCAL_RESETS: usize = 1024;
 
 /// How long an HTTP/2 connection is used where no rule says: callers that never
 /// let go of one would stay with the pod they found first, and would never show

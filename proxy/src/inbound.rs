@@ -14,7 +14,10 @@ use crate::{
     access_log::{Decided, Decision, Record, draw_sample},
     connect,
     detect::{Finding, Hello},
-    http::serve::{HttpVersion, serve},
+    http::{
+        activity::Activity,
+        serve::{HttpVersion, serve},
+    },
     io::{Rewind, relay},
     outbound::ConnectionError,
     sniff::{self, Sniffed, sniff},
@@ -218,9 +221,10 @@ impl Arrival {
     }
 
     async fn serve_http(self: &Rc<Self>, client: Stream, version: HttpVersion, caller: Caller) {
-        let stack = http::stack(self.clone(), caller);
+        let activity = Arc::<Activity>::default();
+        let stack = http::stack(self.clone(), caller, activity.clone());
         let drain = self.thread.shared.drain.clone();
-        serve(client, version, stack, drain, true).await;
+        serve(client, version, activity, stack, drain, true).await;
     }
 
     async fn relay(

@@ -11,7 +11,10 @@ use crate::{
     detect::Finding,
     directory::Resolved,
     error::Error,
-    http::serve::{HttpVersion, serve},
+    http::{
+        activity::Activity,
+        serve::{HttpVersion, serve},
+    },
     io::Rewind,
     pool::Limit,
     sniff::{self, Sniffed, sniff},
@@ -108,9 +111,11 @@ impl Connection {
                         return self.relay(client, upstream, None).await;
                     }
                 };
-                let stack = http::stack(self.thread.clone(), self.destination.clone(), self.source);
+                let activity = Arc::<Activity>::default();
+                let (thread, destination) = (self.thread.clone(), self.destination.clone());
+                let stack = http::stack(thread, destination, self.source, activity.clone());
                 let drain = self.thread.shared.drain.clone();
-                serve(client, version, stack, drain, false).await;
+                serve(client, version, activity, stack, drain, false).await;
                 Ok(())
             }
             Sniffed::Server(greeting, stream) => {

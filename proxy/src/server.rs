@@ -116,11 +116,12 @@ impl Config {
         let metrics = TcpListener::bind(self.metrics).await?;
         let admin = TcpListener::bind(self.admin).await?;
         let (metrics_address, admin_address) = (metrics.local_addr()?, admin.local_addr()?);
+        let cap = data::Cap::new(self.max_connections.get());
         let threads = data
             .threads
             .into_iter()
             .enumerate()
-            .map(|(index, listeners)| data::start(index, listeners, shared.clone()))
+            .map(|(index, listeners)| data::start(index, listeners, shared.clone(), cap.clone()))
             .collect::<io::Result<_>>()?;
         // Held by the data threads alone: the drain ends with them.
         drop(shared);

@@ -59,6 +59,7 @@ fn injected_sidecar_needs_no_more_than_the_injector_sets() {
     assert_eq!(config.pod.name, "payment-1");
     assert_eq!(config.pod.ips.len(), 2);
     assert_eq!(config.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.max_connections.get(), 50_000);
     assert!(config.opaque_ports.is_empty());
 }
 
@@ -71,6 +72,7 @@ fn settings_are_taken_over() {
             (env::OPAQUE_PORTS, "3306, 25"),
             (env::DATA_THREADS, "3"),
             (env::DRAIN_SECONDS, "5"),
+            (env::MAX_CONNECTIONS, "7"),
             (env::OUTBOUND_LISTEN, "127.0.0.1:0"),
             (env::INBOUND_LISTEN, "127.0.0.1:1"),
             (env::METRICS_LISTEN, "127.0.0.1:2"),
@@ -87,6 +89,7 @@ fn settings_are_taken_over() {
     assert_eq!(config.opaque_ports, BTreeSet::from([25, 3306]));
     assert_eq!(config.data_threads.get(), 3);
     assert_eq!(config.drain_timeout, Duration::from_secs(5));
+    assert_eq!(config.max_connections.get(), 7);
     assert_eq!(
         config.outbound,
         [OutboundListener::Redirected("127.0.0.1:0".parse().unwrap())]

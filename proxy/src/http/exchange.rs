@@ -8,6 +8,7 @@ use crate::{
     access_log::Record,
     balance::Blame,
     http::{
+        activity::Busy,
         replay::Reader,
         tee::{Copy, Tee},
     },
@@ -47,6 +48,7 @@ pub(crate) struct Exchange {
     end: Cell<Option<tokio::time::Instant>>,
     /// Its line of the access log; most have none.
     record: RefCell<Option<Box<Record>>>,
+    _busy: Busy,
 }
 
 /// Where a request counts as in flight.
@@ -142,7 +144,7 @@ impl Slot {
 }
 
 impl Exchange {
-    pub(crate) fn new(headers: &HeaderMap) -> Self {
+    pub(crate) fn new(headers: &HeaderMap, busy: Busy) -> Self {
         let grpc = headers
             .get(CONTENT_TYPE)
             .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
@@ -165,6 +167,7 @@ impl Exchange {
             permit: RefCell::default(),
             end: Cell::default(),
             record: RefCell::default(),
+            _busy: busy,
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::{
     Call,
+    activity::Activity,
     exchange::{Body, Exchange},
 };
 use http::{Request, Response};
@@ -12,19 +13,25 @@ use std::{
     convert::Infallible,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 use tower::{Layer, Service};
 
 /// Layer of [`Measure`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MeasureLayer;
+#[derive(Clone, Debug)]
+pub(crate) struct MeasureLayer {
+    pub(crate) activity: Arc<Activity>,
+}
 
 impl<S> Layer<S> for MeasureLayer {
     type Service = Measure<S>;
 
     fn layer(&self, inner: S) -> Measure<S> {
-        Measure { inner }
+        Measure {
+            inner,
+            activity: self.activity.clone(),
+        }
     }
 }
 
@@ -32,6 +39,7 @@ impl<S> Layer<S> for MeasureLayer {
 #[derive(Clone, Debug)]
 pub(crate) struct Measure<S> {
     inner: S,
+    activity: Arc<Activity>,
 }
 
 impl<S> Service<Request<Incoming>> for Measure<S>
@@ -47,7 +55,7 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let exchange = Rc::new(Exchange::new(request.headers()));
+        let exchange = Rc::new(Exchange::new(request.headers(), self.activity.busy()));
         let request = request.map(|body| Body::incoming(body).count_request(exchange.clone()));
         let call = Call {
             request,

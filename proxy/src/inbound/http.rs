@@ -9,7 +9,9 @@ use crate::{
     balance::{Candidate, InFlight},
     error::Error,
     http::{
-        Call, connection, deadline,
+        Call,
+        activity::Activity,
+        connection, deadline,
         exchange::{Body, Exchange, Sink, Slot},
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
@@ -22,6 +24,7 @@ use std::{
     cell::OnceCell,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -30,10 +33,21 @@ use tower::{Service, ServiceBuilder};
 /// Envoy's header that carries identities; from the outside it is worth nothing.
 static FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
+/// What Envoy's own proxies tell each other; who is not of the mesh can't have been told.
+static INTERNAL: [HeaderName; 3] = [
+    HeaderName::from_static("x-envoy-internal"),
+    HeaderName::from_static("x-envoy-peer-metadata"),
+    HeaderName::from_static("x-envoy-peer-metadata-id"),
+];
+
 type Stack<U> = Measure<Rescue<Authorize<Upgrade<Forward>>, U>>;
 
 /// The stack for one connection.
-pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exchange) + Clone> {
+pub(super) fn stack(
+    arrival: Rc<Arrival>,
+    caller: Caller,
+    activity: Arc<Activity>,
+) -> Stack<impl Fn(&Exchange) + Clone> {
     let authorize = AuthorizeLayer {
         arrival: arrival.clone(),
         caller: caller.clone(),
@@ -56,7 +70,7 @@ pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exch
         move |exchange: &Exchange| exchange.record_in(state.slots.sink(exchange.protocol))
     };
     ServiceBuilder::new()
-        .layer(MeasureLayer)
+        .layer(MeasureLayer { activity })
         .layer(RescueLayer { unplaced })
         .layer(authorize)
         .layer(UpgradeLayer)
@@ -153,7 +167,11 @@ impl State {
                 headers.insert(&FORWARDED_CLIENT_CERT, value.clone());
             }
             None => {
-                request.headers_mut().remove(&FORWARDED_CLIENT_CERT);
+                let headers = request.headers_mut();
+                headers.remove(&FORWARDED_CLIENT_CERT);
+                for name in &INTERNAL {
+                    headers.remove(name);
+                }
             }
         }
         let thread = &self.slots.arrival.thread;

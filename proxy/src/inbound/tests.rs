@@ -64,7 +64,9 @@ impl World {
                         let _ = tokio::io::copy(&mut reader, &mut writer).await;
                         return;
                     }
-                    let service = hyper::service::service_fn(|_: Request<Incoming>| async {
+                    let service = hyper::service::service_fn(|request: Request<Incoming>| async {
+                        // Its sender may go away.
+                        let _ = request.into_body().collect().await;
                         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
                     });
                     let server = hyper::server::conn::http1::Builder::new();
@@ -361,6 +363,73 @@ async fn a_request_for_two_hosts_is_refused_where_policies_are() {
         let stream = world.mesh("web", HTTP1).await;
         assert_eq!(world.request(stream, two()).await.0, 400);
         assert_eq!(world.reached.get(), 0);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Slowloris: a head that is sent byte by byte ends the connection, however busy it
+/// looks.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_does_not_end_ends_its_connection() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![]);
+        let mut slow = world.plain().await;
+        let begun = tokio::time::Instant::now();
+        slow.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let (mut reader, mut writer) = slow.split();
+        let trickle = async {
+            while writer.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
+        };
+        let mut answer = Vec::new();
+        tokio::select! {
+            () = trickle => {}
+            _ = reader.read_to_end(&mut answer) => {}
+        }
+        let lasted = begun.elapsed();
+        let limit = Duration::from_secs(30)..Duration::from_secs(40);
+        assert!(limit.contains(&lasted), "{lasted:?}");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A connection that a client keeps for later is not slow.
+#[tokio::test(start_paused = true)]
+async fn a_connection_between_requests_is_left_alone() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![]);
+        let stream = Stream::Plain(Rewind::new(Bytes::new(), world.plain().await));
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        for _ in 0..3 {
+            let response = sender.send_request(get("/")).await.unwrap();
+            assert_eq!(read(response).await.0, 200);
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A request that takes long, or whose body does, is not slow either.
+#[tokio::test(start_paused = true)]
+async fn a_slow_body_is_left_alone() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![]);
+        let mut stream = world.plain().await;
+        let head = b"POST / HTTP/1.1\r\nhost: db\r\ncontent-length: 1000\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            stream.write_all(&[b'x'; 100]).await.unwrap();
+        }
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
     };
     LocalSet::new().run_until(test).await;
 }

@@ -16,6 +16,7 @@ use crate::{
     error::Error,
     http::{
         Call,
+        activity::Activity,
         connection::{self, Answer, Failure},
         deadline,
         exchange::{Body, Exchange, Sink},
@@ -35,6 +36,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -50,6 +52,7 @@ pub(super) fn stack(
     thread: Rc<Thread>,
     destination: Rc<Destination>,
     source: Option<IpAddr>,
+    activity: Arc<Activity>,
 ) -> Stack<impl Fn(&Exchange) + Clone> {
     let route = Route {
         thread,
@@ -61,7 +64,7 @@ pub(super) fn stack(
         move |exchange: &Exchange| route.record_unplaced(exchange)
     };
     ServiceBuilder::new()
-        .layer(MeasureLayer)
+        .layer(MeasureLayer { activity })
         .layer(RescueLayer { unplaced })
         .layer(UpgradeLayer)
         .service(route)
