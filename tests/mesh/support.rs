@@ -29,7 +29,7 @@ pub(crate) struct Sidecar<'a> {
 
 /// A root and a place for the files of sidecars.
 pub(crate) struct Mesh {
-    authority: Authority,
+    pub(crate) authority: Authority,
     files: tempfile::TempDir,
 }
 
@@ -121,7 +121,7 @@ impl Mesh {
             .collect()
     }
 
-    async fn run(&self, account: &str, mut environment: HashMap<&'static str, String>) -> Running {
+    pub(crate) async fn run(&self, account: &str, mut environment: HashMap<&'static str, String>) -> Running {
         let directory = self.files.path().join(account);
         fs::create_dir_all(&directory).unwrap();
         let identity = identity(account);
