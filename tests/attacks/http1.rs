@@ -269,17 +269,17 @@ async fn no_host_is_refused() {
 
 #[tokio::test]
 async fn an_oversized_head_is_refused() {
-    refused(&post(&format!("x-a: {}\r\n", "a".repeat(70 * 1024)), "")).await;
+    refused(&post(&format!("x-a: {}\r\n", "a".repeat(200 * 1024)), "")).await;
     let many: String = (0..5000).map(|n| format!("x-{n}: a\r\n")).collect();
     refused(&post(&many, "")).await;
-    let target = "a".repeat(70 * 1024);
+    let target = "a".repeat(200 * 1024);
     refused(&format!("GET /{target} HTTP/1.1\r\nhost: payment\r\n\r\n")).await;
 }
 
 /// The application would say yes to it, and the tunnel is seen by no policy.
 #[tokio::test]
 async fn connect_makes_no_tunnel() {
-    refused("CONNECT payment:80 HTTP/1.1\r\nhost: payment\r\n\r\n").await;
+    refused("CONNECT payment:80 HTTP/1.1\r\nhost: payment\r\nconnection: close\r\n\r\n").await;
 }
 
 #[tokio::test]

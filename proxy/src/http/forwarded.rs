@@ -57,6 +57,10 @@ pub(crate) fn settle_target<B>(request: &mut Request<B>) -> Result<(), &'static 
     let Some(authority) = request.uri().authority() else {
         return Ok(());
     };
+    if request.uri().scheme().is_none() {
+        // `GET admin`: no path to a policy, and one to a careless application.
+        return Err("its target is no path");
+    }
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| "its target is no host")?;
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
@@ -178,6 +182,9 @@ mod tests {
         settle_target(&mut absolute).unwrap();
         assert_eq!(absolute.uri(), "/a?b");
         assert_eq!(absolute.headers()["host"], "other:80");
+        let mut no_path = request(&[("host", "shop")]);
+        *no_path.uri_mut() = "admin".parse().unwrap();
+        assert!(settle_target(&mut no_path).is_err());
         let mut connect = request(&[("host", "shop")]);
         *connect.method_mut() = http::Method::CONNECT;
         for mut bad in [
