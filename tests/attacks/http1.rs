@@ -238,7 +238,7 @@ async fn a_bad_request_line_is_refused() {
         "GET a HTTP/1.1",
     ] {
         let bytes = format!("{line}\r\nhost: payment\r\nconnection: close\r\n\r\n");
-        let answer = crate::wire::send(front.from_peer().await, bytes.as_bytes()).await;
+        let answer = crate::wire::send(front.as_peer().await, bytes.as_bytes()).await;
         assert!(!answer.starts_with("HTTP/1.1 2"), "{line}: {answer}");
     }
     assert!(front.app.seen().is_empty(), "{:?}", front.app.seen());

@@ -86,7 +86,7 @@ async fn bodies_that_do_not_come_keep_nobody_waiting() {
     for n in 0..300 {
         let head =
             format!("POST /{n} HTTP/1.1\r\nhost: payment\r\ncontent-length: 1000000\r\n\r\nx");
-        let mut stream = front.from_app().await;
+        let mut stream = front.as_app().await;
         stream.write_all(head.as_bytes()).await.unwrap();
         open.push(stream);
     }

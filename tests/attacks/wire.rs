@@ -74,27 +74,27 @@ impl Front {
     }
 
     /// As the caller's application.
-    pub(crate) async fn from_app(&self) -> TcpStream {
+    pub(crate) async fn as_app(&self) -> TcpStream {
         TcpStream::connect(self.pair.port(0)).await.unwrap()
     }
 
     /// As a mesh peer that does as it likes.
-    pub(crate) async fn from_peer(&self) -> TlsStream<TcpStream> {
+    pub(crate) async fn as_peer(&self) -> TlsStream<TcpStream> {
         peer(&self.mesh, self.pair.server.inbound[0], b"linnet/http1").await
     }
 
     /// Sends bytes in both ways; the answers, the application's client first.
     pub(crate) async fn send(&self, bytes: &[u8]) -> [String; 2] {
         [
-            send(self.from_app().await, bytes).await,
-            send(self.from_peer().await, bytes).await,
+            send(self.as_app().await, bytes).await,
+            send(self.as_peer().await, bytes).await,
         ]
     }
 
     /// Whether others are still served, through both sidecars.
     pub(crate) async fn serves_others(&self) {
         let request = b"GET /others HTTP/1.1\r\nhost: payment\r\nconnection: close\r\n\r\n";
-        let said = send(self.from_app().await, request).await;
+        let said = send(self.as_app().await, request).await;
         assert!(said.starts_with("HTTP/1.1 200"), "{said}");
     }
 }

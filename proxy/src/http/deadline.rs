@@ -99,6 +99,8 @@ pub(crate) async fn as_asked(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::activity::Activity;
+    use std::sync::Arc;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |&(name, value)| {
@@ -140,7 +142,7 @@ mod tests {
             (grpc, "grpc-timeout", "600m"),
             (headers(&[]), "x-envoy-expected-rq-timeout-ms", "600"),
         ] {
-            let exchange = Exchange::new(&head);
+            let exchange = Exchange::new(&head, Arc::<Activity>::default().busy());
             exchange.ends_in(Duration::from_secs(2));
             exchange.ends_in(Duration::from_secs(1));
             exchange.ends_in(Duration::from_secs(9));
