@@ -121,7 +121,11 @@ impl Mesh {
             .collect()
     }
 
-    pub(crate) async fn run(&self, account: &str, mut environment: HashMap<&'static str, String>) -> Running {
+    pub(crate) async fn run(
+        &self,
+        account: &str,
+        mut environment: HashMap<&'static str, String>,
+    ) -> Running {
         let directory = self.files.path().join(account);
         fs::create_dir_all(&directory).unwrap();
         let identity = identity(account);
