@@ -3,7 +3,8 @@
 //! A certificate is renewed between 40 % and 50 % of its lifetime, so identity
 //! may be away for half of it. A failed renewal keeps the old one. Another root
 //! in the mounted trust bundle is trusted within [`BUNDLE_INTERVAL`], without
-//! waiting for a renewal.
+//! waiting for a renewal; a certificate whose own root is gone from there is
+//! renewed at once, because peers that hear of it refuse that certificate.
 
 use std::{
     path::PathBuf,
@@ -12,11 +13,15 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 
 use super::{
     Workload, anchors,
     ask::{Answered, BundleSource, Identity, Source, read},
+    certificates,
     client::{RequestError, Skew},
     expiry::{self, Clock, LastError},
     handle::{Handle, Shared},
@@ -27,6 +32,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 /// How often the mounted trust bundle is read.
 pub const BUNDLE_INTERVAL: Duration = Duration::from_secs(5);
+/// Over how long the renewals spread that a retired root causes.
+const HURRY: Duration = Duration::from_secs(3);
 /// A clock that is off by more seconds is warned of.
 const SKEW_TOLERATED: f64 = 10.0;
 
@@ -71,12 +78,14 @@ fn run(
     let handle = Handle::new();
     let readiness = gate.readiness();
     let last_error = LastError::default();
+    let retired = Arc::new(Notify::new());
     let shared = Arc::downgrade(&handle.shared);
     let renewal = Renewal {
         identity,
         clock,
         shared: shared.clone(),
         last_error: last_error.clone(),
+        retired: retired.clone(),
         received: None,
         root: None,
     };
@@ -86,7 +95,7 @@ fn run(
         tokio::select! {
             () = renewal.run(gate, drain) => {}
             () = expiry::watch(&shared, generation, &readiness, clock, &last_error) => {}
-            () = follow(mounted, &shared) => {}
+            () = follow(mounted, &shared, &retired) => {}
             () = abandoned => {}
         }
     });
@@ -100,11 +109,12 @@ async fn abandoned(mut generation: watch::Receiver<u64>) {
 
 /// Trusts what is in the mounted bundle besides what came with the certificate.
 /// What is no longer in it goes with the next renewal.
-async fn follow(mounted: Option<PathBuf>, shared: &Weak<Shared>) {
+async fn follow(mounted: Option<PathBuf>, shared: &Weak<Shared>, retired: &Notify) {
     let Some(path) = mounted else {
         return std::future::pending().await;
     };
     let mut told = None;
+    let mut seen = String::new();
     loop {
         sleep(BUNDLE_INTERVAL).await;
         let Some(shared) = shared.upgrade() else {
@@ -114,7 +124,15 @@ async fn follow(mounted: Option<PathBuf>, shared: &Weak<Shared>) {
             continue;
         };
         let joined = match read("trust bundle", &path).await {
-            Ok(text) => join(&current, &text).map_err(|error| error.to_string()),
+            Ok(text) => {
+                // Once for each bundle: identity may still sign by that root.
+                if text != seen && is_retired(&current, &text) {
+                    retired.notify_one();
+                }
+                let joined = join(&current, &text).map_err(|error| error.to_string());
+                seen = text;
+                joined
+            }
             Err(error) => Err(error.to_string()),
         };
         match joined {
@@ -133,6 +151,19 @@ async fn follow(mounted: Option<PathBuf>, shared: &Weak<Shared>) {
     }
 }
 
+/// Whether the root that a certificate hangs on is gone from a readable bundle.
+fn is_retired(current: &Workload, mounted: &str) -> bool {
+    let Some((own, _)) = current.root() else {
+        return false;
+    };
+    certificates("trust bundle", mounted).is_ok_and(|anchors| {
+        !anchors.is_empty()
+            && !anchors
+                .iter()
+                .any(|anchor| anchors::fingerprint(anchor) == own)
+    })
+}
+
 fn join(current: &Workload, mounted: &str) -> Result<Option<Workload>, super::Error> {
     let joined = anchors::union(current.bundle_pem(), mounted)?;
     joined
@@ -145,6 +176,8 @@ struct Renewal<I> {
     clock: Clock,
     shared: Weak<Shared>,
     last_error: LastError,
+    /// The certificate's root is no longer in the mounted bundle.
+    retired: Arc<Notify>,
     /// The bundle that came with the last certificate.
     received: Option<String>,
     /// The root that the last certificate hung on.
@@ -163,7 +196,13 @@ impl<I: Ask> Renewal<I> {
         loop {
             let delay = renewal_delay(self.clock.until(expiry), rand::random());
             tracing::debug!(seconds = delay.as_secs(), "next certificate renewal");
-            sleep(delay).await;
+            tokio::select! {
+                () = sleep(delay) => {}
+                () = self.retired.notified() => {
+                    tracing::warn!("the certificate's root has been retired: renewing early");
+                    sleep(HURRY.mul_f64(rand::random())).await;
+                }
+            }
             let next = self.obtain(Some(expiry), None).await;
             expiry = self.adopt(next);
         }
@@ -243,7 +282,7 @@ fn tell_skew(workload: &Workload, Skew(seconds): Skew) {
     if seconds.abs() > SKEW_TOLERATED {
         tracing::warn!(
             seconds = seconds.round(),
-            "identity's clock is ahead of this one by so much (behind, if negative);              certificates allow for two minutes: set the node's clock"
+            "identity's clock is ahead of this one by so much (behind, if negative); certificates allow for two minutes: set the node's clock"
         );
     }
 }

@@ -261,4 +261,12 @@ async fn another_root_in_the_mounted_bundle_is_trusted_without_a_renewal() {
         "identity was not asked"
     );
     assert_eq!(now.root(), first.root());
+
+    // Its own root is retired: it asks for another certificate, though this
+    // service gives none that hangs on the next root, and then waits as ever.
+    std::fs::write(&path, next.bundle_pem()).unwrap();
+    generation.changed().await.unwrap();
+    assert_ne!(handle.current().unwrap().chain(), first.chain());
+    tokio::time::sleep(10 * BUNDLE_INTERVAL).await;
+    assert_eq!(service.asked.lock().unwrap().len(), 2);
 }
