@@ -82,6 +82,8 @@ apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 containerRuntimeEndpoint: unix://$CONTAINERD_SOCKET
 cgroupDriver: cgroupfs
+# Mounted ConfigMaps follow their source within this, not within a minute.
+syncFrequency: 10s
 failCgroupV1: false
 failSwapOn: false
 authentication:
