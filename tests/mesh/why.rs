@@ -8,7 +8,6 @@ use linnet_proxy::{
         OutboundAnswer, OutboundQuestion, Values,
     },
 };
-use linnet_sample::client::{Call, Client, Protocol};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, net::SocketAddr};
 use tokio::{
@@ -145,11 +144,22 @@ async fn why_inbound(sidecar: &Running, question: InboundQuestion) -> InboundAns
     serde_json::from_str(&body).unwrap()
 }
 
+/// Calls the first outbound listener; what is not 200 is told whole. A tenth of
+/// the calls draws the subset that nobody is in: those are no answer.
 async fn status(caller: &Running) -> Result<(), String> {
-    let target = caller.outbound[0].to_string().parse().unwrap();
-    let mut client = Client::new(Call::new(Protocol::Http1, target));
-    let answer = client.call().await;
-    answer.map(|_| ()).map_err(|error| error.to_string())
+    loop {
+        let mut stream = TcpStream::connect(caller.outbound[0]).await.unwrap();
+        let request = "GET / HTTP/1.1\r\nhost: payment\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        if answer.starts_with("HTTP/1.1 200 ") {
+            return Ok(());
+        }
+        if !answer.ends_with("subset v2 has no endpoint") {
+            return Err(answer);
+        }
+    }
 }
 
 struct Shop {

@@ -52,7 +52,12 @@ pub(crate) fn settle_target<B>(request: &mut Request<B>) -> Result<(), &'static 
     match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err("it has several Host headers"),
         (None, _) if request.version() == Version::HTTP_11 => return Err("it has no Host header"),
-        _ => {}
+        // It goes on as HTTP/1.1, which must not be without (RFC 9112, 3.2).
+        (None, _) => {
+            let none = HeaderValue::from_static("");
+            request.headers_mut().insert(HOST, none);
+        }
+        (Some(_), None) => {}
     }
     let Some(authority) = request.uri().authority() else {
         return Ok(());
@@ -197,6 +202,7 @@ mod tests {
         let mut old = request(&[]);
         *old.version_mut() = Version::HTTP_10;
         assert!(settle_target(&mut old).is_ok());
+        assert_eq!(old.headers()["host"], "");
     }
 
     #[test]
