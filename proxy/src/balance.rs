@@ -64,6 +64,8 @@ pub(crate) struct Candidate {
 #[derive(Default)]
 struct Series {
     made_for: Option<Arc<linnet_mesh::Workload>>,
+    /// Whether by the mesh's own TLS, where it has an identity.
+    meshed: bool,
     http: Option<Arc<HttpSeries>>,
     grpc: Option<Arc<HttpSeries>>,
 }
@@ -127,16 +129,16 @@ impl Candidate {
         telemetry: &Telemetry,
         protocol: RequestProtocol,
         own: &Arc<linnet_mesh::Workload>,
+        plan: &Plan,
         parties: impl FnOnce() -> Parties,
     ) -> Arc<HttpSeries> {
         let mut series = self.series.borrow_mut();
-        if !series
-            .made_for
-            .as_ref()
-            .is_some_and(|made| Arc::ptr_eq(made, own))
-        {
+        let meshed = plan.policy.tls.is_mesh();
+        let made_for = series.made_for.as_ref();
+        if series.meshed != meshed || made_for.is_none_or(|made| !Arc::ptr_eq(made, own)) {
             *series = Series {
                 made_for: Some(own.clone()),
+                meshed,
                 ..Series::default()
             };
         }

@@ -16,7 +16,7 @@ use crate::{
         serve::{HttpVersion, serve},
     },
     io::Rewind,
-    pool::Limit,
+    pool::{Limit, Plan},
     sniff::{self, Sniffed, sniff},
     stream::Stream,
     telemetry::{DestinationService, Parties, Reporter},
@@ -204,18 +204,23 @@ pub(crate) enum ConnectionError {
 }
 
 /// Who is on both ends of what this workload sends to an endpoint.
-fn parties(thread: &Thread, service: Option<DestinationService>, endpoint: &Endpoint) -> Parties {
+fn parties(
+    thread: &Thread,
+    service: Option<DestinationService>,
+    endpoint: &Endpoint,
+    plan: &Plan,
+) -> Parties {
+    // A DestinationRule may ask for something else than the mesh's own TLS.
+    let meshed = plan.policy.tls.is_mesh();
+    let identity = endpoint.identity.as_ref().filter(|_| meshed);
     Parties {
         reporter: Reporter::Source,
         source: thread.own_workload(),
-        source_principal: endpoint
-            .identity
-            .as_ref()
-            .and_then(|_| thread.tls.identity()),
+        source_principal: identity.and_then(|_| thread.tls.identity()),
         destination: endpoint.workload.clone(),
-        destination_principal: endpoint.identity.clone(),
+        destination_principal: identity.cloned(),
         service,
-        secured: endpoint.identity.is_some(),
+        secured: identity.is_some(),
     }
 }
 

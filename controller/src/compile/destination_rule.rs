@@ -8,6 +8,7 @@ mod merge;
 mod settings;
 
 pub use merge::destination;
+use settings::Inherits;
 pub(crate) use settings::{Layer, Locality, Settings};
 
 use super::{Context, Host, Note, Visibility, spec};
@@ -62,10 +63,15 @@ pub(super) fn compile(
     let namespace = &*configuration.name.namespace;
     let mut errors = Vec::new();
     let mut host = host(&spec.host, namespace, context, notes, &mut errors);
-    let mut layer = |field: &str, policy: Option<&TrafficPolicy>| {
-        policy.map(|policy| Layer::read(field, policy, notes, &mut errors))
+    let mut layer = |field: &str, policy: Option<&TrafficPolicy>, inherits: Inherits| {
+        policy.map(|policy| Layer::read(field, policy, inherits, notes, &mut errors))
     };
-    let policy = layer("spec.trafficPolicy", spec.traffic_policy.as_ref()).map(Box::new);
+    let own = spec.traffic_policy.as_ref();
+    let policy = layer("spec.trafficPolicy", own, Inherits::Nothing).map(Box::new);
+    let inherits = match own {
+        Some(own) if own.has_outlier_detection() => Inherits::OutlierDetection,
+        _ => Inherits::NoOutlierDetection,
+    };
     let mut subsets: Vec<Subset> = Vec::new();
     let mut bad_names = Vec::new();
     for (position, subset) in spec.subsets.into_iter().enumerate() {
@@ -73,6 +79,7 @@ pub(super) fn compile(
         let policy = layer(
             &format!("{field}.trafficPolicy"),
             subset.traffic_policy.as_ref(),
+            inherits,
         );
         let field = format!("{field}.name");
         if subset.name.is_empty() {

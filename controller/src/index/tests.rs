@@ -2,6 +2,7 @@ use super::*;
 use crate::object::{Kind, ObjectRef, parse_yaml};
 use linnet_mesh::{
     MtlsMode, ServicePort, SpiffeId,
+    destination::LocalityPolicy,
     discovery::{Resolution, Target},
 };
 
@@ -580,6 +581,36 @@ fn a_service_that_prefers_close_says_so() {
     };
     assert!(locality("shop").is_some());
     assert_eq!(locality("payment"), None);
+}
+
+#[test]
+fn a_rule_that_makes_nothing_of_places_comes_before_what_the_service_prefers() {
+    let mut index = index(&format!("{CLUSTER}---{PLACES}"));
+    let shop = ServicePort {
+        name: "shop".into(),
+        ..payment()
+    };
+    let rule = |policy: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: shop}}\n\
+             spec: {{host: shop, trafficPolicy: {policy}}}\n"
+        )
+    };
+    for (policy, wanted) in [
+        (
+            "{loadBalancer: {localityLbSetting: {enabled: false}}}",
+            false,
+        ),
+        ("{loadBalancer: {simple: RANDOM}}", true),
+        ("{outlierDetection: {consecutive5xxErrors: 3}}", true),
+    ] {
+        apply(&mut index, &rule(policy));
+        let service = index.service(&shop, "default").unwrap();
+        let locality = service.destination.unwrap().policy.locality.clone();
+        let near = matches!(locality, Some(LocalityPolicy::FailoverPriority(_)));
+        assert_eq!(near, wanted, "{policy}: {locality:?}");
+        assert_eq!(locality.is_some(), wanted, "{policy}");
+    }
 }
 
 #[test]

@@ -90,6 +90,7 @@ impl Index {
         let tcp = routes.and_then(|routes| routes.connections(of, client, &seen));
         let rules = self.rules(&name, client);
         let subsets = Configurations::subsets(&rules);
+        let near = locality::near(service);
         Some(Service {
             key: of.clone(),
             hostname: self.hostname(&name),
@@ -97,7 +98,7 @@ impl Index {
             http: http.map(Arc::new),
             tcp: tcp.map(Arc::new),
             subsets: subsets.iter().map(|subset| subset.name.clone()).collect(),
-            destination: locality::fill_in(destination(&rules, of.port).map(Arc::new), service),
+            destination: destination(&rules, of.port, near.as_ref()).map(Arc::new),
         })
     }
 
@@ -112,7 +113,7 @@ impl Index {
         };
         let rules = self.rules(&name, client);
         let subsets = Configurations::subsets(&rules);
-        let compared = destination(&rules, of.port).map(|of| compared_labels(&of));
+        let compared = destination(&rules, of.port, None).map(|of| compared_labels(&of));
         let compared = compared.unwrap_or_default();
         let mut endpoints = Endpoints::new();
         for slice in self.cluster.slices_of_service(&name) {

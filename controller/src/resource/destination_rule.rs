@@ -75,6 +75,14 @@ pub struct TrafficPolicy {
     pub port_level_settings: Vec<PortTrafficPolicy>,
 }
 
+impl TrafficPolicy {
+    /// Whether it says when an endpoint is left alone, for a port at least.
+    pub(crate) fn has_outlier_detection(&self) -> bool {
+        let by_port = |entry: &PortTrafficPolicy| entry.outlier_detection.is_some();
+        self.outlier_detection.is_some() || self.port_level_settings.iter().any(by_port)
+    }
+}
+
 /// How endpoints are called on one port of the service.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -17,7 +17,8 @@ pub enum Balance {
     RoundRobin,
     /// `RANDOM`.
     Random,
-    /// `PASSTHROUGH`: the address that the caller asked for.
+    /// `PASSTHROUGH`: the address that the caller asked for; a service's own is
+    /// no endpoint's, so it is called as with nothing said.
     Passthrough,
     /// `consistentHash`: requests that are alike go to the same endpoint.
     ConsistentHash(ConsistentHash),
@@ -73,6 +74,8 @@ impl HashAlgorithm {
     pub const RING_SIZE: u32 = 1024;
     /// Envoy's bound on the points of a ring.
     pub const MAX_RING_SIZE: u32 = 8 << 20;
+    /// Most points that the proxy lays out, 3 MiB, unless there are more endpoints.
+    pub const LARGEST_RING: u32 = 1 << 18;
     /// The API's default of `tableSize`.
     pub const TABLE_SIZE: u32 = 65_537;
     /// Envoy's bound on a table, a prime itself.

@@ -26,6 +26,13 @@ pub enum ClientTls {
     },
 }
 
+impl ClientTls {
+    /// Whether it is the mesh's own TLS, where the endpoint takes that.
+    pub const fn is_mesh(&self) -> bool {
+        matches!(self, Self::Auto | Self::IstioMutual)
+    }
+}
+
 /// Who a server must prove to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origination {

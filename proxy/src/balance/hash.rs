@@ -8,8 +8,7 @@ use linnet_mesh::destination::HashAlgorithm;
 use std::net::{IpAddr, SocketAddr};
 use twox_hash::XxHash64;
 
-/// Most points of a ring, whatever a rule asks for: 3 MiB.
-const LARGEST_RING: usize = 1 << 18;
+const LARGEST_RING: usize = HashAlgorithm::LARGEST_RING as usize;
 /// Other places looked at before the table is gone through from the key on.
 const PROBES: u64 = 32;
 

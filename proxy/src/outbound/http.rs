@@ -286,12 +286,13 @@ impl Route {
         let thread = &self.thread;
         let candidate = &in_flight.candidate;
         let own = &thread.own_workload();
+        let pool = &in_flight.pool;
         let parties = || {
             let service = balancer.map(|balancer| destination_service(balancer));
-            parties(thread, service, &candidate.endpoint)
+            parties(thread, service, &candidate.endpoint, pool)
         };
         let telemetry = &thread.shared.telemetry;
-        let series = candidate.series(telemetry, exchange.protocol, own, parties);
+        let series = candidate.series(telemetry, exchange.protocol, own, pool, parties);
         exchange.record_in(Sink::Series(series));
         exchange.note_place(parties, Some(candidate.endpoint.address));
         exchange.expect_of(in_flight.blame());

@@ -13,7 +13,7 @@ use crate::{
 };
 use ::http::StatusCode;
 use bytes::Bytes;
-use linnet_mesh::{Endpoint, destination::ConnectionPool, route::ConnectionParts};
+use linnet_mesh::{destination::ConnectionPool, route::ConnectionParts};
 use std::{
     cell::Cell,
     net::{IpAddr, SocketAddr},
@@ -205,11 +205,11 @@ pub(super) async fn relay_greeted(
     greeting: Bytes,
     mut upstream: Upstream,
 ) -> Result<(), ConnectionError> {
-    let endpoint = upstream
-        .in_flight
-        .as_ref()
-        .map(|held| &held.candidate.endpoint);
-    let series = series(thread, upstream.service.as_deref(), endpoint);
+    let series = series(
+        thread,
+        upstream.service.as_deref(),
+        upstream.in_flight.as_ref(),
+    );
     series.opened();
     let mut record = record(thread);
     if let (Some(record), Some(endpoint)) = (&mut record, endpoint) {
@@ -300,11 +300,11 @@ fn record(thread: &Thread) -> Option<Record> {
 fn series(
     thread: &Thread,
     service: Option<&Balancer>,
-    endpoint: Option<&Arc<Endpoint>>,
+    in_flight: Option<&InFlight>,
 ) -> Arc<TcpSeries> {
     let service = service.map(destination_service);
-    let parties = match endpoint {
-        Some(endpoint) => parties(thread, service, endpoint),
+    let parties = match in_flight {
+        Some(held) => parties(thread, service, &held.candidate.endpoint, &held.pool),
         None => unplaced(thread, service),
     };
     thread.shared.telemetry.tcp(&parties)

@@ -462,11 +462,13 @@ const fn protocol_name(protocol: AppProtocol) -> Option<&'static str> {
 
 fn policy_words(policy: &DestinationPolicy) -> Vec<Filter> {
     let balance = match &policy.balance {
-        Balance::PeakEwma => "lowest latency times requests in flight of two",
+        // A service's address is no endpoint's.
+        Balance::PeakEwma | Balance::Passthrough => {
+            "lowest latency times requests in flight of two"
+        }
         Balance::LeastRequest => "fewest requests in flight of two",
         Balance::RoundRobin => "in turn",
         Balance::Random => "at random",
-        Balance::Passthrough => "the address that the caller asked for",
         Balance::ConsistentHash(_) => "by a hash of the request",
     };
     let sources = &policy.sources;

@@ -1,6 +1,6 @@
 //! `loadBalancer`: how an endpoint is chosen.
 
-use super::settings::{Locality, Reader};
+use super::settings::{Inherits, Locality, Reader};
 use crate::resource::{
     ConsistentHashSettings, LoadBalancerSettings, LocalitySettings, WarmupSettings,
 };
@@ -21,7 +21,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     field: &str,
     settings: &LoadBalancerSettings,
-    with_outlier_detection: bool,
+    inherits: Inherits,
 ) -> Balancing {
     if settings.simple.is_some() && settings.consistent_hash.is_some() {
         reader.error(field, "simple and consistentHash exclude each other");
@@ -40,19 +40,34 @@ pub(super) fn read(
                 &locality,
                 Locality::Policy(LocalityPolicy::Failover(_) | LocalityPolicy::FailoverPriority(_))
             );
-            if fails_over && !with_outlier_detection {
-                reader.note(
-                    field,
+            let missing = match inherits {
+                Inherits::OutlierDetection => None,
+                Inherits::Nothing => Some(
                     "failover has no effect without outlierDetection, which says when a place has failed",
-                );
+                ),
+                Inherits::NoOutlierDetection => Some(
+                    "failover has no effect without outlierDetection, which neither the subset nor the rule's own trafficPolicy has",
+                ),
+            };
+            if let Some(text) = missing.filter(|_| fails_over) {
+                reader.note(field, text);
             }
             locality
         }
     };
+    let warmup = warmup(reader, field, settings);
+    if warmup.is_some() && matches!(balance, Balance::ConsistentHash(_)) {
+        let name = match settings.warmup {
+            Some(_) => "warmup",
+            None => "warmupDurationSecs",
+        };
+        let text = "has no effect beside consistentHash: a request's key alone says where it goes";
+        reader.note(format!("{field}.{name}"), text);
+    }
     Balancing {
         balance,
         locality,
-        warmup: warmup(reader, field, settings),
+        warmup,
     }
 }
 
@@ -62,7 +77,13 @@ fn simple(reader: &mut Reader<'_>, field: &str, name: &str) -> Balance {
         "LEAST_REQUEST" | "LEAST_CONN" => Balance::LeastRequest,
         "ROUND_ROBIN" => Balance::RoundRobin,
         "RANDOM" => Balance::Random,
-        "PASSTHROUGH" => Balance::Passthrough,
+        "PASSTHROUGH" => {
+            reader.note(
+                field,
+                "a service's address is no endpoint's: calls to the service are balanced as by default, those to a pod's own address go there",
+            );
+            Balance::Passthrough
+        }
         other => {
             let text = format!(
                 "{other:?} is not a load balancer; use LEAST_REQUEST, ROUND_ROBIN, RANDOM or PASSTHROUGH"
@@ -146,6 +167,9 @@ fn algorithm(
     if minimum_size > HashAlgorithm::MAX_RING_SIZE {
         let most = HashAlgorithm::MAX_RING_SIZE;
         reader.error(field, format!("{minimum_size} is more than {most}"));
+    } else if minimum_size > HashAlgorithm::LARGEST_RING {
+        let most = HashAlgorithm::LARGEST_RING;
+        reader.note(field, format!("{minimum_size} points are cut to {most}"));
     }
     HashAlgorithm::Ring { minimum_size }
 }

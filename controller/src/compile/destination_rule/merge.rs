@@ -7,8 +7,13 @@ use linnet_mesh::destination::{Destination, DestinationPolicy, LocalityPolicy, S
 use std::{collections::BTreeMap, sync::Arc};
 
 /// How one port of a service is called, after the rules in force for it, oldest
-/// first; `None`: by the defaults.
-pub fn destination(rules: &[&DestinationRule], port: u16) -> Option<Destination> {
+/// first; `None`: by the defaults. `near` is what the Service itself says of
+/// places, where no rule does.
+pub fn destination(
+    rules: &[&DestinationRule],
+    port: u16,
+    near: Option<&LocalityPolicy>,
+) -> Option<Destination> {
     let top = rules
         .iter()
         .find_map(|rule| Some((*rule, rule.policy.as_ref()?)))
@@ -18,7 +23,7 @@ pub fn destination(rules: &[&DestinationRule], port: u16) -> Option<Destination>
             merged
         })
         .unwrap_or_default();
-    let policy = Arc::new(top.finish());
+    let policy = Arc::new(top.finish(near));
     let mut subsets: BTreeMap<String, Arc<DestinationPolicy>> = BTreeMap::new();
     let mut seen: Vec<&str> = Vec::new();
     for rule in rules {
@@ -36,7 +41,7 @@ pub fn destination(rules: &[&DestinationRule], port: u16) -> Option<Destination>
                 merged = Merged::default();
                 merged.lay(settings, rule);
             }
-            let own = merged.finish();
+            let own = merged.finish(near);
             if own != *policy {
                 subsets.insert(subset.name.clone(), Arc::new(own));
             }
@@ -82,7 +87,7 @@ impl Merged {
     }
 
     /// The whole policy: what nobody says has its default.
-    fn finish(&self) -> DestinationPolicy {
+    fn finish(&self, near: Option<&LocalityPolicy>) -> DestinationPolicy {
         let Settings {
             pool,
             outlier,
@@ -95,9 +100,10 @@ impl Merged {
             Locality::Policy(policy @ LocalityPolicy::Distribute(_)) => Some(policy),
             // Without outlier detection nothing says that a place has failed.
             Locality::Policy(policy) => outlier.is_some().then_some(policy),
-            Locality::Unsaid => outlier
-                .is_some()
-                .then(|| LocalityPolicy::Failover(Vec::new())),
+            Locality::Unsaid => near.cloned().or_else(|| {
+                let fails_over = || LocalityPolicy::Failover(Vec::new());
+                outlier.is_some().then(fails_over)
+            }),
         };
         DestinationPolicy {
             pool: pool.unwrap_or_default(),

@@ -118,6 +118,7 @@ impl Layer {
     pub(super) fn read(
         field: &str,
         policy: &TrafficPolicy,
+        inherits: Inherits,
         notes: &mut Vec<Note>,
         errors: &mut Vec<Note>,
     ) -> Self {
@@ -128,7 +129,7 @@ impl Layer {
             &policy.load_balancer,
             &policy.tls,
         );
-        let own = settings(&mut reader, field, parts);
+        let own = settings(&mut reader, field, parts, inherits);
         let mut ports = BTreeMap::new();
         for (position, entry) in policy.port_level_settings.iter().enumerate() {
             let field = format!("{field}.portLevelSettings[{position}]");
@@ -138,7 +139,8 @@ impl Layer {
                 &entry.load_balancer,
                 &entry.tls,
             );
-            let settings = settings(&mut reader, &field, parts);
+            // It stands alone.
+            let settings = settings(&mut reader, &field, parts, Inherits::Nothing);
             let number = entry.port.as_ref().map_or(0, |port| port.number);
             match u16::try_from(number) {
                 Ok(port) if port != 0 => {
@@ -154,11 +156,28 @@ impl Layer {
     }
 }
 
-fn settings(reader: &mut Reader<'_>, field: &str, parts: Parts<'_>) -> Settings {
+/// Whether a policy takes from the rule's own what it does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inherits {
+    Nothing,
+    OutlierDetection,
+    NoOutlierDetection,
+}
+
+fn settings(
+    reader: &mut Reader<'_>,
+    field: &str,
+    parts: Parts<'_>,
+    inherits: Inherits,
+) -> Settings {
     let (pool, outlier, balancer, tls) = parts;
     let balancing = balancer.as_ref().map(|settings| {
         let field = format!("{field}.loadBalancer");
-        balance::read(reader, &field, settings, outlier.is_some())
+        let inherits = match outlier {
+            Some(_) => Inherits::OutlierDetection,
+            None => inherits,
+        };
+        balance::read(reader, &field, settings, inherits)
     });
     Settings {
         pool: pool

@@ -24,6 +24,12 @@ fn policy(pool: ConnectionPool) -> Destination {
     }
 }
 
+fn policy_of(tls: ClientTls) -> Destination {
+    let mut destination = policy(ConnectionPool::DEFAULT);
+    Arc::make_mut(&mut destination.policy).tls = tls;
+    destination
+}
+
 /// A server that answers a request for each permit.
 async fn held() -> (Upstream, Rc<Semaphore>) {
     let gate = Rc::new(Semaphore::new(0));
@@ -373,7 +379,7 @@ async fn plaintext_never_goes_to_who_takes_mutual_tls_alone() {
     local(async {
         let upstream = Upstream::ok().await;
         let sidecar = Sidecar::new(None, &[]);
-        sidecar.strict_endpoint(upstream.address);
+        sidecar.meshed_endpoint(upstream.address, true);
         for (tls, reason) in [
             (ClientTls::Disable, "mode STRICT"),
             (ClientTls::Simple(Default::default()), "mode STRICT"),
@@ -396,6 +402,63 @@ async fn plaintext_never_goes_to_who_takes_mutual_tls_alone() {
         let body = text(sidecar.get("/").await).await;
         assert!(body.contains("no sidecar"), "{body}");
         assert_eq!(upstream.connections.get(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_goes_in_plaintext_is_not_counted_as_mutual_tls() {
+    local(async {
+        let upstream = Upstream::ok().await;
+        let sidecar = Sidecar::new(None, &[]);
+        sidecar.meshed_endpoint(upstream.address, false);
+        sidecar.called(policy_of(ClientTls::Disable));
+        let response = sidecar.get("/").await;
+        assert_eq!(response.status(), 200);
+        text(response).await;
+        sidecar.flags(1).await;
+        let metrics = sidecar.metrics();
+        let policy = |name: &str| format!("connection_security_policy=\"{name}\"");
+        assert!(metrics.contains(&policy("none")), "{metrics}");
+        assert!(!metrics.contains(&policy("mutual_tls")), "{metrics}");
+        // The same endpoint, called by the mesh's TLS, which the server is not up
+        // to, is another series.
+        sidecar.called(policy_of(ClientTls::Auto));
+        assert_eq!(sidecar.get("/").await.status(), 503);
+        sidecar.flags(2).await;
+        let metrics = sidecar.metrics();
+        assert!(metrics.contains(&policy("mutual_tls")), "{metrics}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_circuit_waits_for_nothing() {
+    local(async {
+        let pool = ConnectionPool {
+            max_requests: Some(1),
+            ..ConnectionPool::DEFAULT
+        };
+        let (upstream, _gate) = held().await;
+        let sidecar = Rc::new(Sidecar::new(None, &[upstream.address]));
+        sidecar.called(policy(pool));
+        let first = sidecar.clone();
+        let first = tokio::task::spawn_local(async move { first.get("/").await });
+        while upstream.count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        // The clock stands still but when everybody waits for it alone.
+        let start = tokio::time::Instant::now();
+        for requests in 1..=100 {
+            let refused = sidecar.get("/").await;
+            assert_eq!(refused.status(), 503);
+            text(refused).await;
+            assert_eq!(sidecar.flags(requests).await, vec!["UO"; requests]);
+        }
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(1), "{took:?}");
+        assert_eq!(upstream.count(), 1);
+        first.abort();
     })
     .await;
 }

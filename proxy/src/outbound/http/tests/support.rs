@@ -238,12 +238,12 @@ impl Sidecar {
         self.replace(endpoints.iter().map(endpoint).collect());
     }
 
-    /// One endpoint whose port takes nothing but mutual TLS.
-    pub(super) fn strict_endpoint(&self, address: SocketAddr) {
+    /// One endpoint with a sidecar, whose port may take nothing but mutual TLS.
+    pub(super) fn meshed_endpoint(&self, address: SocketAddr, mtls_only: bool) {
         let identity = "spiffe://cluster.local/ns/default/sa/payment";
         self.replace(vec![Endpoint {
             identity: Some(identity.parse().unwrap()),
-            mtls_only: true,
+            mtls_only,
             ..Endpoint::at(address)
         }]);
     }
@@ -290,10 +290,15 @@ impl Sidecar {
         self.send(get(path)).await
     }
 
+    /// The metrics' text.
+    pub(super) fn metrics(&self) -> String {
+        self.thread.shared.telemetry.render()
+    }
+
     /// Response flags of what has been recorded, once so many are.
     pub(super) async fn flags(&self, requests: usize) -> Vec<String> {
         loop {
-            let text = self.thread.shared.telemetry.render();
+            let text = self.metrics();
             let mut flags = Vec::new();
             for line in text.lines() {
                 let Some(labels) = line.strip_prefix("istio_requests_total{") else {
