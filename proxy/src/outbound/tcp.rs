@@ -212,9 +212,11 @@ pub(super) async fn relay_greeted(
     );
     series.opened();
     let mut record = record(thread);
-    if let (Some(record), Some(endpoint)) = (&mut record, endpoint) {
+    if let (Some(record), Some(held)) = (&mut record, &upstream.in_flight) {
         let service = upstream.service.as_deref().map(destination_service);
-        record.place(parties(thread, service, endpoint), Some(endpoint.address));
+        let endpoint = &held.candidate.endpoint;
+        let parties = parties(thread, service, endpoint, &held.pool);
+        record.place(parties, Some(endpoint.address));
     }
     let (bytes_in, bytes_out) = (Cell::new(0u64), Cell::new(0u64));
     let began = Instant::now();
