@@ -15,6 +15,28 @@ use audit::Call;
 use rules::Right;
 use std::collections::BTreeSet;
 
+/// Rights that no test here comes to use: account, verb, resource, and what for.
+const RARE: [(&str, &str, &str, &str); 3] = [
+    (
+        "linnet-injector",
+        "update",
+        "secrets",
+        "its serving certificate, renewed before its year is over (injector/tests/upkeep)",
+    ),
+    (
+        "linnet-controller",
+        "update",
+        "secrets",
+        "its serving certificate, likewise",
+    ),
+    (
+        "linnet-injector",
+        "get",
+        "namespaces",
+        "a pod in a namespace that is younger than what the watch has told",
+    ),
+];
+
 #[test]
 fn every_right_is_used_and_every_call_is_allowed() {
     let calls = audit::calls();
@@ -41,9 +63,20 @@ fn every_right_is_used_and_every_call_is_allowed() {
     );
     let unused: Vec<_> = rights
         .iter()
-        .filter(|right| !calls.iter().any(|call| right.covers(call)))
+        .filter(|right| !is_rare(right) && !calls.iter().any(|call| right.covers(call)))
         .map(Right::to_string)
         .collect();
     println!("{} rights, {} calls", rights.len(), calls.len());
     assert!(unused.is_empty(), "rights that nothing used: {unused:#?}");
+}
+
+fn is_rare(right: &Right) -> bool {
+    let Right {
+        account,
+        verb,
+        resource,
+        ..
+    } = right;
+    RARE.iter()
+        .any(|(who, what, of, _)| who == account && what == verb && of == resource)
 }
