@@ -87,7 +87,22 @@ struct Compiler<'a> {
 const OF_RULE: &str = "requests that match the rule";
 const OF_BACKEND: &str = "requests that draw the backend";
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
+    fn new(
+        configuration: &'a Configuration,
+        unknown: &'a [String],
+        notes: &'a mut Vec<Note>,
+    ) -> Self {
+        Self {
+            namespace: &configuration.name.namespace,
+            unknown,
+            notes,
+            broken: None,
+            impaired: false,
+            stricken: OF_RULE,
+        }
+    }
+
     /// The rule at hand can't be followed.
     fn fail(&mut self, field: impl Into<String>, text: &str) {
         let field = field.into();

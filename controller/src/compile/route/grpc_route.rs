@@ -1,6 +1,6 @@
 //! GRPCRoute: a method is a path, `/package.Service/Method`.
 
-use super::{Compiler, Match, OF_RULE, Rank, Route, Rule, values::EXACT};
+use super::{Compiler, Match, Rank, Route, Rule, values::EXACT};
 use crate::{
     compile::{Note, spec},
     object::Configuration,
@@ -16,15 +16,7 @@ pub(in crate::compile) fn compile(
     notes: &mut Vec<Note>,
 ) -> Result<Route, Vec<Note>> {
     let (spec, unknown) = spec::read::<GrpcRouteSpec>(&configuration.spec)?;
-    let compiler = Compiler {
-        namespace: &configuration.name.namespace,
-        unknown: &unknown,
-        notes,
-        broken: None,
-        impaired: false,
-        stricken: OF_RULE,
-    };
-    Ok(compiler.route(
+    Ok(Compiler::new(configuration, &unknown, notes).route(
         configuration,
         &spec.parent_refs,
         &spec.hostnames,

@@ -1,6 +1,6 @@
 //! HTTPRoute.
 
-use super::{Compiler, Match, OF_RULE, Rank, Route, Rule, values::EXACT};
+use super::{Compiler, Match, Rank, Route, Rule, values::EXACT};
 use crate::{
     compile::{Note, spec},
     object::Configuration,
@@ -19,15 +19,7 @@ pub(in crate::compile) fn compile(
     notes: &mut Vec<Note>,
 ) -> Result<Route, Vec<Note>> {
     let (spec, unknown) = spec::read::<HttpRouteSpec>(&configuration.spec)?;
-    let compiler = Compiler {
-        namespace: &configuration.name.namespace,
-        unknown: &unknown,
-        notes,
-        broken: None,
-        impaired: false,
-        stricken: OF_RULE,
-    };
-    Ok(compiler.route(
+    Ok(Compiler::new(configuration, &unknown, notes).route(
         configuration,
         &spec.parent_refs,
         &spec.hostnames,
