@@ -6,6 +6,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile([PROTO], ["proto"])?;
     tonic_prost_build::configure()
         .build_transport(false)
+        // The controller frames the one stream there is by itself.
+        .build_server(false)
         // Shared between messages instead of copied into each.
         .bytes(".linnet.discovery.v1.ControllerMessage.updates")
         .compile_fds(descriptors)?;

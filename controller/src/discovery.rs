@@ -12,6 +12,7 @@ mod hub;
 mod server;
 mod stream;
 mod views;
+mod wire;
 
 pub use convergence::LastChange;
 pub use hub::{Handle, ProxyStatus, Stopped, spawn};

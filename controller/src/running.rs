@@ -23,6 +23,9 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
+/// A TLS record towards proxies at most, bytes.
+const RECORD: usize = 4096;
+
 /// Where objects come from.
 pub enum Source {
     /// A cluster.
@@ -194,13 +197,13 @@ async fn serve_discovery(
         first = certificate.wait() => first,
         _guard = drain.signaled() => return,
     };
-    let current: TlsConfig = Arc::new(ArcSwap::new(first.server_config(&[b"h2"], true)));
+    let current: TlsConfig = Arc::new(ArcSwap::new(discovery_tls(&first)));
     let renewed = current.clone();
     let follow = async move {
         // New connections use the newest certificate; old ones need none.
         while renewals.changed().await.is_ok() {
             if let Some(workload) = certificate.current() {
-                renewed.store(workload.server_config(&[b"h2"], true));
+                renewed.store(discovery_tls(&workload));
             }
         }
         std::future::pending::<()>().await;
@@ -209,6 +212,14 @@ async fn serve_discovery(
         () = follow => {}
         () = serve::serve(listener, router, Transport::Tls(current), drain) => {}
     }
+}
+
+/// Small records: each takes a buffer of its size while it is sent, and what a
+/// thousand proxies leave behind of large ones adds up.
+fn discovery_tls(workload: &certificate::Workload) -> Arc<rustls::ServerConfig> {
+    let mut config = workload.server_config(&[b"h2"], true);
+    Arc::make_mut(&mut config).max_fragment_size = Some(RECORD);
+    config
 }
 
 /// Listens; where a host has no IPv6, "any address" is IPv4's.

@@ -5,8 +5,11 @@
 //! heads have a time limit, so that a silent peer does not hold a socket.
 
 use std::{
+    convert::Infallible,
+    error::Error,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,19 +19,18 @@ use std::{
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    server::conn::auto::{self, UpgradeableConnection},
 };
 use linnet_mesh::SpiffeId;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tower::ServiceExt;
+use tower::{ServiceExt, util::Oneshot};
 
 use crate::{certificate, drain};
 
@@ -119,7 +121,7 @@ impl Connection {
         let address = self.address;
         let _ = stream.set_nodelay(true);
         let result = match transport {
-            Transport::Plain => self.http(stream, None, http_versions()).await,
+            Transport::Plain => self.plain(stream).await,
             Transport::Tls(config) => self.tls(stream, config.load_full()).await,
         };
         if let Err(error) = result {
@@ -127,42 +129,69 @@ impl Connection {
         }
     }
 
-    async fn tls(self, stream: TcpStream, config: Arc<rustls::ServerConfig>) -> io::Result<()> {
-        let handshake = TlsAcceptor::from(config).accept(stream);
-        let stream = timeout(HEAD_TIMEOUT, handshake).await??;
-        let session = stream.get_ref().1;
-        let identity = certificate::peer_identity(session);
-        let versions = match session.alpn_protocol() {
-            Some(b"h2") => http_versions().http2_only(),
-            _ => http_versions().http1_only(),
-        };
-        self.http(stream, identity, versions).await
+    async fn plain(self, stream: TcpStream) -> io::Result<()> {
+        let (service, asked) = self.service(None);
+        let versions = http_versions();
+        let connection = versions.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let connection = pin!(connection);
+        self.until_done(connection, UpgradeableConnection::graceful_shutdown, &asked)
+            .await
     }
 
-    async fn http<S>(
-        self,
-        stream: S,
-        identity: Option<SpiffeId>,
-        versions: auto::Builder<TokioExecutor>,
+    /// What serves for a while only, as the handshake does, or one version of
+    /// HTTP only, is boxed: connections that live for long, discovery's, keep no
+    /// room for it.
+    async fn tls(self, stream: TcpStream, config: Arc<rustls::ServerConfig>) -> io::Result<()> {
+        let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
+        let stream = timeout(HEAD_TIMEOUT, handshake).await??;
+        let session = stream.get_ref().1;
+        let (service, asked) = self.service(certificate::peer_identity(session));
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        let io = TokioIo::new(stream);
+        if http2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(HEAD_TIMEOUT);
+            let mut connection = Box::pin(builder.serve_connection(io, service));
+            let connection = connection.as_mut();
+            self.until_done(connection, http2::Connection::graceful_shutdown, &asked)
+                .await
+        } else {
+            let versions = http_versions().http1_only();
+            let mut connection = Box::pin(versions.serve_connection_with_upgrades(io, service));
+            let connection = connection.as_mut();
+            self.until_done(connection, UpgradeableConnection::graceful_shutdown, &asked)
+                .await
+        }
+    }
+
+    /// Answers requests, and says whether there was one.
+    fn service(&self, identity: Option<SpiffeId>) -> (Answers, Arc<AtomicBool>) {
+        let asked = Arc::new(AtomicBool::new(false));
+        let answers = Answers {
+            router: self.router.clone(),
+            peer: Peer {
+                address: self.address,
+                identity,
+            },
+            asked: asked.clone(),
+        };
+        (answers, asked)
+    }
+
+    async fn until_done<C, E>(
+        &self,
+        mut connection: Pin<&mut C>,
+        shut_down: impl Fn(Pin<&mut C>),
+        asked: &AtomicBool,
     ) -> io::Result<()>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        C: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let peer = Peer {
-            address: self.address,
-            identity,
-        };
-        let router = self.router;
-        let asked = Arc::new(AtomicBool::new(false));
-        let first = asked.clone();
-        let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-            first.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(peer.clone());
-            router.clone().oneshot(request)
-        });
-        let connection = versions.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let mut silence = std::pin::pin!(sleep(HEAD_TIMEOUT));
+        let mut silence = pin!(sleep(HEAD_TIMEOUT));
         let mut watched = true;
         let result = loop {
             tokio::select! {
@@ -174,12 +203,32 @@ impl Connection {
                     watched = false;
                 }
                 _guard = self.drain.signaled() => {
-                    connection.as_mut().graceful_shutdown();
+                    shut_down(connection.as_mut());
                     break connection.await;
                 }
             }
         };
         result.map_err(io::Error::other)
+    }
+}
+
+/// A connection's requests, each with its peer.
+#[derive(Clone)]
+struct Answers {
+    router: Router,
+    peer: Peer,
+    asked: Arc<AtomicBool>,
+}
+
+impl hyper::service::Service<http::Request<Incoming>> for Answers {
+    type Response = axum::response::Response;
+    type Error = Infallible;
+    type Future = Oneshot<Router, http::Request<Incoming>>;
+
+    fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
+        self.asked.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(self.peer.clone());
+        self.router.clone().oneshot(request)
     }
 }
 

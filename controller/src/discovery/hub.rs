@@ -488,7 +488,7 @@ impl Hub {
             &mut self.encoding,
         );
         if let Some(message) = message {
-            permit.send(Ok(message));
+            permit.send(Ok(Box::new(message)));
         }
     }
 

@@ -6,12 +6,19 @@
 use super::{
     hub::{Command, Handle, Open},
     stream::{Message, StreamId},
+    wire,
+};
+use axum::{
+    Router,
+    extract::{Request, State},
+    response::Response,
+    routing::post,
 };
 use linnet_mesh::{
     SpiffeId,
     discovery::{
         Target,
-        proto::{self, discovery_server, proxy_message::Kind},
+        proto::{self, proxy_message::Kind},
     },
 };
 use linnet_runtime::{drain, serve::Peer};
@@ -26,8 +33,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 
 /// Which proxies are let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,20 +70,19 @@ impl Server {
     }
 
     /// The service as a router. Requests must carry their [`Peer`].
-    pub fn router(self) -> axum::Router {
-        let service = discovery_server::DiscoveryServer::new(self);
-        tonic::service::Routes::new(service).into_axum_router()
+    pub fn router(self) -> Router {
+        let stream = async |State(server): State<Arc<Self>>, request: Request| match server
+            .stream(request)
+        {
+            Ok(response) => response,
+            Err(status) => status.into_http(),
+        };
+        Router::new()
+            .route(wire::STREAM, post(stream))
+            .with_state(Arc::new(self))
     }
-}
 
-#[tonic::async_trait]
-impl discovery_server::Discovery for Server {
-    type StreamStream = ReceiverStream<Message>;
-
-    async fn stream(
-        &self,
-        request: Request<Streaming<proto::ProxyMessage>>,
-    ) -> Result<Response<Self::StreamStream>, Status> {
+    fn stream(&self, request: Request) -> Result<Response, Status> {
         let identity = request
             .extensions()
             .get::<Peer>()
@@ -91,8 +96,9 @@ impl discovery_server::Discovery for Server {
             admission: self.admission,
             queue,
         };
-        tokio::spawn(session.run(request.into_inner(), self.drain.clone()));
-        Ok(Response::new(ReceiverStream::new(messages)))
+        let asked = wire::requests(request.into_body());
+        tokio::spawn(session.run(asked, self.drain.clone()));
+        Ok(wire::response(messages))
     }
 }
 
@@ -134,7 +140,8 @@ impl Session {
                 "the first message must be a Hello",
             ));
         };
-        self.open(hello).await?;
+        // On its own, so that it takes no room in a stream that lives for long.
+        Box::pin(self.open(hello)).await?;
         while let Some(message) = messages.message().await? {
             let command = match message.kind {
                 Some(Kind::Subscribe(asked)) => Command::Subscribe(self.id, targets(asked)?),

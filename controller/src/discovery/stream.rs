@@ -20,8 +20,8 @@ use tonic::Status;
 
 /// Names a stream for the life of the process.
 pub(super) type StreamId = u64;
-/// What a stream's queue carries.
-pub(super) type Message = Result<proto::ControllerMessage, Status>;
+/// What a stream's queue carries; boxed, since a queue has room for 32 at least.
+pub(super) type Message = Result<Box<proto::ControllerMessage>, Status>;
 
 /// What a proxy was told a target is.
 #[derive(Clone, Debug, PartialEq)]
