@@ -18,6 +18,7 @@ pub(crate) use outlier::Verdict;
 
 use crate::{
     budget::Budget,
+    clock,
     directory::ServiceCell,
     error::Error,
     http::{connection::Connections, exchange::Load},
@@ -94,6 +95,12 @@ impl Candidate {
 
     fn one_more(&self) {
         self.seen.set_in_flight(self.seen.in_flight() + 1);
+    }
+
+    /// What an exchange weighs on, that is one more in flight.
+    pub(crate) fn loaded(self: Rc<Self>) -> Rc<dyn Load> {
+        self.one_more();
+        self
     }
 
     fn one_less(&self) {
@@ -189,14 +196,13 @@ impl InFlight {
         if self.watch.is_some() {
             return Rc::new(self);
         }
-        self.candidate.one_more();
-        self.candidate.clone()
+        self.candidate.clone().loaded()
     }
 
     /// The response's head has arrived.
     pub(crate) fn answered(&self) {
         self.settled.set(true);
-        let now = Instant::now();
+        let now = clock::instant();
         let elapsed = now.saturating_duration_since(self.started);
         self.candidate.observe(elapsed.as_secs_f64() * 1e3, now);
     }
@@ -335,7 +341,7 @@ impl Balancer {
         avoid: &[SocketAddr],
         asker: &Asker<'_>,
     ) -> Option<InFlight> {
-        let now = Instant::now();
+        let now = clock::instant();
         self.refresh(now);
         let view = self.view.borrow();
         let called = match subset {

@@ -72,7 +72,10 @@ pub(crate) async fn endpoint(
     match (&plan.policy.tls, &endpoint.identity) {
         (ClientTls::Auto | ClientTls::IstioMutual, Some(expected)) => {
             let stream = tcp(address, &plan.policy.pool).await?;
-            let stream = tls.connect(stream, address, expected, protocol).await?;
+            // A handshake's state is large, and over soon: on the heap, whatever waits
+            // for connections stays small.
+            let shaking = Box::pin(tls.connect(stream, address, expected, protocol));
+            let stream = shaking.await?;
             Ok(Stream::Client(Box::new(stream)))
         }
         // What never leaves the pod meets no sidecar.
@@ -89,7 +92,8 @@ pub(crate) async fn endpoint(
             let hello = plan.originator.hello(mode, &plan.hostname, protocol);
             let hello = hello.map_err(refused)?;
             let stream = tcp(address, &plan.policy.pool).await?;
-            let stream = tls.originate(stream, hello).await.map_err(refused)?;
+            let shaking = Box::pin(tls.originate(stream, hello));
+            let stream = shaking.await.map_err(refused)?;
             Ok(Stream::Client(Box::new(stream)))
         }
     }

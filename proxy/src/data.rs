@@ -2,6 +2,7 @@
 //! pools, and serves a connection from accept to end.
 
 use crate::{
+    clock::Coarse,
     inbound::{self, Arrival},
     listen::{canonical, host_target, original_destination},
     outbound,
@@ -157,10 +158,10 @@ async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener, cap: Cap)
                     continue;
                 };
                 let (thread, role) = (thread.clone(), role.clone());
-                tokio::task::spawn_local(async move {
+                tokio::task::spawn_local(Coarse::new(async move {
                     let (_counted, _place) = (thread.count_connection(), place);
                     connection(thread, role, stream, canonical(peer)).await;
-                });
+                }));
             }
             Err(error) => {
                 tracing::warn!(?role, %error, "cannot accept a connection");
@@ -190,11 +191,17 @@ async fn connection(thread: Rc<Thread>, role: Role, stream: TcpStream, peer: Soc
     }
     match role {
         Role::OutboundExplicit(host) => {
-            outbound::serve_connection(thread, stream, host_target(&host)).await;
+            Box::pin(outbound::serve_connection(
+                thread,
+                stream,
+                host_target(&host),
+            ))
+            .await;
         }
         Role::OutboundRedirected => {
             if let Some(address) = redirected_from(&stream, peer, "outbound") {
-                outbound::serve_connection(thread, stream, Target::Address(address)).await;
+                let target = Target::Address(address);
+                Box::pin(outbound::serve_connection(thread, stream, target)).await;
             }
         }
         Role::InboundExplicit(app) => {
@@ -222,7 +229,7 @@ async fn arrive(
         port,
         app,
     };
-    inbound::serve_connection(arrival, stream).await;
+    Box::pin(inbound::serve_connection(arrival, stream)).await;
 }
 
 /// A connection straight to a redirect port would lead the sidecar to itself.
@@ -243,6 +250,16 @@ fn redirected_from(stream: &TcpStream, peer: SocketAddr, direction: &str) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The largest step of a connection's life is on the heap while it lasts.
+    #[test]
+    fn an_idle_connection_keeps_no_state_of_what_is_over() {
+        fn size<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+            size_of::<F>()
+        }
+        let (task, most) = (size(connection), 384);
+        assert!(task <= most, "{task} bytes, of {most}");
+    }
 
     #[test]
     fn each_direction_has_its_own_places_and_gets_them_back() {

@@ -71,6 +71,12 @@ impl ServiceCell {
         self.service.load_full()
     }
 
+    /// The service, if requests follow routes of its own.
+    pub(crate) fn routed(&self) -> Option<Arc<Service>> {
+        let service = self.service.load();
+        service.clone().filter(|service| service.http.is_some())
+    }
+
     /// By what policies the endpoints are called.
     pub(crate) fn pools(&self) -> arc_swap::Guard<Arc<Pools>> {
         self.pools.load()
@@ -204,6 +210,8 @@ pub(crate) enum Command {
 pub(crate) struct Directory {
     state: Mutex<State>,
     inbound: Arc<ArcSwap<Inbound>>,
+    /// Grows after each change of it.
+    inbound_version: AtomicU64,
     /// How often it was told.
     inbound_told: watch::Sender<u64>,
     commands: mpsc::UnboundedSender<Command>,
@@ -224,6 +232,8 @@ impl Directory {
         let directory = Self {
             state: Mutex::new(state),
             inbound,
+            // Nobody has seen anything yet, which is 0.
+            inbound_version: AtomicU64::new(1),
             inbound_told: watch::Sender::new(0),
             commands,
             started: Instant::now(),
@@ -250,6 +260,16 @@ impl Directory {
     /// How the workload is to be called.
     pub(crate) fn inbound(&self) -> arc_swap::Guard<Arc<Inbound>> {
         self.inbound.load()
+    }
+
+    /// Another number whenever the workload is to be called differently.
+    pub(crate) fn inbound_version(&self) -> u64 {
+        self.inbound_version.load(Ordering::Acquire)
+    }
+
+    /// Whether the controller has said how the workload is to be called.
+    pub(crate) fn is_inbound_known(&self) -> bool {
+        *self.inbound_told.borrow() > 0
     }
 
     /// Until the controller has said how the workload is to be called.
@@ -362,6 +382,7 @@ impl Directory {
                 Update::Inbound(inbound) => {
                     let place = (inbound.locality.clone(), inbound.labels.clone());
                     let before = self.inbound.swap(inbound);
+                    self.inbound_version.fetch_add(1, Ordering::Release);
                     if place != (before.locality.clone(), before.labels.clone()) {
                         for cell in state.services.values() {
                             cell.relabelled();

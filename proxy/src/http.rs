@@ -6,6 +6,7 @@ pub(crate) mod connection;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
 pub(crate) mod forwarded;
+pub(crate) mod found;
 pub(crate) mod measure;
 pub(crate) mod replay;
 pub(crate) mod rescue;
@@ -13,7 +14,9 @@ pub(crate) mod serve;
 pub(crate) mod tee;
 pub(crate) mod upgrade;
 
+use crate::clock::Coarse;
 use exchange::{Body, Exchange};
+use found::Found;
 use http::Request;
 use std::{rc::Rc, time::Duration};
 
@@ -21,6 +24,8 @@ use std::{rc::Rc, time::Duration};
 pub(crate) struct Call {
     pub(crate) request: Request<Body>,
     pub(crate) exchange: Rc<Exchange>,
+    /// Of the request as it came.
+    pub(crate) found: Found,
 }
 
 /// Largest head of a request or a response, bytes, for HTTP/1 and HTTP/2 alike.
@@ -59,6 +64,6 @@ pub(crate) struct LocalExecutor;
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        tokio::task::spawn_local(Coarse::new(future));
     }
 }

@@ -77,8 +77,7 @@ pub(crate) async fn serve_connection(arrival: Arrival, client: TcpStream) {
 impl Arrival {
     async fn serve(self: &Rc<Self>, mut client: TcpStream) -> Result<(), ConnectionError> {
         // Before the controller has spoken nobody knows that plaintext is allowed.
-        let known = self.thread.directory().inbound_known();
-        if tokio::time::timeout(KNOWN_TIMEOUT, known).await.is_err() {
+        if !self.thread.directory().is_inbound_known() && !self.is_told().await {
             return self.refuse(&client, "the controller has not said how to be called");
         }
         let (mode, protocol) = {
@@ -89,7 +88,7 @@ impl Arrival {
         match mode {
             MtlsMode::Strict => {
                 let reading = sniff::read_finding(&mut client);
-                match tokio::time::timeout(HELLO_TIMEOUT, reading).await {
+                match Box::pin(tokio::time::timeout(HELLO_TIMEOUT, reading)).await {
                     Ok(found) => match found? {
                         Some((Finding::Tls(hello), bytes)) if hello.mesh.is_some() => {
                             self.serve_mesh(Rewind::new(bytes, client)).await
@@ -101,9 +100,16 @@ impl Arrival {
                 }
             }
             MtlsMode::Permissive | MtlsMode::Disable => {
-                self.serve_any(client, mode, protocol).await
+                Box::pin(self.serve_any(client, mode, protocol)).await
             }
         }
+    }
+
+    /// Waits for the controller's first word; not for ever.
+    async fn is_told(&self) -> bool {
+        let known = self.thread.directory().inbound_known();
+        let known = tokio::time::timeout(KNOWN_TIMEOUT, known);
+        Box::pin(known).await.is_ok()
     }
 
     /// A port that takes plaintext, and mesh connections unless disabled.
@@ -137,7 +143,7 @@ impl Arrival {
             let stream = connect::tcp(self.app, &self.thread.plain.policy.pool).await?;
             Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
         };
-        match sniff(&mut client, patience, open).await? {
+        match Box::pin(sniff(&mut client, patience, open)).await? {
             Sniffed::Client(Finding::Tls(Hello { mesh: Some(_), .. }), bytes, _)
                 if mode == MtlsMode::Permissive =>
             {
@@ -158,16 +164,16 @@ impl Arrival {
                         Ok(())
                     }
                     _ => {
-                        self.relay(client, Bytes::new(), upstream, Caller::Unknown)
-                            .await
+                        let relayed = self.relay(client, Bytes::new(), upstream, Caller::Unknown);
+                        Box::pin(relayed).await
                     }
                 }
             }
             Sniffed::Server(greeting, upstream) => {
                 self.thread.remember(&target, FirstSpeaker::Server);
                 let client = Stream::Plain(Rewind::new(Bytes::new(), client));
-                self.relay(client, greeting, Some(upstream), Caller::Unknown)
-                    .await
+                let relayed = self.relay(client, greeting, Some(upstream), Caller::Unknown);
+                Box::pin(relayed).await
             }
             Sniffed::Unreachable(error) => Err(error.into()),
             Sniffed::Closed => Ok(()),
@@ -175,7 +181,7 @@ impl Arrival {
     }
 
     async fn serve_mesh(self: &Rc<Self>, client: Rewind<TcpStream>) -> Result<(), ConnectionError> {
-        let accepted = self.thread.tls.accept(client).await;
+        let accepted = Box::pin(self.thread.tls.accept(client)).await;
         let (stream, peer, protocol) = accepted.inspect_err(|error| {
             let (peer, port) = (self.peer, self.port);
             tracing::warn!(%peer, port, %error, "refused a mutual TLS handshake");
@@ -187,7 +193,7 @@ impl Arrival {
             MeshProtocol::Http1 => self.serve_http(stream, HttpVersion::Http1, caller).await,
             MeshProtocol::Http2 => self.serve_http(stream, HttpVersion::Http2, caller).await,
             MeshProtocol::Opaque => {
-                return self.relay(stream, Bytes::new(), None, caller).await;
+                return Box::pin(self.relay(stream, Bytes::new(), None, caller)).await;
             }
         }
         Ok(())
@@ -224,7 +230,7 @@ impl Arrival {
         let activity = Arc::<Activity>::default();
         let stack = http::stack(self.clone(), caller, activity.clone());
         let drain = self.thread.shared.drain.clone();
-        serve(client, version, activity, stack, drain, true).await;
+        Box::pin(serve(client, version, activity, stack, drain, true)).await;
     }
 
     async fn relay(

@@ -9,6 +9,7 @@ pub mod access_log;
 pub mod admin;
 mod balance;
 mod budget;
+mod clock;
 pub mod config;
 mod connect;
 mod data;

@@ -43,7 +43,8 @@ pub(crate) enum Destination {
 
 /// Serves one connection of the workload.
 pub(crate) async fn serve_connection(thread: Rc<Thread>, client: TcpStream, target: Target) {
-    let destination = match thread.directory().resolve(target.clone()).await {
+    let resolved = Box::pin(thread.directory().resolve(target.clone())).await;
+    let destination = match resolved {
         Some(Resolved::Service(cell)) => Destination::Service(thread.balancer(&cell)),
         Some(Resolved::Endpoint(endpoint)) => Destination::Endpoint(thread.direct(&endpoint)),
         Some(Resolved::External) => match target {
@@ -76,7 +77,7 @@ impl Connection {
         let known = self.thread.first_speaker(&self.target);
         if known == Some(FirstSpeaker::Server) || self.is_opaque() {
             let client = Stream::Plain(Rewind::new(Bytes::new(), client));
-            return self.relay(client, None, None).await;
+            return Box::pin(self.relay(client, None, None)).await;
         }
         let patience = match known {
             Some(_) => sniff::CLIENT_SPEAKS,
@@ -89,7 +90,7 @@ impl Connection {
             opened = Some((upstream.in_flight, upstream.service));
             Ok(upstream.stream)
         };
-        let sniffed = sniff(&mut client, patience, open).await?;
+        let sniffed = Box::pin(sniff(&mut client, patience, open)).await?;
         match sniffed {
             Sniffed::Client(finding, bytes, upstream) => {
                 self.thread.remember(&self.target, FirstSpeaker::Client);
@@ -104,25 +105,26 @@ impl Connection {
                             && tcp::looks_at_server_names(&self.destination);
                         let upstream = upstream.filter(|_| !named);
                         let upstream = opened_upstream(upstream, opened);
-                        return self.relay(client, upstream, hello.server_name).await;
+                        return Box::pin(self.relay(client, upstream, hello.server_name)).await;
                     }
                     Finding::Opaque => {
                         let upstream = opened_upstream(upstream, opened);
-                        return self.relay(client, upstream, None).await;
+                        return Box::pin(self.relay(client, upstream, None)).await;
                     }
                 };
                 let activity = Arc::<Activity>::default();
                 let (thread, destination) = (self.thread.clone(), self.destination.clone());
                 let stack = http::stack(thread, destination, self.source, activity.clone());
                 let drain = self.thread.shared.drain.clone();
-                serve(client, version, activity, stack, drain, false).await;
+                Box::pin(serve(client, version, activity, stack, drain, false)).await;
                 Ok(())
             }
             Sniffed::Server(greeting, stream) => {
                 self.thread.remember(&self.target, FirstSpeaker::Server);
                 let client = Stream::Plain(Rewind::new(Bytes::new(), client));
                 if let Some(upstream) = opened_upstream(Some(stream), opened) {
-                    tcp::relay_greeted(&self.thread, client, greeting, upstream).await?;
+                    let relayed = tcp::relay_greeted(&self.thread, client, greeting, upstream);
+                    Box::pin(relayed).await?;
                 }
                 Ok(())
             }

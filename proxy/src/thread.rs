@@ -11,10 +11,10 @@ use crate::{
     telemetry::Telemetry,
     tls::Tls,
 };
-use linnet_mesh::{Endpoint, ServicePort, Workload, discovery::Target};
+use linnet_mesh::{Endpoint, Inbound, ServicePort, Workload, discovery::Target};
 use linnet_runtime::{certificate, drain};
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     collections::{HashMap, HashSet},
     net::SocketAddr,
     rc::Rc,
@@ -52,6 +52,8 @@ pub(crate) struct Thread {
     first_speakers: RefCell<HashMap<Target, (FirstSpeaker, Instant)>>,
     connections: Cell<usize>,
     from_identity: RefCell<Option<Arc<Workload>>>,
+    /// The directory's, and how often that had been told by then.
+    inbound: RefCell<(u64, Arc<Inbound>)>,
 }
 
 /// Who speaks first on connections to a destination, as last seen.
@@ -83,6 +85,7 @@ impl Thread {
             first_speakers: RefCell::default(),
             connections: Cell::default(),
             from_identity: RefCell::default(),
+            inbound: RefCell::default(),
         })
     }
 
@@ -90,9 +93,21 @@ impl Thread {
         &self.shared.directory
     }
 
+    /// How the workload is to be called, as it is now; costs less than to ask the
+    /// directory each time.
+    pub(crate) fn inbound(&self) -> Ref<'_, Inbound> {
+        let version = self.directory().inbound_version();
+        let known = self.inbound.borrow().0 == version;
+        // Who still looks at the one before goes on doing so.
+        if !known && let Ok(mut inbound) = self.inbound.try_borrow_mut() {
+            *inbound = (version, Arc::clone(&self.directory().inbound()));
+        }
+        Ref::map(self.inbound.borrow(), |(_, inbound)| &**inbound)
+    }
+
     /// This workload, as discovery names it, or failing that its identity.
     pub(crate) fn own_workload(&self) -> Arc<Workload> {
-        let told = self.directory().inbound().workload.clone();
+        let told = self.inbound().workload.clone();
         if !told.name.is_empty() {
             return told;
         }

@@ -356,6 +356,9 @@ impl Pool {
             let found = hashed.table.find(key, usable)?;
             return members[found].as_ref();
         }
+        if let [only] = &*self.list {
+            return chance.is_free(only).then_some(only);
+        }
         match chance.balance {
             Balance::RoundRobin => self.in_turn(chance),
             Balance::Random | Balance::ConsistentHash(_) => {

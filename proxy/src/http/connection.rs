@@ -8,6 +8,7 @@
 mod open;
 
 use crate::{
+    clock,
     error::Error,
     http::{
         exchange::{Body, Exchange, Home, Http1, Lease},
@@ -115,7 +116,7 @@ impl Home for Connections {
         pool.join(Rc::downgrade(&member));
         self.idle.borrow_mut().push(Idle {
             connection,
-            since: Instant::now(),
+            since: clock::now(),
         });
         if waited_for {
             self.returned.notify_one();
@@ -267,7 +268,7 @@ async fn send_http1(
 ) -> Result<Answer, Failure> {
     let mut lost_a_race = false;
     loop {
-        let now = Instant::now();
+        let now = clock::now();
         let idle = match lost_a_race {
             false => connections.take_idle(pool, now),
             true => None,
@@ -277,7 +278,8 @@ async fn send_http1(
         let spare = at_risk.then(|| repeatable(&request)).flatten();
         let mut connection = match idle {
             Some(idle) => idle.connection,
-            None => match open::http1(tls, connections, pool).await {
+            // Boxed, for it is rare and large; so is what it would make of each request.
+            None => match Box::pin(open::http1(tls, connections, pool)).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(unsent(error, request)),
             },
@@ -341,7 +343,10 @@ async fn send_http2(
 ) -> Result<Answer, Failure> {
     // Once more on a new connection when the shared one was on its way out.
     for last_try in [false, true] {
-        let opened = open::http2(tls, connections, pool).await;
+        let opened = match connections.take_shared(pool) {
+            Some(known) => Ok(known),
+            None => Box::pin(open::http2(tls, connections, pool)).await,
+        };
         let (mut sender, stream) = match opened {
             Ok(opened) => opened,
             Err(error) => return Err(unsent(error, request)),

@@ -7,6 +7,7 @@
 use crate::{
     access_log::Record,
     balance::Blame,
+    clock,
     http::{
         activity::Busy,
         replay::Reader,
@@ -29,6 +30,13 @@ use std::{
     time::Instant,
 };
 use tokio::time::Sleep;
+
+/// Whether a request is gRPC, by what it says it is.
+pub(crate) fn speaks_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
 
 /// See the module.
 pub(crate) struct Exchange {
@@ -144,17 +152,14 @@ impl Slot {
 }
 
 impl Exchange {
-    pub(crate) fn new(headers: &HeaderMap, busy: Busy) -> Self {
-        let grpc = headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    pub(crate) fn new(grpc: bool, busy: Busy) -> Self {
         Self {
             protocol: if grpc {
                 RequestProtocol::Grpc
             } else {
                 RequestProtocol::Http
             },
-            started: Instant::now(),
+            started: clock::instant(),
             status: Cell::new(0),
             grpc_status: Cell::default(),
             flags: Cell::default(),
@@ -252,7 +257,9 @@ impl Exchange {
     /// The response's head has arrived.
     pub(crate) fn answered(&self, status: StatusCode, headers: &HeaderMap) {
         self.status.set(status.as_u16());
-        self.note_grpc_status(headers);
+        if self.is_grpc() {
+            self.note_grpc_status(headers);
+        }
     }
 
     pub(crate) fn count_request(&self, bytes: u64) {
@@ -304,7 +311,7 @@ impl Drop for Exchange {
             status: self.status.get(),
             grpc_status: self.grpc_status.get(),
             flags,
-            duration: self.started.elapsed(),
+            duration: clock::instant().saturating_duration_since(self.started),
             request_bytes: self.request_bytes.get(),
             response_bytes: self.response_bytes.get(),
         };
@@ -438,7 +445,9 @@ impl Body {
                 exchange.count_response(data);
                 match frame {
                     Some(frame) => {
-                        if let Some(trailers) = frame.trailers_ref() {
+                        if let Some(trailers) = frame.trailers_ref()
+                            && exchange.is_grpc()
+                        {
                             exchange.note_grpc_status(trailers);
                         }
                     }

@@ -1,6 +1,7 @@
 //! What a hop changes in a message's head: connection-level headers end here
 //! (RFC 9110, 7.6.1), an upgrade's excepted.
 
+use super::found::Found;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
     header::{CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE},
@@ -8,6 +9,9 @@ use http::{
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What never goes on.
+const HOP: [&str; 4] = ["close", "keep-alive", "proxy-connection", "connection"];
 
 /// Whether a request asks to change the protocol (RFC 9110, 7.8) to one that is
 /// not HTTP again: within an `h2c` tunnel requests would go on that no policy
@@ -40,7 +44,7 @@ fn hides_http(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// Why the request can't be forwarded.
-pub(crate) fn settle_target<B>(request: &mut Request<B>) -> Result<(), &'static str> {
+pub(crate) fn settle_target<B>(request: &mut Request<B>, found: Found) -> Result<(), &'static str> {
     if request.version() == Version::HTTP_2 {
         return Ok(());
     }
@@ -48,16 +52,15 @@ pub(crate) fn settle_target<B>(request: &mut Request<B>) -> Result<(), &'static 
         // What goes through such a tunnel would be seen by no policy.
         return Err("CONNECT is not forwarded");
     }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => return Err("it has several Host headers"),
-        (None, _) if request.version() == Version::HTTP_11 => return Err("it has no Host header"),
-        // It goes on as HTTP/1.1, which must not be without (RFC 9112, 3.2).
-        (None, _) => {
-            let none = HeaderValue::from_static("");
-            request.headers_mut().insert(HOST, none);
+    if !found.has(Found::HOST) {
+        if request.version() == Version::HTTP_11 {
+            return Err("it has no Host header");
         }
-        (Some(_), None) => {}
+        // It goes on as HTTP/1.1, which must not be without (RFC 9112, 3.2).
+        let none = HeaderValue::from_static("");
+        request.headers_mut().insert(HOST, none);
+    } else if found.has(Found::REPEATED) && request.headers().get_all(HOST).iter().count() > 1 {
+        return Err("it has several Host headers");
     }
     let Some(authority) = request.uri().authority() else {
         return Ok(());
@@ -84,25 +87,27 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 /// Makes a request's head the next hop's.
-pub(crate) fn request_head<B>(request: &mut Request<B>, upgrade: bool) {
+pub(crate) fn request_head<B>(request: &mut Request<B>, found: Found, upgrade: bool) {
     if request.version() == Version::HTTP_2 {
         return;
     }
     // HTTP/1.0 callers are answered as such by the server; upstream it is 1.1.
     *request.version_mut() = Version::HTTP_11;
-    strip(request.headers_mut(), upgrade);
+    strip(request.headers_mut(), found, upgrade);
 }
 
 /// Makes a response's head the previous hop's.
 pub(crate) fn response_head(headers: &mut HeaderMap, version: Version, upgrade: bool) {
     if version != Version::HTTP_2 {
-        strip(headers, upgrade);
+        strip(headers, Found::of(headers), upgrade);
     }
 }
 
-fn strip(headers: &mut HeaderMap, upgrade: bool) {
-    if headers.contains_key(CONNECTION) {
+fn strip(headers: &mut HeaderMap, found: Found, upgrade: bool) {
+    if found.has(Found::CONNECTION) {
+        // Usually it names nothing but what goes anyway: then this is empty.
         let named: Vec<HeaderName> = connection_tokens(headers)
+            .filter(|token| !HOP.iter().any(|hop| token.eq_ignore_ascii_case(hop)))
             .filter_map(|token| token.parse().ok())
             // Framing headers and trailers' permission are not a peer's to remove.
             .filter(|name| {
@@ -120,12 +125,16 @@ fn strip(headers: &mut HeaderMap, upgrade: bool) {
         }
         headers.remove(CONNECTION);
     }
-    headers.remove(&KEEP_ALIVE);
-    headers.remove(&PROXY_CONNECTION);
+    if found.has(Found::KEEP_ALIVE) {
+        headers.remove(&KEEP_ALIVE);
+    }
+    if found.has(Found::PROXY_CONNECTION) {
+        headers.remove(&PROXY_CONNECTION);
+    }
     if upgrade {
         let value = HeaderValue::from_static("upgrade");
         headers.insert(CONNECTION, value);
-    } else {
+    } else if found.has(Found::UPGRADE) {
         headers.remove(UPGRADE);
     }
 }
@@ -142,6 +151,16 @@ mod tests {
         builder.body(()).unwrap()
     }
 
+    fn settled(request: &mut Request<()>) -> Result<(), &'static str> {
+        let found = Found::of(request.headers());
+        settle_target(request, found)
+    }
+
+    fn forwarded(request: &mut Request<()>, upgrade: bool) {
+        let found = Found::of(request.headers());
+        request_head(request, found, upgrade);
+    }
+
     #[test]
     fn connection_level_headers_end_here() {
         let mut request = request(&[
@@ -152,7 +171,7 @@ mod tests {
             ("x-end", "1"),
         ]);
         assert!(!wants_upgrade(&request));
-        request_head(&mut request, false);
+        forwarded(&mut request, false);
         let names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["content-length", "x-end"]);
     }
@@ -164,7 +183,7 @@ mod tests {
             ("upgrade", "websocket"),
         ]);
         assert!(wants_upgrade(&request));
-        request_head(&mut request, true);
+        forwarded(&mut request, true);
         assert_eq!(request.headers()["connection"], "upgrade");
         assert_eq!(request.headers()["upgrade"], "websocket");
     }
@@ -175,7 +194,7 @@ mod tests {
             let headers = [("connection", "upgrade"), ("upgrade", protocol)];
             let mut request = request(&headers);
             assert!(!wants_upgrade(&request), "{protocol}");
-            request_head(&mut request, false);
+            forwarded(&mut request, false);
             assert!(request.headers().is_empty(), "{protocol}");
         }
     }
@@ -184,12 +203,12 @@ mod tests {
     fn a_target_is_one_host_and_origin_form() {
         let mut absolute = request(&[("host", "shop")]);
         *absolute.uri_mut() = "http://other:80/a?b".parse().unwrap();
-        settle_target(&mut absolute).unwrap();
+        settled(&mut absolute).unwrap();
         assert_eq!(absolute.uri(), "/a?b");
         assert_eq!(absolute.headers()["host"], "other:80");
         let mut no_path = request(&[("host", "shop")]);
         *no_path.uri_mut() = "admin".parse().unwrap();
-        assert!(settle_target(&mut no_path).is_err());
+        assert!(settled(&mut no_path).is_err());
         let mut connect = request(&[("host", "shop")]);
         *connect.method_mut() = http::Method::CONNECT;
         for mut bad in [
@@ -197,11 +216,11 @@ mod tests {
             request(&[("host", "shop"), ("host", "shop")]),
             connect,
         ] {
-            assert!(settle_target(&mut bad).is_err());
+            assert!(settled(&mut bad).is_err());
         }
         let mut old = request(&[]);
         *old.version_mut() = Version::HTTP_10;
-        assert!(settle_target(&mut old).is_ok());
+        assert!(settled(&mut old).is_ok());
         assert_eq!(old.headers()["host"], "");
     }
 
@@ -209,7 +228,7 @@ mod tests {
     fn http_1_0_goes_on_as_1_1() {
         let mut request = request(&[]);
         *request.version_mut() = Version::HTTP_10;
-        request_head(&mut request, false);
+        forwarded(&mut request, false);
         assert_eq!(request.version(), Version::HTTP_11);
     }
 }

@@ -4,7 +4,8 @@
 use super::{
     Call,
     activity::Activity,
-    exchange::{Body, Exchange},
+    exchange::{Body, Exchange, speaks_grpc},
+    found::Found,
 };
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -55,11 +56,14 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let exchange = Rc::new(Exchange::new(request.headers(), self.activity.busy()));
+        let found = Found::of(request.headers());
+        let grpc = found.has(Found::CONTENT_TYPE) && speaks_grpc(request.headers());
+        let exchange = Rc::new(Exchange::new(grpc, self.activity.busy()));
         let request = request.map(|body| Body::incoming(body).count_request(exchange.clone()));
         let call = Call {
             request,
             exchange: exchange.clone(),
+            found,
         };
         MeasureFuture {
             inner: self.inner.call(call),

@@ -5,6 +5,7 @@ use super::{
     Call,
     exchange::{Body, Exchange},
     forwarded,
+    found::Found,
 };
 use crate::{error::Error, io::relay};
 use http::{Response, StatusCode};
@@ -51,12 +52,13 @@ where
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
-        if let Err(reason) = forwarded::settle_target(&mut call.request) {
+        let found = call.found;
+        if let Err(reason) = forwarded::settle_target(&mut call.request, found) {
             let error = Error::BadRequest(reason.to_owned());
             return futures_util::future::Either::Right(Box::pin(std::future::ready(Err(error))));
         }
-        let wanted = forwarded::wants_upgrade(&call.request);
-        forwarded::request_head(&mut call.request, wanted);
+        let wanted = found.has(Found::UPGRADE) && forwarded::wants_upgrade(&call.request);
+        forwarded::request_head(&mut call.request, found, wanted);
         if !wanted {
             return futures_util::future::Either::Left(self.inner.call(call));
         }

@@ -6,13 +6,14 @@ use super::{
     authorize::{Authorize, AuthorizeLayer},
 };
 use crate::{
-    balance::{Candidate, InFlight},
+    balance::Candidate,
     error::Error,
     http::{
         Call,
         activity::Activity,
         connection, deadline,
         exchange::{Body, Exchange, Sink, Slot},
+        found::Found,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
         upgrade::{Upgrade, UpgradeLayer},
@@ -26,7 +27,6 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
 };
 use tower::{Service, ServiceBuilder};
 
@@ -141,24 +141,25 @@ impl Service<Call> for Forward {
     fn call(&mut self, call: Call) -> Self::Future {
         let state = self.state.clone();
         let exchange = &call.exchange;
-        match deadline::asked(call.request.headers(), exchange.is_grpc()) {
-            None => Box::pin(async move { state.send(call).await }),
+        let carried = call.found.has(Found::DEADLINE);
+        let asked = || deadline::asked(call.request.headers(), exchange.is_grpc());
+        match carried.then(asked).flatten() {
+            None => Box::pin(state.send(call)),
             Some(limit) => {
                 let exchange = exchange.clone();
-                Box::pin(async move {
-                    let sending = state.send(call);
-                    deadline::as_asked(limit, &exchange, sending).await
-                })
+                let sending = Box::pin(state.send(call));
+                Box::pin(async move { deadline::as_asked(limit, &exchange, sending).await })
             }
         }
     }
 }
 
 impl State {
-    async fn send(&self, call: Call) -> Result<Response<Body>, Error> {
+    async fn send(self: Rc<Self>, call: Call) -> Result<Response<Body>, Error> {
         let Call {
             mut request,
             exchange,
+            found,
         } = call;
         exchange.record_in(self.slots.sink(exchange.protocol));
         match &self.client_cert {
@@ -166,6 +167,7 @@ impl State {
                 let headers = request.headers_mut();
                 headers.insert(&FORWARDED_CLIENT_CERT, value.clone());
             }
+            None if !found.has(Found::INTERNAL) => {}
             None => {
                 let headers = request.headers_mut();
                 headers.remove(&FORWARDED_CLIENT_CERT);
@@ -175,7 +177,8 @@ impl State {
             }
         }
         let thread = &self.slots.arrival.thread;
-        let in_flight = InFlight::new(self.app.clone(), thread.plain.clone(), Instant::now());
+        // There is no other application to choose: nobody asks how fast this one is.
+        exchange.weigh_on(self.app.clone().loaded());
         deadline::carry(request.headers_mut(), &exchange);
         let connections = &self.app.connections;
         let sent = connection::send(&thread.tls, connections, &thread.plain, request).await;
@@ -183,7 +186,6 @@ impl State {
             Ok(answer) => answer,
             Err(failure) => return Err(failure.error),
         };
-        exchange.weigh_on(in_flight.into_load());
         Ok(answer.into_response(&exchange))
     }
 }

@@ -13,6 +13,7 @@ use super::{Destination, destination_service, parties, unplaced};
 use crate::{
     access_log::{Record, draw_sample},
     balance::{Asker, Balancer, InFlight, Verdict},
+    clock,
     error::Error,
     http::{
         Call,
@@ -20,6 +21,7 @@ use crate::{
         connection::{self, Answer, Failure},
         deadline,
         exchange::{Body, Exchange, Sink},
+        found::Found,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
         upgrade::{Upgrade, UpgradeLayer},
@@ -38,7 +40,6 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
 };
 use tower::{Service, ServiceBuilder};
 
@@ -91,34 +92,37 @@ impl Service<Call> for Route {
     fn call(&mut self, call: Call) -> Self::Future {
         let route = self.clone();
         let exchange = &call.exchange;
-        match deadline::asked(call.request.headers(), exchange.is_grpc()) {
-            None => Box::pin(async move { route.send(call).await }),
+        let carried = call.found.has(Found::DEADLINE);
+        let asked = || deadline::asked(call.request.headers(), exchange.is_grpc());
+        match carried.then(asked).flatten() {
+            None => Box::pin(route.send(call)),
             Some(limit) => {
                 let exchange = exchange.clone();
-                Box::pin(async move {
-                    let sending = route.send(call);
-                    deadline::as_asked(limit, &exchange, sending).await
-                })
+                let sending = Box::pin(route.send(call));
+                Box::pin(async move { deadline::as_asked(limit, &exchange, sending).await })
             }
         }
     }
 }
 
 impl Route {
-    async fn send(&self, call: Call) -> Result<Response<Body>, Error> {
+    async fn send(self, call: Call) -> Result<Response<Body>, Error> {
         self.note(&call);
         match self.destination.as_ref() {
             Destination::Service(balancer) => {
-                let service = balancer.cell.service();
+                let service = balancer.cell.routed();
                 match service.as_ref().and_then(|service| service.http.as_ref()) {
                     None => self.send_to_backend(balancer, None, call).await,
-                    Some(routes) => self.follow(balancer, routes, call).await,
+                    // What rules can ask for is larger than what most requests need.
+                    Some(routes) => Box::pin(self.follow(balancer, routes, call)).await,
                 }
             }
             Destination::Endpoint(candidate) => {
                 let pool = self.thread.plain.clone();
-                let in_flight = InFlight::new(candidate.clone(), pool, Instant::now());
-                let Call { request, exchange } = call;
+                let in_flight = InFlight::new(candidate.clone(), pool, clock::instant());
+                let Call {
+                    request, exchange, ..
+                } = call;
                 self.place(&exchange, &in_flight, None);
                 match self.transmit(&exchange, &in_flight, request).await {
                     Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
@@ -221,6 +225,7 @@ impl Route {
         let Call {
             mut request,
             exchange,
+            ..
         } = call;
         let mut tried: Vec<SocketAddr> = Vec::new();
         loop {
@@ -251,20 +256,23 @@ impl Route {
         }
     }
 
-    async fn transmit(
-        &self,
+    fn transmit<'a>(
+        &'a self,
         exchange: &Exchange,
-        in_flight: &InFlight,
+        in_flight: &'a InFlight,
         mut request: Request<Body>,
-    ) -> Result<Answer, Failure> {
+    ) -> impl Future<Output = Result<Answer, Failure>> + use<'a> {
         deadline::carry(request.headers_mut(), exchange);
         let connections = &in_flight.candidate.connections;
-        connection::send(&self.thread.tls, connections, &in_flight.pool, request).await
+        connection::send(&self.thread.tls, connections, &in_flight.pool, request)
     }
 
     /// Decides whether the exchange's end is a line of the access log.
-    fn note(&self, Call { request, exchange }: &Call) {
-        let log = self.thread.directory().inbound().access_log;
+    fn note(&self, call: &Call) {
+        let Call {
+            request, exchange, ..
+        } = call;
+        let log = self.thread.inbound().access_log;
         if log.writes(false, draw_sample) {
             let to = &self.thread.shared.access_log;
             let source = self.source.map(|ip| SocketAddr::new(ip, 0));

@@ -170,7 +170,7 @@ pub(super) async fn relay(
 ) -> Result<(), ConnectionError> {
     let upstream = match upstream {
         Some(upstream) => Ok(upstream),
-        None => open(thread, destination, facts).await,
+        None => Box::pin(open(thread, destination, facts)).await,
     };
     let upstream = match upstream {
         Ok(upstream) => upstream,

@@ -99,15 +99,13 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// A stream on an HTTP/2 connection; opens one when none has room.
+/// A stream on a new HTTP/2 connection, or on the one that somebody else opens
+/// just now.
 pub(super) async fn http2(
     tls: &Tls,
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
 ) -> Result<(two::SendRequest<Body>, StreamSlot), Error> {
-    if let Some(found) = connections.take_shared(pool) {
-        return Ok(found);
-    }
     let _pending = pool.take(Limit::Pending)?;
     let _opening = connections.opening.lock().await;
     if let Some(found) = connections.take_shared(pool) {

@@ -43,7 +43,9 @@ pub(super) struct Attempts<'a> {
 
 impl Attempts<'_> {
     pub(super) async fn send(&self, route: &Route, call: Call) -> Result<Response<Body>, Error> {
-        let Call { request, exchange } = call;
+        let Call {
+            request, exchange, ..
+        } = call;
         let (head, body) = request.into_parts();
         let replay = Replay::new(body);
         let mut tried: Vec<SocketAddr> = Vec::new();

@@ -6,3 +6,13 @@ mod resilience;
 mod retries;
 mod rules;
 mod support;
+
+/// What a request moves about; each kilobyte more is a hundred instructions.
+#[test]
+fn a_request_s_state_is_small() {
+    fn size<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+    let (state, most) = (size(super::Route::send), 3600);
+    assert!(state <= most, "{state} bytes, of {most}");
+}
