@@ -16,7 +16,7 @@ pub mod rule;
 pub use pattern::{Invalid, Match, Pattern, ServiceAccount};
 pub use rule::{Condition, Demand, InvalidValue, Operation, Rule, Source};
 
-use crate::{ResourceRef, SpiffeId};
+use crate::{ResourceRef, SpiffeId, authentication::Token};
 use explain::Misfit;
 use http::HeaderMap;
 use rule::View;
@@ -94,6 +94,15 @@ pub struct HttpRequest<'a> {
     pub path: &'a str,
     /// The headers.
     pub headers: &'a HeaderMap,
+    /// Its token, if it has a valid one.
+    pub token: Option<&'a Token>,
+}
+
+impl<'a> HttpRequest<'a> {
+    /// For whom its token speaks.
+    pub fn principal(&self) -> Option<&'a str> {
+        self.token?.principal.as_deref()
+    }
 }
 
 /// Whether a request may pass, and who says so.

@@ -4,6 +4,7 @@
 //! What comes over the wire is only trusted as far as it converts: a message
 //! with one bad field is refused as a whole, and the error names the field.
 
+mod authentication;
 mod authorization;
 mod cors;
 mod decode;

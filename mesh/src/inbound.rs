@@ -3,7 +3,7 @@
 
 use crate::{
     AppProtocol, ResourceRef, ServicePort, Workload, access_log::AccessLog,
-    authorization::Policies, destination::Locality,
+    authentication::Authentication, authorization::Policies, destination::Locality,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -32,6 +32,8 @@ pub struct Inbound {
     pub ports: Vec<InboundPort>,
     /// Who may call; `None`: no policy speaks of it.
     pub authorization: Option<Arc<Policies>>,
+    /// Whose tokens count; `None`: nobody looks for tokens.
+    pub authentication: Option<Arc<Authentication>>,
     /// Where it runs.
     pub locality: Locality,
     /// Its pod's labels, which a `failoverPriority` compares.

@@ -5,6 +5,7 @@
 //! request with the same code.
 
 pub mod access_log;
+pub mod authentication;
 pub mod authorization;
 pub mod destination;
 pub mod discovery;

@@ -5,6 +5,7 @@ use crate::telemetry::Flags;
 use http::StatusCode;
 use linnet_mesh::{
     ResourceRef, ServicePort, SpiffeId,
+    authentication::Reason,
     discovery::Target,
     route::{AbortStatus, grpc as status},
 };
@@ -57,6 +58,13 @@ pub(crate) enum Error {
     Denied {
         by: String,
         /// The caller is told what decided, not only that it may not.
+        told: bool,
+    },
+    #[error("RBAC: the request's token is refused: {reason}\n{by}")]
+    Unauthenticated {
+        reason: Reason,
+        by: String,
+        /// The caller is told which rule refused it, not only why.
         told: bool,
     },
     #[error("the request can't be forwarded: {0}")]
@@ -143,6 +151,7 @@ impl Error {
             Self::NoRule { .. } => StatusCode::NOT_FOUND,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             Self::Timeout { .. } | Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Fault { status, .. } => status.http(),
             Self::UnresolvedBackend { status, .. } => *status,
@@ -157,6 +166,7 @@ impl Error {
             Self::Fault { status, .. } => status.grpc(),
             Self::NoRule { .. } => status::UNIMPLEMENTED,
             Self::Denied { .. } => status::PERMISSION_DENIED,
+            Self::Unauthenticated { .. } => status::UNAUTHENTICATED,
             _ => status::UNAVAILABLE,
         }
     }
@@ -174,7 +184,7 @@ impl Error {
             Self::Overflow(_) => Flags::UO,
             Self::Upstream { .. } => Flags::UC,
             Self::BadRequest(_) => Flags::DPE,
-            Self::Denied { .. } => Flags::UAEX,
+            Self::Denied { .. } | Self::Unauthenticated { .. } => Flags::UAEX,
             Self::Timeout { .. } | Self::Deadline { .. } => Flags::UT,
             Self::Fault { .. } => Flags::FI,
         }
@@ -185,7 +195,12 @@ impl Error {
     /// policies and namespaces are no stranger's business.
     pub(crate) fn text(&self) -> String {
         match self {
-            Self::Denied { told: true, .. } => self.to_string(),
+            Self::Denied { told: true, .. } | Self::Unauthenticated { told: true, .. } => {
+                self.to_string()
+            }
+            Self::Unauthenticated { reason, .. } => {
+                format!("RBAC: the request's token is refused: {reason}")
+            }
             Self::Denied { told: false, .. } => "RBAC: access denied".to_owned(),
             _ => format!("linnet: {self}"),
         }

@@ -6,6 +6,7 @@
 
 mod authorize;
 mod http;
+pub(crate) mod token;
 
 pub(crate) use authorize::Decisions;
 use authorize::Verdict;

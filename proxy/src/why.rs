@@ -267,6 +267,10 @@ pub struct InboundAnswer {
     pub port: u16,
     /// What mutual TLS says.
     pub mtls: Mtls,
+    /// For whom its token speaks, or why the token is refused; `None`: it has none,
+    /// or nobody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// What each policy says, in the order they are asked.
     pub policies: Vec<PolicyAnswer>,
     /// Whether it gets through.

@@ -14,3 +14,5 @@ pub mod process;
 pub mod readiness;
 pub mod serve;
 pub mod signal;
+#[cfg(feature = "testing")]
+pub mod token;

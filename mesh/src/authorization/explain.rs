@@ -125,7 +125,11 @@ fn source_words(source: &Source, view: View<'_>) -> String {
         Some(Attribute::RemoteIpBlocks) => {
             return address_words("remoteIpBlocks", &source.remote_ip_blocks, view);
         }
-        _ => return "requestPrincipals: tokens are not evaluated".to_owned(),
+        _ => {
+            let principal = principal_words(view);
+            let wanted = &source.request_principals;
+            return format!("requestPrincipals: {principal}, rule wants {wanted}");
+        }
     };
     format!("{name}: {}, rule wants {wanted}", caller(view))
 }
@@ -173,6 +177,34 @@ fn caller(view: View<'_>) -> String {
     }
 }
 
+fn principal_words(view: View<'_>) -> String {
+    match view
+        .http
+        .map(|request| (request.token, request.principal()))
+    {
+        Some((_, Some(principal))) => format!("the token's principal is {principal}"),
+        Some((Some(_), None)) => "the token has no subject".to_owned(),
+        Some((None, None)) | None => "the request has no token".to_owned(),
+    }
+}
+
+fn claim_words(path: &[String], view: View<'_>) -> String {
+    let Some(token) = view.http.and_then(|request| request.token) else {
+        return "the request has no token".to_owned();
+    };
+    let values = std::cell::RefCell::new(Vec::new());
+    token.claims.any(path, |text| {
+        values.borrow_mut().push(format!("{text:?}"));
+        false
+    });
+    let values = values.into_inner();
+    if values.is_empty() {
+        "the token has no such text".to_owned()
+    } else {
+        format!("it is {}", values.join(", "))
+    }
+}
+
 fn attribute_value(demand: &Demand, view: View<'_>) -> String {
     let connection = view.connection;
     match demand {
@@ -193,6 +225,10 @@ fn attribute_value(demand: &Demand, view: View<'_>) -> String {
         Demand::Namespace(_) | Demand::Principal(_) | Demand::ServiceAccount(_) => caller(view),
         Demand::DestinationIp(_) => format!("it is {}", connection.destination.ip()),
         Demand::DestinationPort(_) => format!("it is {}", connection.destination.port()),
+        Demand::RequestPrincipal(_) => principal_words(view),
+        Demand::Audiences(_) => claim_words(&["aud".to_owned()], view),
+        Demand::Presenter(_) => claim_words(&["azp".to_owned()], view),
+        Demand::Claim(path, _) => claim_words(path, view),
         Demand::Unknown(_) => "it is not known to this version".to_owned(),
     }
 }
@@ -225,9 +261,13 @@ impl<T: Display> Display for Match<T> {
 impl Display for Demand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Header(_, values) | Self::Namespace(values) | Self::Principal(values) => {
-                values.fmt(f)
-            }
+            Self::Header(_, values)
+            | Self::Namespace(values)
+            | Self::Principal(values)
+            | Self::RequestPrincipal(values)
+            | Self::Audiences(values)
+            | Self::Presenter(values)
+            | Self::Claim(_, values) => values.fmt(f),
             Self::SourceIp(blocks) | Self::RemoteIp(blocks) | Self::DestinationIp(blocks) => {
                 blocks.fmt(f)
             }
@@ -247,9 +287,7 @@ impl Display for Source {
         add(&mut parts, "service account", &self.service_accounts);
         add(&mut parts, "address", &self.ip_blocks);
         add(&mut parts, "original address", &self.remote_ip_blocks);
-        if self.request_principals {
-            parts.push("with a token".to_owned());
-        }
+        add(&mut parts, "request principal", &self.request_principals);
         f.write_str(&joined(&parts, "anybody"))
     }
 }

@@ -33,6 +33,11 @@ pub enum Invalid {
     /// A header's name.
     #[error("{0:?} is not a header's name")]
     Header(String),
+    /// A claim.
+    #[error(
+        "{0:?} names no claim; write request.auth.claims[name], or [name][inner] for a nested one"
+    )]
+    Claim(String),
 }
 
 /// Values of which one must fit, and values of which none may.

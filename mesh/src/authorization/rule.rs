@@ -35,8 +35,8 @@ pub struct Source {
     pub ip_blocks: Match<IpNet>,
     /// The original client's address.
     pub remote_ip_blocks: Match<IpNet>,
-    /// It asks for a token's principal, which this version never knows.
-    pub request_principals: bool,
+    /// A token's `<issuer>/<subject>`.
+    pub request_principals: Match<Pattern>,
 }
 
 /// What is called.
@@ -80,6 +80,14 @@ pub enum Demand {
     DestinationIp(Match<IpNet>),
     /// `destination.port`
     DestinationPort(Match<u16>),
+    /// `request.auth.principal`
+    RequestPrincipal(Match<Pattern>),
+    /// `request.auth.audiences`
+    Audiences(Match<Pattern>),
+    /// `request.auth.presenter`
+    Presenter(Match<Pattern>),
+    /// `request.auth.claims[a][b]`, by the names on the way.
+    Claim(Vec<String>, Match<Pattern>),
     /// An attribute that this version does not know; the values as written.
     Unknown(Match<String>),
 }
@@ -136,6 +144,13 @@ impl Condition {
             "source.serviceAccount" => Demand::ServiceAccount(read(v, n, account)?),
             "destination.ip" => Demand::DestinationIp(read(v, n, block)?),
             "destination.port" => Demand::DestinationPort(read(v, n, port)?),
+            "request.auth.principal" => Demand::RequestPrincipal(read(v, n, str::parse)?),
+            "request.auth.audiences" => Demand::Audiences(read(v, n, str::parse)?),
+            "request.auth.presenter" => Demand::Presenter(read(v, n, str::parse)?),
+            _ if key.starts_with(CLAIMS) => {
+                let path = claim(key).map_err(|reason| InvalidValue { at: None, reason })?;
+                Demand::Claim(path, read(v, n, str::parse)?)
+            }
             _ => match header(key).map_err(|reason| InvalidValue { at: None, reason })? {
                 Some(name) => Demand::Header(name, read(v, n, str::parse)?),
                 None => Demand::Unknown(read(v, n, |text| Ok(text.to_owned()))?),
@@ -165,6 +180,22 @@ fn header(key: &str) -> Result<Option<HeaderName>, Invalid> {
     Ok((name != "x-forwarded-client-cert").then_some(name))
 }
 
+const CLAIMS: &str = "request.auth.claims";
+
+/// The claim that a key names: `request.auth.claims[a][b]`.
+fn claim(key: &str) -> Result<Vec<String>, Invalid> {
+    let invalid = || Invalid::Claim(key.to_owned());
+    let rest = key.strip_prefix(CLAIMS).ok_or_else(invalid)?;
+    let names = rest.strip_prefix('[').and_then(|r| r.strip_suffix(']'));
+    let names: Vec<String> = names
+        .ok_or_else(invalid)?
+        .split("][")
+        .map(str::to_owned)
+        .collect();
+    let good = |name: &String| !name.is_empty() && !name.contains(['[', ']']);
+    names.iter().all(good).then_some(names).ok_or_else(invalid)
+}
+
 /// What a rule is compared with. What can't be evaluated counts as `unknown`:
 /// true where a rule denies, so that it denies more, and false where it allows.
 #[derive(Clone, Copy)]
@@ -182,7 +213,10 @@ impl Rule {
             !(operation.hosts.is_empty()
                 && operation.methods.is_empty()
                 && operation.paths.is_empty())
-        }) || self.from.iter().any(|source| source.request_principals)
+        }) || self
+            .from
+            .iter()
+            .any(|source| !source.request_principals.is_empty())
             || self.when.iter().any(|condition| {
                 matches!(condition.demand, Demand::Header(..))
                     || condition.key.starts_with("request.")
@@ -244,7 +278,13 @@ impl Source {
         if !self.remote_ip_blocks.holds(|block| contains(block, source)) {
             return Some(Attribute::RemoteIpBlocks);
         }
-        (self.request_principals && !view.unknown).then_some(Attribute::RequestPrincipals)
+        let fits = match view.http {
+            Some(request) => self
+                .request_principals
+                .holds(|p| request.principal().is_some_and(|own| p.matches(own))),
+            None => view.unknown || self.request_principals.is_empty(),
+        };
+        (!fits).then_some(Attribute::RequestPrincipals)
     }
 }
 
@@ -299,8 +339,32 @@ impl Condition {
                 demand.holds(|block| contains(block, destination.ip()))
             }
             Demand::DestinationPort(demand) => demand.holds(|port| *port == destination.port()),
+            Demand::RequestPrincipal(_)
+            | Demand::Audiences(_)
+            | Demand::Presenter(_)
+            | Demand::Claim(..) => match view.http {
+                Some(request) => token_fits(request, &self.demand),
+                None => view.unknown,
+            },
             Demand::Unknown(_) => view.unknown,
         }
+    }
+}
+
+/// Whether a request's token, if it has one, is as it must be.
+fn token_fits(request: &HttpRequest<'_>, demand: &Demand) -> bool {
+    let claim = |path: &[String], demand: &Match<Pattern>| {
+        let claims = request.token.map(|token| &token.claims);
+        demand.holds(|p| claims.is_some_and(|claims| claims.any(path, |text| p.matches(text))))
+    };
+    match demand {
+        Demand::RequestPrincipal(demand) => {
+            demand.holds(|p| request.principal().is_some_and(|own| p.matches(own)))
+        }
+        Demand::Audiences(demand) => claim(&["aud".to_owned()], demand),
+        Demand::Presenter(demand) => claim(&["azp".to_owned()], demand),
+        Demand::Claim(path, demand) => claim(path, demand),
+        _ => false,
     }
 }
 

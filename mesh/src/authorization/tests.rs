@@ -1,4 +1,5 @@
 use super::*;
+use crate::authentication::Claims;
 use http::{HeaderName, HeaderValue};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -111,6 +112,7 @@ fn custom_comes_before_deny_and_deny_before_allow() {
         authority: "a",
         path: "/",
         headers: &headers,
+        token: None,
     };
     let mut policies = vec![
         policy("allow", Action::Allow, all.clone()),
@@ -153,6 +155,7 @@ fn a_decision_names_what_decided() {
             authority: "a",
             path: "/",
             headers: &headers,
+            token: None,
         };
         let connection = plaintext();
         let decision = set.decide(Scope::Enforced, &connection, Some(&request));
@@ -207,6 +210,7 @@ const PRINCIPALS: &[&str] = &[
     "*/sa/db",
     "*",
 ];
+const REQUEST_PRINCIPALS: &[&str] = &["issuer/ann", "issuer/*", "*/bob", "*"];
 const NAMESPACES: &[&str] = &["shop", "sh*", "*op", "other"];
 const ACTIONS: &[Action] = &[Action::Custom, Action::Deny, Action::Allow, Action::Audit];
 const PATHS: &[&str] = &["/a", "/a/*", "*/b", "/{*}/b", "/a/{**}", "*"];
@@ -221,17 +225,24 @@ fn source() -> impl Strategy<Value = Source> {
         sparse(accounts),
         sparse(blocks()),
         sparse(blocks()),
-        prop::bool::weighted(0.1),
+        sparse(words(REQUEST_PRINCIPALS)),
     )
         .prop_map(
-            |(principals, namespaces, service_accounts, ip_blocks, remote_ip_blocks, token)| {
+            |(
+                principals,
+                namespaces,
+                service_accounts,
+                ip_blocks,
+                remote_ip_blocks,
+                request_principals,
+            )| {
                 Source {
                     principals,
                     namespaces,
                     service_accounts,
                     ip_blocks,
                     remote_ip_blocks,
-                    request_principals: token,
+                    request_principals,
                 }
             },
         )
@@ -264,6 +275,12 @@ fn condition() -> impl Strategy<Value = Condition> {
             ("destination.port", "80"),
             ("destination.ip", "10.0.0.1"),
             ("connection.sni", "x"),
+            ("request.auth.principal", "issuer/*"),
+            ("request.auth.audiences", "shop"),
+            ("request.auth.presenter", "web"),
+            ("request.auth.claims[groups]", "admin"),
+            ("request.auth.claims[realm][role]", "r*"),
+            ("request.auth.claims[scope]", "read"),
         ][..],
     );
     (keys, any_bool()).prop_map(|((key, value), negate)| {
@@ -322,6 +339,17 @@ fn path() -> impl Strategy<Value = String> {
     .prop_map(|parts| format!("/{}", parts.concat()))
 }
 
+const TOKENS: &[&str] = &[
+    r#"{"iss": "issuer", "sub": "ann", "aud": "shop", "azp": "web", "groups": ["admin", "dev"], "scope": "read write"}"#,
+    r#"{"iss": "issuer", "sub": "bob", "aud": ["a", "shop"], "groups": "admin", "realm": {"role": "root"}}"#,
+    r#"{"iss": "issuer", "groups": {"admin": true}, "realm": ["role"], "scope": "readwrite"}"#,
+    r#"{"iss": "other", "sub": "bob", "groups": [1, "dev"], "realm": {"role": ["x", "reader"]}}"#,
+];
+
+fn token(claims: &str) -> Token {
+    Claims::new(serde_json::from_str(claims).unwrap()).into()
+}
+
 /// The decision that follows from what each policy is explained to say.
 fn explained<'a>(
     policies: &'a Policies,
@@ -371,6 +399,7 @@ proptest! {
             select(&["shop", "a.Shop", "shop:80", "Shop.", "other"][..]),
             path(),
             vec(select(&["1", "2", ""][..]), 0..3),
+            option::of(select(TOKENS)),
         )),
     ) {
         let identity: Option<SpiffeId> = identity.map(|text| {
@@ -383,14 +412,16 @@ proptest! {
             destination: ([10, 0, 0, 1], port).into(),
         };
         let mut headers = HeaderMap::new();
-        for value in http.iter().flat_map(|(.., values)| values) {
+        let token = http.as_ref().and_then(|(.., token)| *token).map(token);
+        for value in http.iter().flat_map(|(.., values, _)| values) {
             headers.append(HeaderName::from_static("x-a"), HeaderValue::from_static(value));
         }
-        let request = http.as_ref().map(|(method, authority, path, _)| HttpRequest {
+        let request = http.as_ref().map(|(method, authority, path, ..)| HttpRequest {
             method,
             authority,
             path,
             headers: &headers,
+            token: token.as_ref(),
         });
         for scope in [Scope::Enforced, Scope::WithDryRun] {
             let decision = policies.decide(scope, &connection, request.as_ref());

@@ -110,7 +110,11 @@ impl TryFrom<proto::AuthorizationSource> for Source {
                 message.remote_ip_blocks,
                 block,
             )?,
-            request_principals: message.request_principals,
+            request_principals: read(
+                "authorization.rules.from.requestPrincipals",
+                message.request_principals,
+                str::parse,
+            )?,
         })
     }
 }
@@ -193,7 +197,7 @@ impl From<&Source> for proto::AuthorizationSource {
             service_accounts: write(&source.service_accounts),
             ip_blocks: write(&source.ip_blocks),
             remote_ip_blocks: write(&source.remote_ip_blocks),
-            request_principals: source.request_principals,
+            request_principals: write(&source.request_principals),
         }
     }
 }
@@ -212,8 +216,13 @@ impl From<&Operation> for proto::AuthorizationOperation {
 impl From<&Condition> for proto::AuthorizationCondition {
     fn from(condition: &Condition) -> Self {
         let values = match &condition.demand {
-            Demand::Header(_, demand) => write(demand),
-            Demand::Namespace(demand) | Demand::Principal(demand) => write(demand),
+            Demand::Header(_, demand)
+            | Demand::Namespace(demand)
+            | Demand::Principal(demand)
+            | Demand::RequestPrincipal(demand)
+            | Demand::Audiences(demand)
+            | Demand::Presenter(demand)
+            | Demand::Claim(_, demand) => write(demand),
             Demand::SourceIp(demand) | Demand::RemoteIp(demand) | Demand::DestinationIp(demand) => {
                 write(demand)
             }

@@ -1,7 +1,8 @@
 //! From messages to the vocabulary: each field is checked on its way in.
 
 use super::{
-    DecodeError, EndpointsUpdate, Resolution, Target, Update, authorization, filters, proto,
+    DecodeError, EndpointsUpdate, Resolution, Target, Update, authentication, authorization,
+    filters, proto,
 };
 use crate::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
@@ -357,6 +358,7 @@ impl TryFrom<proto::Inbound> for Inbound {
             mtls_source: message.mtls_source.map(Into::into),
             ports: all(message.ports)?,
             authorization: authorization::decode(message.authorization)?,
+            authentication: authentication::decode(message.authentication)?,
             locality: message.locality.map(Into::into).unwrap_or_default(),
             labels: message.labels.into_iter().collect(),
             access_log: message

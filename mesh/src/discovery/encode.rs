@@ -293,6 +293,12 @@ impl From<&Inbound> for proto::Inbound {
                 .flat_map(|policies| policies.iter())
                 .map(Into::into)
                 .collect(),
+            authentication: inbound
+                .authentication
+                .iter()
+                .flat_map(|authentication| authentication.rules())
+                .map(Into::into)
+                .collect(),
             locality: destination::encode_locality(&inbound.locality),
             labels: inbound.labels.clone().into_iter().collect(),
             access_log: Some((&inbound.access_log).into()),

@@ -17,11 +17,14 @@ pub const INTERNAL: u16 = 13;
 /// Nobody is there to answer.
 pub const UNAVAILABLE: u16 = 14;
 
+/// Nobody knows who the caller is.
+pub const UNAUTHENTICATED: u16 = 16;
+
 /// The gRPC status that stands for an HTTP one (gRPC's own table).
 pub fn from_http(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => INTERNAL,
-        401 => 16,
+        401 => UNAUTHENTICATED,
         403 => 7,
         404 => UNIMPLEMENTED,
         429 | 502..=504 => UNAVAILABLE,
@@ -42,7 +45,7 @@ pub fn to_http(code: u16) -> StatusCode {
         RESOURCE_EXHAUSTED => StatusCode::TOO_MANY_REQUESTS,
         UNIMPLEMENTED => StatusCode::NOT_IMPLEMENTED,
         UNAVAILABLE => StatusCode::SERVICE_UNAVAILABLE,
-        16 => StatusCode::UNAUTHORIZED,
+        UNAUTHENTICATED => StatusCode::UNAUTHORIZED,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

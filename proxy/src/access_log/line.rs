@@ -50,6 +50,9 @@ pub struct Line<'a> {
     /// The policy and rule that decided.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub decided_by: Cow<'a, str>,
+    /// For whom the request's token speaks: `<issuer>/<subject>`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub request_principal: Cow<'a, str>,
     /// The caller's verified identity.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub source_principal: Cow<'a, str>,
@@ -155,6 +158,9 @@ impl<'a> Line<'a> {
         }
         if !self.request_id.is_empty() {
             write!(out, " id {}", self.request_id.escape_debug())?;
+        }
+        if !self.request_principal.is_empty() {
+            write!(out, " for {}", self.request_principal.escape_debug())?;
         }
         if !self.decision.is_empty() {
             write!(out, " {} by {}", self.decision, self.decided_by)?;

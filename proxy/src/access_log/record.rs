@@ -64,6 +64,8 @@ pub(crate) struct Record {
     began: SystemTime,
     request: Option<Head>,
     decided: Option<Decided>,
+    /// For whom the request's token speaks.
+    request_principal: String,
     source: Option<SocketAddr>,
     upstream: Option<SocketAddr>,
     parties: Option<Parties>,
@@ -88,6 +90,7 @@ impl Record {
             began: SystemTime::now(),
             request: None,
             decided: None,
+            request_principal: String::new(),
             source: None,
             upstream: None,
             parties: None,
@@ -118,6 +121,11 @@ impl Record {
 
     pub(crate) fn decided(mut self, decided: Option<Decided>) -> Self {
         self.decided = decided;
+        self
+    }
+
+    pub(crate) fn speaking_for(mut self, principal: Option<&str>) -> Self {
+        self.request_principal = cut(principal.unwrap_or_default(), LONGEST).to_owned();
         self
     }
 
@@ -173,6 +181,7 @@ impl Record {
                 .map_or("", |decided| decided.decision.as_str())
                 .into(),
             decided_by: decided.map_or("", |decided| decided.by.as_str()).into(),
+            request_principal: self.request_principal.as_str().into(),
             source_principal: principal(parties.source_principal.as_ref()),
             source_workload: parties.source.name.as_str().into(),
             source_namespace: parties.source.namespace.as_str().into(),

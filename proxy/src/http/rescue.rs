@@ -109,6 +109,12 @@ fn respond(error: &Error, grpc: bool) -> Response<Body> {
         *response.status_mut() = error.status();
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        if matches!(error, Error::Unauthenticated { .. }) {
+            // RFC 6750, 3.1.
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         return response;
     }
     let code = error.grpc_status();

@@ -4,7 +4,10 @@
 //! The policies in force are read from the directory each time, so a new one
 //! acts on the next request. Without policies this costs a pointer's load.
 
-use super::{Arrival, Caller};
+use super::{
+    Arrival, Caller,
+    token::{Accepted, Refused},
+};
 use crate::{
     access_log::{Decided, Decision, Record, draw_sample},
     error::Error,
@@ -14,11 +17,13 @@ use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response, header::HOST};
 use linnet_mesh::{
     access_log as log,
+    authentication::Token,
     authorization::{Action, By, Connection, HttpRequest, Policies, Scope},
 };
 use metrics::Counter;
 use std::{
     cell::{Cell, OnceCell},
+    fmt::Display,
     net::SocketAddr,
     rc::Rc,
     task::{Context, Poll},
@@ -126,33 +131,41 @@ impl Arrival {
         }
     }
 
-    fn authorize_request(&self, caller: &Caller, call: &Call) -> Result<(), Error> {
+    fn authorize_request(&self, caller: &Caller, call: &mut Call) -> Result<(), Error> {
+        let inbound = self.thread.inbound();
+        let log = inbound.access_log;
+        let rules = inbound.authentication.as_ref();
+        if inbound.authorization.is_none() && rules.is_none() && log.scope != log::Scope::All {
+            return Ok(());
+        }
         let Call {
             request, exchange, ..
         } = call;
-        let inbound = self.thread.inbound();
-        if inbound.authorization.is_none() && inbound.access_log.scope != log::Scope::All {
-            return Ok(());
-        }
         let named = authority(request);
-        let verdict = match (&inbound.authorization, &named) {
-            (Some(policies), Ok(authority)) => {
+        let token = match rules {
+            Some(rules) => self.thread.tokens.authenticate(rules, request),
+            None => Ok(None),
+        };
+        let verdict = match (&token, &inbound.authorization, &named) {
+            (Err(refused), ..) => self.unauthenticated(caller, refused),
+            (Ok(_), Some(policies), Ok(authority)) => {
                 let http = HttpRequest {
                     method: request.method().as_str(),
                     authority,
                     path: request.uri().path(),
                     headers: request.headers(),
+                    token: accepted(&token),
                 };
                 self.authorize(policies, caller, Some(&http))
             }
             _ => Verdict::default(),
         };
-        let log = inbound.access_log;
         if log.writes(verdict.is_noteworthy(), draw_sample) {
             let to = &self.thread.shared.access_log;
             let authority = named.as_ref().map_or("", |named| *named);
             let record = Record::of_request(to, log.format, request, authority)
                 .decided(verdict.decided)
+                .speaking_for(accepted(&token).and_then(|token| token.principal.as_deref()))
                 .called_from(Some(self.peer))
                 .sent_to(self.app);
             exchange.note(record);
@@ -160,7 +173,33 @@ impl Arrival {
         if inbound.authorization.is_some() {
             named?;
         }
-        verdict.denied.map_or(Ok(()), Err)
+        if let Some(denied) = verdict.denied {
+            return Err(denied);
+        }
+        if let Some(rules) = rules {
+            match &token {
+                Ok(Some(token)) => token.edit(rules, request),
+                _ => rules.edit(request.headers_mut(), None),
+            }
+        }
+        Ok(())
+    }
+
+    /// What becomes of a request with a token that no rule takes.
+    fn unauthenticated(&self, caller: &Caller, refused: &Refused) -> Verdict {
+        let connection = self.connection(caller);
+        self.log(&connection, None, &refused.by, "refused a token");
+        Verdict {
+            denied: Some(Error::Unauthenticated {
+                reason: refused.reason,
+                by: refused.by.clone(),
+                told: self.is_of_the_mesh(&connection),
+            }),
+            decided: Some(Decided {
+                decision: Decision::Denied,
+                by: refused.by.clone(),
+            }),
+        }
     }
 
     fn authorize(
@@ -187,7 +226,7 @@ impl Arrival {
         if !decision.allowed {
             decisions.count(decision.by.action(), Decision::Denied);
             count_denial(decision.by, "false");
-            self.log(&connection, http, decision.by, "denied");
+            self.log(&connection, http, &decision.by, "denied");
             return Verdict {
                 denied: Some(Error::Denied {
                     by: decision.by.to_string(),
@@ -205,7 +244,7 @@ impl Arrival {
                 self.log(
                     &connection,
                     http,
-                    would.by,
+                    &would.by,
                     "would deny, but for the dry run",
                 );
                 return Verdict::allowed(decided(Decision::WouldDeny, would.by));
@@ -230,7 +269,7 @@ impl Arrival {
         &self,
         connection: &Connection<'_>,
         http: Option<&HttpRequest<'_>>,
-        by: By<'_>,
+        by: &dyn Display,
         outcome: &str,
     ) {
         let Some(unlogged) = self.thread.decisions.may_log() else {
@@ -284,6 +323,10 @@ fn count_denial(by: By<'_>, dry_run: &'static str) {
         "policy" => policy, "rule" => rule, "dry_run" => dry_run
     )
     .increment(1);
+}
+
+fn accepted(token: &Result<Option<Accepted>, Refused>) -> Option<&Token> {
+    Some(&*token.as_ref().ok()?.as_ref()?.token)
 }
 
 /// The host that a request is for. A request with two could be one for the
@@ -345,9 +388,9 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, call: Call) -> Self::Future {
+    fn call(&mut self, mut call: Call) -> Self::Future {
         let AuthorizeLayer { arrival, caller } = &*self.asks;
-        match arrival.authorize_request(caller, &call) {
+        match arrival.authorize_request(caller, &mut call) {
             Ok(()) => Either::Left(self.inner.call(call)),
             Err(error) => Either::Right(ready(Err(error))),
         }

@@ -5,6 +5,7 @@ use super::{
     AccessLog, Authorization, AuthorizationRule, InboundAnswer, InboundQuestion, Invalid, Mode,
     Mtls, PolicyAnswer, header_map, method,
 };
+use crate::inbound::token;
 use linnet_mesh::{
     Inbound, MtlsMode, SpiffeId, access_log,
     authorization::{By, Connection, HttpRequest, Policies, Policy, Rule, Scope},
@@ -35,11 +36,17 @@ pub(crate) fn explain(
     };
     let headers = header_map(&question.headers)?;
     let method = question.method.as_deref().map(method).transpose()?;
+    let query = question.path.split_once('?').map(|(_, query)| query);
+    let token = match inbound.authentication.as_ref().filter(|_| method.is_some()) {
+        Some(rules) => token::look(rules, &headers, query),
+        None => Ok(None),
+    };
     let http = method.as_ref().map(|method| HttpRequest {
         method: method.as_str(),
         authority: &question.authority,
         path: &question.path,
         headers: &headers,
+        token: token.as_ref().ok().and_then(Option::as_ref),
     });
     let mtls = mtls(inbound, question.port, identity.is_some());
     let none = Policies::default();
@@ -47,10 +54,10 @@ pub(crate) fn explain(
     let decision = policies.decide(Scope::Enforced, &connection, http.as_ref());
     let would = policies.decide(Scope::WithDryRun, &connection, http.as_ref());
     let considered = policies.explain(&connection, http.as_ref());
-    let (allowed, by) = if mtls.satisfied {
-        (decision.allowed, decision.by.to_string())
-    } else {
-        (false, format!("{} says {}", mtls.source, mtls.mode))
+    let (allowed, by) = match &token {
+        _ if !mtls.satisfied => (false, format!("{} says {}", mtls.source, mtls.mode)),
+        Err(refused) => (false, refused.by.clone()),
+        Ok(_) => (decision.allowed, decision.by.to_string()),
     };
     Ok(InboundAnswer {
         pod: inbound.workload.pod.clone(),
@@ -72,6 +79,14 @@ pub(crate) fn explain(
                 because: considered.misfits,
             })
             .collect(),
+        token: match token {
+            Ok(None) => None,
+            Ok(Some(token)) => Some(token.principal.map_or_else(
+                || "accepted; it has no subject".to_owned(),
+                |principal| format!("accepted: it speaks for {principal}"),
+            )),
+            Err(refused) => Some(format!("refused: {}", refused.reason)),
+        },
         mtls,
     })
 }

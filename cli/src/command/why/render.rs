@@ -222,6 +222,9 @@ fn inbound(page: &mut Page, answer: &InboundAnswer) {
         "  mTLS",
         format_args!("{mark} {} by {}", mtls.mode, mtls.source),
     );
+    if let Some(token) = &answer.token {
+        page.line("  token", token);
+    }
     let mut heading = "  policies";
     if answer.policies.is_empty() {
         page.line(heading, "no AuthorizationPolicy speaks of it");

@@ -55,6 +55,7 @@ fn every_part_says_what_it_wants_and_what_is_there() {
         authority: "pay",
         path: "/a/../admin",
         headers: &headers,
+        token: None,
     };
     let source = Source::default;
     let operation = Operation::default;
@@ -121,7 +122,11 @@ fn every_part_says_what_it_wants_and_what_is_there() {
         ),
         (
             when("request.auth.claims[iss]", "x"),
-            "when request.auth.claims[iss]: it is not known to this version, rule wants x",
+            "when request.auth.claims[iss]: the request has no token, rule wants x",
+        ),
+        (
+            when("connection.sni", "x"),
+            "when connection.sni: it is not known to this version, rule wants x",
         ),
         (
             Rule {

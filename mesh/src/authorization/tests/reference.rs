@@ -60,7 +60,10 @@ fn speaks_http(rule: &Rule) -> bool {
         o.hosts != Match::default() || o.methods != Match::default() || o.paths != Match::default()
     };
     rule.to.iter().any(operation)
-        || rule.from.iter().any(|source| source.request_principals)
+        || rule
+            .from
+            .iter()
+            .any(|source| !source.request_principals.is_empty())
         || rule.when.iter().any(|c| c.key.starts_with("request."))
 }
 
@@ -112,7 +115,7 @@ fn fits(
     http: Option<&HttpRequest<'_>>,
     path: &str,
 ) -> bool {
-    let from = |source: &Source| from_fits(source, denies, connection);
+    let from = |source: &Source| from_fits(source, denies, connection, http);
     let to = |operation: &Operation| to_fits(operation, denies, connection, http, path);
     if !rule.from.is_empty() && !rule.from.iter().any(from) {
         return false;
@@ -143,6 +146,25 @@ fn fits(
                     }
                 }
             },
+            Demand::RequestPrincipal(demand) => match http {
+                None => denies,
+                Some(request) => of_token(demand, &principals(request)),
+            },
+            Demand::Audiences(demand) => match http {
+                None => denies,
+                Some(request) => of_token(demand, &claim(request, &["aud"])),
+            },
+            Demand::Presenter(demand) => match http {
+                None => denies,
+                Some(request) => of_token(demand, &claim(request, &["azp"])),
+            },
+            Demand::Claim(path, demand) => match http {
+                None => denies,
+                Some(request) => {
+                    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                    of_token(demand, &claim(request, &path))
+                }
+            },
             Demand::Namespace(demand) => text(demand, id.map(SpiffeId::namespace)),
             Demand::Principal(demand) => text(demand, id.map(SpiffeId::principal)),
             Demand::ServiceAccount(demand) => text(demand, account(id).as_deref()),
@@ -161,18 +183,60 @@ fn fits(
     true
 }
 
+fn principals(request: &HttpRequest<'_>) -> Vec<String> {
+    let parts = |name| claim(request, &[name]).pop();
+    let (issuer, subject) = (parts("iss"), parts("sub"));
+    let both = issuer.zip(subject);
+    both.into_iter().map(|(i, s)| format!("{i}/{s}")).collect()
+}
+
+/// The texts of a claim.
+fn claim(request: &HttpRequest<'_>, path: &[&str]) -> Vec<String> {
+    let Some(token) = request.token else {
+        return Vec::new();
+    };
+    let mut value = serde_json::to_value(token.claims.clone()).unwrap();
+    for name in path {
+        value = match value {
+            serde_json::Value::Object(mut members) => members.remove(*name).unwrap_or_default(),
+            _ => return Vec::new(),
+        };
+    }
+    match value {
+        serde_json::Value::String(text) => vec![text],
+        serde_json::Value::Array(items) => {
+            let texts = items.iter().filter_map(|item| item.as_str());
+            texts.map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn of_token<T: ToString>(demand: &Match<T>, values: &[String]) -> bool {
+    let hit = |p: &T| values.iter().any(|value| glob(&p.to_string(), value));
+    (demand.any.is_empty() || demand.any.iter().any(hit)) && !demand.none.iter().any(hit)
+}
+
 fn account(id: Option<&SpiffeId>) -> Option<String> {
     id.map(|id| format!("{}/{}", id.namespace(), id.service_account()))
 }
 
-fn from_fits(source: &Source, denies: bool, connection: &Connection<'_>) -> bool {
+fn from_fits(
+    source: &Source,
+    denies: bool,
+    connection: &Connection<'_>,
+    http: Option<&HttpRequest<'_>>,
+) -> bool {
     let id = connection.identity;
     text(&source.principals, id.map(SpiffeId::principal))
         && text(&source.namespaces, id.map(SpiffeId::namespace))
         && text(&source.service_accounts, account(id).as_deref())
         && within(&source.ip_blocks, connection.source)
         && within(&source.remote_ip_blocks, connection.source)
-        && (denies || !source.request_principals)
+        && match http {
+            Some(request) => of_token(&source.request_principals, &principals(request)),
+            None => denies || source.request_principals.is_empty(),
+        }
 }
 
 fn to_fits(

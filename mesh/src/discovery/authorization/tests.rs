@@ -27,7 +27,7 @@ fn policies() -> Policies {
             any: vec!["fd00::/8".parse().unwrap()],
             none: vec![],
         },
-        request_principals: true,
+        request_principals: texts(&["issuer/*"], &["issuer/bob"]),
     };
     let operation = Operation {
         hosts: texts(&["*.shop"], &[]),
@@ -54,7 +54,11 @@ fn policies() -> Policies {
             condition("source.serviceAccount", "a/b"),
             condition("destination.ip", "10.0.0.0/8"),
             condition("destination.port", "80"),
-            condition("request.auth.claims[group]", "x"),
+            condition("request.auth.claims[group][inner]", "x"),
+            condition("request.auth.principal", "i/*"),
+            condition("request.auth.audiences", "x"),
+            condition("request.auth.presenter", "x"),
+            condition("connection.sni", "x"),
         ],
         void: true,
     };
