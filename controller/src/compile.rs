@@ -9,19 +9,22 @@ mod destination_rule;
 mod host;
 mod mesh_policy;
 mod peer_authentication;
+mod request_authentication;
 mod route;
 mod spec;
 mod string_match;
+mod target;
 mod verdict;
 mod virtual_service;
 
-pub(crate) use authorization_policy::closed;
-pub use authorization_policy::{AuthorizationPolicy, Target};
+pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::{DestinationRule, RuleHost, Subset, destination};
 pub use host::{Host, Scope, Visibility};
 pub use peer_authentication::PeerAuthentication;
+pub use request_authentication::{KeySource, Keys, RequestAuthentication, TokenRule};
 pub(crate) use route::merge;
 pub use route::{Condition, Parent, ParentStatus, Route};
+pub use target::Target;
 pub use verdict::{Note, Severity, Status, Verdict};
 pub use virtual_service::{Surroundings, VirtualService};
 
@@ -45,8 +48,36 @@ pub enum Compiled {
     Route(Route),
     /// Who may call.
     AuthorizationPolicy(AuthorizationPolicy),
+    /// Whose tokens count.
+    RequestAuthentication(RequestAuthentication),
     /// Modes of mutual TLS; what a MeshPolicy says is one too.
     PeerAuthentication(PeerAuthentication),
+}
+
+/// What stands in for a resource that can't be compiled and never could, so that
+/// nothing is open that it was written to close. `None`: nothing would be.
+pub(crate) fn closed(configuration: &Configuration) -> Option<Compiled> {
+    match configuration.kind {
+        Kind::AuthorizationPolicy => {
+            authorization_policy::closed(configuration).map(Compiled::AuthorizationPolicy)
+        }
+        Kind::RequestAuthentication => {
+            let closed = request_authentication::closed(configuration);
+            Some(Compiled::RequestAuthentication(closed))
+        }
+        _ => None,
+    }
+}
+
+impl Compiled {
+    /// Whether it stands in for what can't be compiled.
+    pub(crate) fn stands_in(&self) -> bool {
+        match self {
+            Self::AuthorizationPolicy(policy) => policy.stand_in,
+            Self::RequestAuthentication(policy) => policy.stand_in,
+            _ => false,
+        }
+    }
 }
 
 /// Compiles a resource. The notes say what of it does not count.
@@ -65,6 +96,8 @@ pub fn compile(
             .map(Compiled::DestinationRule),
         Kind::AuthorizationPolicy => authorization_policy::compile(configuration, &mut notes)
             .map(Compiled::AuthorizationPolicy),
+        Kind::RequestAuthentication => request_authentication::compile(configuration, &mut notes)
+            .map(Compiled::RequestAuthentication),
         Kind::HttpRoute => route::compile_http(configuration, &mut notes).map(Compiled::Route),
         Kind::GrpcRoute => route::compile_grpc(configuration, &mut notes).map(Compiled::Route),
         Kind::MeshPolicy => {

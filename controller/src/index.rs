@@ -6,6 +6,7 @@
 //! no difference sends nothing.
 
 mod attachments;
+mod authentication;
 mod authorization;
 mod cluster;
 mod configuration;
@@ -17,6 +18,7 @@ mod verdicts;
 mod view;
 
 pub use attachments::RouteStatus;
+pub use authentication::Fetched;
 pub use resolve::Interest;
 pub use view::Endpoints;
 
@@ -44,6 +46,8 @@ pub struct Index {
     trust_domains: Vec<TrustDomain>,
     cluster: Cluster,
     configurations: Configurations,
+    /// Keys that were fetched.
+    keys: authentication::FetchedKeys,
     problems: BTreeMap<String, String>,
     synced: bool,
     pods_are_told: bool,
@@ -101,6 +105,7 @@ impl Index {
             trust_domain,
             cluster: Cluster::default(),
             configurations: Configurations::default(),
+            keys: authentication::FetchedKeys::default(),
             problems: BTreeMap::new(),
             synced: false,
             pods_are_told: false,
@@ -169,6 +174,7 @@ impl Index {
                     self.problems.remove(&origin);
                 }
             },
+            Change::Keys(source, fetched) => self.take_keys(source, fetched),
             Change::Synced => self.synced = true,
         }
     }

@@ -67,6 +67,8 @@ pub enum Kind {
     PeerAuthentication,
     /// An AuthorizationPolicy.
     AuthorizationPolicy,
+    /// A RequestAuthentication.
+    RequestAuthentication,
     /// A MeshPolicy.
     MeshPolicy,
     /// An HTTPRoute.
@@ -87,6 +89,7 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
             Self::MeshPolicy => "MeshPolicy",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",

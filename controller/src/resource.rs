@@ -10,6 +10,7 @@ mod destination_rule;
 pub mod gateway;
 mod mesh_policy;
 mod peer_authentication;
+mod request_authentication;
 mod virtual_service;
 
 pub use authorization_policy::{
@@ -28,6 +29,9 @@ pub use destination_rule::{
 pub use mesh_policy::{MeshPolicy, MeshPolicySpec, PeerMethod};
 pub use peer_authentication::{
     MutualTls, PeerAuthentication, PeerAuthenticationSpec, WorkloadSelector,
+};
+pub use request_authentication::{
+    ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication, RequestAuthenticationSpec,
 };
 pub use virtual_service::{
     CorsPolicy, Delegate, Destination, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpBody,

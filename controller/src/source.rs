@@ -4,7 +4,11 @@
 pub mod directory;
 pub mod kubernetes;
 
-use crate::object::{Kind, Object, ObjectRef};
+use crate::{
+    compile::KeySource,
+    index::Fetched,
+    object::{Kind, Object, ObjectRef},
+};
 use std::time::{Instant, SystemTime};
 use tokio::sync::mpsc;
 
@@ -38,6 +42,8 @@ pub enum Change {
         /// What is wrong with it.
         reason: Option<String>,
     },
+    /// What fetching an issuer's keys has come to.
+    Keys(KeySource, Fetched),
     /// All that was there at the start has been told.
     Synced,
 }
@@ -49,7 +55,7 @@ impl Change {
         let kind = match self {
             Self::Apply(object) => object.reference().kind,
             Self::Delete(reference) => reference.kind,
-            Self::Problem { .. } | Self::Synced => return true,
+            Self::Problem { .. } | Self::Keys(..) | Self::Synced => return true,
         };
         !matches!(kind, Kind::Pod | Kind::EndpointSlice)
     }

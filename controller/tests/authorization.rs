@@ -16,6 +16,7 @@ use linnet_controller::{
 };
 use linnet_mesh::{
     SpiffeId, TrustDomain,
+    authentication::{Claims, Token},
     authorization::{By, Connection, HttpRequest, Policies, Scope},
 };
 use serde::Deserialize;
@@ -92,11 +93,14 @@ fn outcome(policies: Option<&Policies>, scope: Scope, request: &str) -> String {
     };
     let (mut authority, mut port) = ("db", 8080);
     let mut headers = HeaderMap::new();
+    let mut token: Option<Token> = None;
     for word in words {
         if let Some(text) = word.strip_prefix("port=") {
             port = text.parse().unwrap();
         } else if let Some(text) = word.strip_prefix("host=") {
             authority = text;
+        } else if let Some(claims) = word.strip_prefix("jwt=") {
+            token = Some(Claims::new(serde_json::from_str(claims).unwrap()).into());
         } else {
             let (name, value) = word.split_once(':').unwrap();
             headers.append(
@@ -115,6 +119,7 @@ fn outcome(policies: Option<&Policies>, scope: Scope, request: &str) -> String {
         authority,
         path,
         headers: &headers,
+        token: token.as_ref(),
     };
     let Some(policies) = policies else {
         return "allowed".to_owned();
@@ -273,7 +278,7 @@ fn what_does_not_count_is_said() {
         ),
         (
             "p: {action: DENY, rules: [{from: [{source: {requestPrincipals: [x]}}]}]}",
-            "p: accepted; spec.rules[0].from[0].source.requestPrincipals: can't be evaluated yet, so the rule denies without regard to it",
+            "p: accepted",
         ),
         (
             "p: {rules: [{from: [{source: {remoteIpBlocks: [10.0.0.1]}}]}]}",

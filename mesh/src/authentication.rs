@@ -36,6 +36,8 @@ pub struct JwtRule {
     pub audiences: Vec<String>,
     /// With what they are checked.
     pub keys: Vec<Jwk>,
+    /// Where they were fetched; empty: the rule brings them.
+    pub keys_from: String,
     /// Why there are no keys.
     pub problem: Option<String>,
     /// Where they are looked for.
@@ -59,6 +61,7 @@ impl JwtRule {
             issuer: String::new(),
             audiences: Vec::new(),
             keys: Vec::new(),
+            keys_from: String::new(),
             problem: Some(problem),
             places: Place::defaults(),
             forward: false,

@@ -50,7 +50,7 @@ impl<'a> Surroundings<'a> {
             Kind::VirtualService => view.virtual_service(),
             Kind::DestinationRule => view.destination_rule(),
             Kind::PeerAuthentication => view.selected(),
-            Kind::AuthorizationPolicy => {
+            Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
                 let mut notes = view.selected();
                 notes.extend(view.targets());
                 notes

@@ -7,17 +7,13 @@
 
 mod rules;
 
-use super::{Note, spec};
-use crate::{
-    object::{Configuration, Name},
-    resource::{AuthorizationPolicySpec, PolicyTargetReference},
-};
+use super::{Note, Target, spec};
+use crate::{object::Configuration, resource::AuthorizationPolicySpec};
 use linnet_mesh::{
     ResourceRef,
     authorization::{Action, Policy, Rule},
 };
-use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// A policy and the workloads it is for.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,15 +26,6 @@ pub struct AuthorizationPolicy {
     pub policy: Policy,
     /// It stands in for one that can't be compiled.
     pub stand_in: bool,
-}
-
-/// The workloads that a policy is for, within its namespace.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Target {
-    /// Those with these labels; none: all.
-    Labels(BTreeMap<String, String>),
-    /// Those behind one of these Services.
-    Services(Vec<Name>),
 }
 
 pub(super) fn compile(
@@ -61,7 +48,13 @@ pub(super) fn compile(
         }
     };
     let dry_run = dry_run(configuration, notes);
-    let target = target(&spec, configuration, notes, &mut errors);
+    let target = Target::read(
+        spec.selector.as_ref(),
+        (&spec.target_refs, spec.target_ref.as_ref()),
+        configuration,
+        notes,
+        &mut errors,
+    );
     let mut reader = rules::Reader {
         namespace: &configuration.name.namespace,
         allows: action == Action::Allow,
@@ -126,77 +119,6 @@ fn dry_run(configuration: &Configuration, notes: &mut Vec<Note>) -> bool {
     }
 }
 
-fn target(
-    spec: &AuthorizationPolicySpec,
-    configuration: &Configuration,
-    notes: &mut Vec<Note>,
-    errors: &mut Vec<Note>,
-) -> Target {
-    let labels = spec
-        .selector
-        .as_ref()
-        .map(|selector| selector.match_labels.clone())
-        .unwrap_or_default();
-    let one = spec
-        .target_ref
-        .iter()
-        .map(|r| ("spec.targetRef".to_owned(), r));
-    let several = spec.target_refs.iter().enumerate();
-    let references: Vec<_> = several
-        .map(|(at, r)| (format!("spec.targetRefs[{at}]"), r))
-        .chain(one)
-        .collect();
-    for (key, value) in &labels {
-        if key.contains('*') || value.contains('*') {
-            errors.push(Note::new(
-                format!("spec.selector.matchLabels.{key}"),
-                "holds a \"*\", which labels don't know; name the label's value",
-            ));
-        }
-    }
-    if references.is_empty() {
-        return Target::Labels(labels);
-    }
-    if !labels.is_empty() {
-        errors.push(Note::new(
-            references[0].0.clone(),
-            "stands beside spec.selector; a policy has one of them",
-        ));
-    }
-    let services = references
-        .into_iter()
-        .filter_map(|(field, reference)| service(&field, reference, configuration, notes, errors));
-    Target::Services(services.collect())
-}
-
-fn service(
-    field: &str,
-    reference: &PolicyTargetReference,
-    configuration: &Configuration,
-    notes: &mut Vec<Note>,
-    errors: &mut Vec<Note>,
-) -> Option<Name> {
-    let own = &configuration.name.namespace;
-    if reference.namespace.as_deref().is_some_and(|n| *n != **own) {
-        errors.push(Note::new(
-            format!("{field}.namespace"),
-            format!("must be {own}, the policy's own"),
-        ));
-        return None;
-    }
-    if reference.kind == "Service" && matches!(reference.group.as_str(), "" | "core") {
-        return Some(Name::new(own.clone(), reference.name.as_str()));
-    }
-    notes.push(Note::new(
-        field,
-        format!(
-            "{} has no workload with a sidecar of this mesh, so nothing is enforced there; name a Service, or use spec.selector",
-            reference.kind
-        ),
-    ));
-    None
-}
-
 /// What stands in for a policy that can't be compiled: it denies all that it
 /// might have denied. `None`: it would block nothing anyway.
 pub(crate) fn closed(configuration: &Configuration) -> Option<AuthorizationPolicy> {
@@ -213,7 +135,7 @@ pub(crate) fn closed(configuration: &Configuration) -> Option<AuthorizationPolic
     };
     Some(AuthorizationPolicy {
         namespace: configuration.name.namespace.clone(),
-        target: Target::Labels(readable_labels(spec)),
+        target: Target::readable(spec),
         policy: Policy {
             source: ResourceRef::from(&configuration.reference()),
             action,
@@ -222,21 +144,4 @@ pub(crate) fn closed(configuration: &Configuration) -> Option<AuthorizationPolic
         },
         stand_in: true,
     })
-}
-
-/// The selector's labels if all of it can be read; or else none, which selects
-/// the whole namespace.
-fn readable_labels(spec: &Value) -> BTreeMap<String, String> {
-    let Some(labels) = spec.pointer("/selector/matchLabels") else {
-        return BTreeMap::new();
-    };
-    let labels: BTreeMap<String, String> =
-        serde_json::from_value(labels.clone()).unwrap_or_default();
-    if labels
-        .iter()
-        .any(|(k, v)| k.contains('*') || v.contains('*'))
-    {
-        return BTreeMap::new();
-    }
-    labels
 }

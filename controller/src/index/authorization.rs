@@ -2,10 +2,7 @@
 //! namespace, and of these the ones that select it.
 
 use super::{Index, configuration::ROOTS};
-use crate::{
-    compile::{AuthorizationPolicy, Target},
-    object::Name,
-};
+use crate::{compile::Target, object::Name};
 use linnet_mesh::authorization::Policies;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,19 +18,20 @@ impl Index {
             roots
                 .chain([&*pod.namespace])
                 .flat_map(|namespace| self.configurations.authorization_of(namespace))
-                .filter(|policy| self.is_for(policy, pod, labels))
+                .filter(|policy| self.is_for(&policy.target, pod, labels))
                 .map(|policy| policy.policy.clone().under(&self.trust_domains)),
         );
         (!policies.is_empty()).then(|| Arc::new(policies))
     }
 
-    fn is_for(
+    /// Whether a policy of the pod's namespace, or of a root, is for it.
+    pub(super) fn is_for(
         &self,
-        policy: &AuthorizationPolicy,
+        target: &Target,
         pod: &Name,
         labels: &BTreeMap<String, String>,
     ) -> bool {
-        match &policy.target {
+        match target {
             Target::Labels(wanted) => wanted
                 .iter()
                 .all(|(key, value)| labels.get(key) == Some(value)),

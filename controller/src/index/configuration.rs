@@ -5,7 +5,7 @@ use super::{Affected, attachments::Attachments};
 use crate::{
     compile::{
         AuthorizationPolicy, Compiled, Context, DestinationRule, Note, PeerAuthentication,
-        RuleHost, Scope, Subset, VirtualService, closed, compile,
+        RequestAuthentication, RuleHost, Scope, Subset, VirtualService, closed, compile,
     },
     object::{Configuration, Kind, Name, ObjectRef},
 };
@@ -51,6 +51,8 @@ pub(super) struct Configurations {
     pub(super) attachments: Attachments,
     /// AuthorizationPolicies by namespace.
     authorization: HashMap<Arc<str>, BTreeSet<Name>>,
+    /// RequestAuthentications by namespace.
+    authentication: HashMap<Arc<str>, BTreeSet<Name>>,
     /// By namespace; a MeshPolicy's is empty.
     policies: HashMap<Arc<str>, BTreeSet<(i64, ObjectRef)>>,
     /// So far.
@@ -142,20 +144,18 @@ impl Configurations {
         configuration: &Configuration,
         affected: &mut Affected,
     ) {
-        let stands_in = |entry: &Entry| match &entry.compiled {
-            None => true,
-            Some(Compiled::AuthorizationPolicy(policy)) => policy.stand_in,
-            Some(_) => false,
-        };
+        let fails_closed = matches!(
+            reference.kind,
+            Kind::AuthorizationPolicy | Kind::RequestAuthentication
+        );
+        let stands_in = |entry: &Entry| entry.compiled.as_ref().is_none_or(Compiled::stands_in);
         match old {
-            Some(old) if reference.kind != Kind::AuthorizationPolicy || !stands_in(&old) => {
+            Some(old) if !fails_closed || !stands_in(&old) => {
                 entry.created = old.created;
                 entry.compiled = old.compiled;
             }
             old => {
-                if reference.kind == Kind::AuthorizationPolicy {
-                    entry.compiled = closed(configuration).map(Compiled::AuthorizationPolicy);
-                }
+                entry.compiled = closed(configuration);
                 if let Some(old) = old {
                     self.unlink(reference, &old, affected);
                 }
@@ -181,6 +181,32 @@ impl Configurations {
                 _ => None,
             }
         })
+    }
+
+    /// The RequestAuthentications of a namespace, by name.
+    pub(super) fn authentication_of(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &RequestAuthentication> {
+        let names = self.authentication.get(namespace).into_iter().flatten();
+        names.filter_map(|name| self.request_authentication(name))
+    }
+
+    /// All RequestAuthentications.
+    pub(super) fn authentications(&self) -> impl Iterator<Item = &RequestAuthentication> {
+        let names = self.authentication.values().flatten();
+        names.filter_map(|name| self.request_authentication(name))
+    }
+
+    fn request_authentication(&self, name: &Name) -> Option<&RequestAuthentication> {
+        let reference = ObjectRef {
+            kind: Kind::RequestAuthentication,
+            name: name.clone(),
+        };
+        match self.entries.get(&reference)?.compiled.as_ref()? {
+            Compiled::RequestAuthentication(policy) => Some(policy),
+            _ => None,
+        }
     }
 
     pub(super) fn remove(&mut self, reference: &ObjectRef, affected: &mut Affected) {
@@ -233,6 +259,10 @@ impl Configurations {
                 let policies = self.authorization.entry(policy.namespace.clone());
                 policies.or_default().insert(name.clone());
             }
+            Some(Compiled::RequestAuthentication(policy)) => {
+                let policies = self.authentication.entry(policy.namespace.clone());
+                policies.or_default().insert(name.clone());
+            }
             Some(Compiled::PeerAuthentication(policy)) => {
                 let policies = self.policies.entry(policy.namespace.clone()).or_default();
                 policies.insert((entry.created, reference.clone()));
@@ -273,6 +303,9 @@ impl Configurations {
             Some(Compiled::AuthorizationPolicy(policy)) => {
                 drop_from(&mut self.authorization, &policy.namespace, name);
             }
+            Some(Compiled::RequestAuthentication(policy)) => {
+                drop_from(&mut self.authentication, &policy.namespace, name);
+            }
             Some(Compiled::PeerAuthentication(policy)) => {
                 let key = (entry.created, reference.clone());
                 drop_from(&mut self.policies, &policy.namespace, &key);
@@ -301,6 +334,9 @@ impl Configurations {
                 affected.services.extend(services);
             }
             Some(Compiled::AuthorizationPolicy(policy)) => {
+                touch_pods(&policy.namespace, affected);
+            }
+            Some(Compiled::RequestAuthentication(policy)) => {
                 touch_pods(&policy.namespace, affected);
             }
             Some(Compiled::PeerAuthentication(policy)) => {
@@ -460,7 +496,7 @@ impl Configurations {
 }
 
 /// Notes the pods that a namespace's policies are for.
-fn touch_pods(namespace: &Arc<str>, affected: &mut Affected) {
+pub(super) fn touch_pods(namespace: &Arc<str>, affected: &mut Affected) {
     if namespace.is_empty() || ROOTS.contains(&&**namespace) {
         affected.all_pods = true;
     } else {

@@ -42,6 +42,7 @@ impl Index {
             mtls_source: modes.source.cloned(),
             ports: ports.into_values().collect(),
             authorization: self.authorization(pod, labels),
+            authentication: self.authentication(pod, labels),
             locality: known.map_or_else(Locality::default, |pod| self.cluster.locality(pod)),
             labels: labels.clone(),
             access_log: known.and_then(|pod| pod.access_log).unwrap_or_default(),

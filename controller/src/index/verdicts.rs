@@ -54,7 +54,7 @@ impl Index {
                 Compiled::VirtualService(service) => self.older_routes(&reference.name, service),
                 Compiled::DestinationRule(_) => self.older_subsets(&reference.name),
                 Compiled::Route(route) => self.overruled_routes(reference, route),
-                Compiled::AuthorizationPolicy(_) => Vec::new(),
+                Compiled::AuthorizationPolicy(_) | Compiled::RequestAuthentication(_) => Vec::new(),
                 Compiled::PeerAuthentication(policy) => self.older_policy(reference.kind, policy),
             };
             if !conflicts.is_empty() {
@@ -64,6 +64,9 @@ impl Index {
             if let Compiled::VirtualService(service) = compiled {
                 messages.extend(self.orphan(&reference.name, service));
                 messages.extend(service.dangling(&self.seen_by(&reference.name.namespace)));
+            }
+            if let Compiled::RequestAuthentication(policy) = compiled {
+                messages.extend(self.remarks_on_keys(policy));
             }
             if let Compiled::Route(route) = compiled {
                 let surroundings = self.seen_by(&reference.name.namespace);
@@ -203,6 +206,10 @@ fn stand_in(compiled: &Compiled) -> Option<Note> {
         Compiled::AuthorizationPolicy(policy) if policy.stand_in => Some(Note::new(
             "spec",
             "there is no good version to keep in force, so the workloads it selects are closed: what it might deny is denied",
+        )),
+        Compiled::RequestAuthentication(policy) if policy.stand_in => Some(Note::new(
+            "spec",
+            "there is no good version to keep in force, so the workloads it selects refuse every token where it looks for them",
         )),
         _ => None,
     }

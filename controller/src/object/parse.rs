@@ -67,6 +67,7 @@ pub fn parse(manifest: Value, origin: Option<&str>) -> Result<Option<Object>, Pa
         (group, "DestinationRule") if group == NETWORKING.0 => Kind::DestinationRule,
         (group, "PeerAuthentication") if group == SECURITY.0 => Kind::PeerAuthentication,
         (group, "AuthorizationPolicy") if group == SECURITY.0 => Kind::AuthorizationPolicy,
+        (group, "RequestAuthentication") if group == SECURITY.0 => Kind::RequestAuthentication,
         (group, "MeshPolicy") if group == AUTHENTICATION.0 => Kind::MeshPolicy,
         (group, "HTTPRoute") if group == GATEWAY.0 => Kind::HttpRoute,
         (group, "GRPCRoute") if group == GATEWAY.0 => Kind::GrpcRoute,

@@ -5,7 +5,10 @@
 //! user wrote for another mesh applies unchanged, and the verdict says which
 //! of it counts.
 
-use super::{AuthorizationPolicy, DestinationRule, MeshPolicy, PeerAuthentication, VirtualService};
+use super::{
+    AuthorizationPolicy, DestinationRule, MeshPolicy, PeerAuthentication, RequestAuthentication,
+    VirtualService,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceDefinitionVersion, CustomResourceSubresourceStatus,
     CustomResourceSubresources, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -32,6 +35,10 @@ pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
         (
             "authorizationpolicies.yaml",
             definition(AuthorizationPolicy::crd(), &["v1", "v1beta1"]),
+        ),
+        (
+            "requestauthentications.yaml",
+            definition(RequestAuthentication::crd(), &["v1", "v1beta1"]),
         ),
         (
             "meshpolicies.yaml",

@@ -19,7 +19,7 @@ use std::{collections::HashSet, convert::Infallible, fmt::Debug, time::Duration}
 use tokio::{sync::mpsc, time::sleep};
 
 /// The configuration kinds: group, version asked for, kind, plural.
-const CONFIGURATION: [(&str, &str, Kind, &str); 7] = [
+const CONFIGURATION: [(&str, &str, Kind, &str); 8] = [
     (
         "networking.istio.io",
         "v1",
@@ -43,6 +43,12 @@ const CONFIGURATION: [(&str, &str, Kind, &str); 7] = [
         "v1",
         Kind::AuthorizationPolicy,
         "authorizationpolicies",
+    ),
+    (
+        "security.istio.io",
+        "v1",
+        Kind::RequestAuthentication,
+        "requestauthentications",
     ),
     (
         "authentication.istio.io",

@@ -133,13 +133,6 @@ impl Reader<'_> {
         let namespace = self.namespace.to_owned();
         let account = |text: &str| ServiceAccount::parse(text, &namespace);
         let s = &source;
-        let tokens = [
-            ("requestPrincipals", &s.request_principals),
-            ("notRequestPrincipals", &s.not_request_principals),
-        ];
-        for (name, _) in tokens.iter().filter(|(_, list)| !list.is_empty()) {
-            self.cannot_tell(format!("{path}.{name}"));
-        }
         for (name, list) in [
             ("remoteIpBlocks", &s.remote_ip_blocks),
             ("notRemoteIpBlocks", &s.not_remote_ip_blocks),
@@ -174,7 +167,12 @@ impl Reader<'_> {
                 &s.not_remote_ip_blocks,
                 block,
             ),
-            request_principals: tokens.iter().any(|(_, list)| !list.is_empty()),
+            request_principals: self.both(
+                (&path, "requestPrincipals"),
+                &s.request_principals,
+                &s.not_request_principals,
+                str::parse,
+            ),
         }
     }
 

@@ -44,6 +44,7 @@ impl Watched {
                 origin,
                 reason: None,
             } => format!("{origin}: fine"),
+            Change::Keys(source, _) => format!("keys of {source}"),
             Change::Synced => "synced".to_owned(),
         }
     }

@@ -24,6 +24,7 @@ fn rule() -> JwtRule {
                 key: PublicKey::on("P-384", [&[4][..], &[7; 96]].concat()).unwrap(),
             },
         ],
+        keys_from: "https://issuer/keys".into(),
         problem: None,
         places,
         forward: true,

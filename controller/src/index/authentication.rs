@@ -1,0 +1,152 @@
+//! Whose tokens a workload takes: the rules of the policies that are for it, with
+//! the keys that were fetched for them.
+
+use super::{
+    Affected, Index,
+    configuration::{ROOTS, touch_pods},
+};
+use crate::{
+    compile::{KeySource, Keys, Note, RequestAuthentication, TokenRule},
+    object::Name,
+};
+use linnet_mesh::authentication::{Authentication, Jwk, JwtRule};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// What fetching keys has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fetched {
+    /// The keys, or why there are no new ones.
+    pub keys: Result<Arc<[Jwk]>, String>,
+    /// Which of them are not used, and why.
+    pub notes: Vec<String>,
+}
+
+/// Keys that were fetched, and what is to be said of them.
+#[derive(Debug, Default)]
+pub(super) struct FetchedKeys(HashMap<KeySource, State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The last good ones.
+    keys: Option<Arc<[Jwk]>>,
+    problem: Option<String>,
+    notes: Vec<String>,
+}
+
+impl FetchedKeys {
+    /// Takes what a fetch has come to; whether the keys are others.
+    fn take(&mut self, source: KeySource, fetched: Fetched) -> bool {
+        let state = self.0.entry(source).or_default();
+        match fetched.keys {
+            Ok(keys) => {
+                state.problem = None;
+                state.notes = fetched.notes;
+                let same = state.keys.as_ref() == Some(&keys);
+                state.keys = Some(keys);
+                !same
+            }
+            Err(problem) => {
+                // A rule without keys says what the matter is.
+                let told = state.problem.replace(problem);
+                state.keys.is_none() && told != state.problem
+            }
+        }
+    }
+
+    fn rule(&self, rule: &TokenRule) -> JwtRule {
+        let Keys::Fetched(source) = &rule.keys else {
+            return rule.rule.clone();
+        };
+        let state = self.0.get(source);
+        let keys = state.and_then(|state| state.keys.as_ref());
+        let problem = || {
+            let told = state.and_then(|state| state.problem.clone());
+            told.unwrap_or_else(|| format!("{source} has not answered yet"))
+        };
+        JwtRule {
+            keys: keys.map(|keys| keys.to_vec()).unwrap_or_default(),
+            problem: keys.is_none().then(problem),
+            ..rule.rule.clone()
+        }
+    }
+}
+
+impl Index {
+    /// Whose tokens a pod takes; `None`: it looks for none.
+    pub(super) fn authentication(
+        &self,
+        pod: &Name,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Arc<Authentication>> {
+        let roots = ROOTS.into_iter().filter(|root| **root != *pod.namespace);
+        let rules = roots
+            .chain([&*pod.namespace])
+            .flat_map(|namespace| self.configurations.authentication_of(namespace))
+            .filter(|policy| self.is_for(&policy.target, pod, labels))
+            .flat_map(|policy| &policy.rules)
+            .map(|rule| self.keys.rule(rule));
+        Authentication::new(rules.collect()).map(Arc::new)
+    }
+
+    /// Where keys are to be fetched.
+    pub fn key_sources(&self) -> BTreeSet<KeySource> {
+        let policies = self.configurations.authentications();
+        policies
+            .flat_map(RequestAuthentication::key_sources)
+            .map(|(_, source)| source.clone())
+            .collect()
+    }
+
+    /// Takes what fetching has come to.
+    pub(super) fn take_keys(&mut self, source: KeySource, fetched: Fetched) {
+        let wanted = self.key_sources();
+        self.keys.0.retain(|known, _| wanted.contains(known));
+        if !wanted.contains(&source) {
+            return;
+        }
+        if self.keys.take(source.clone(), fetched) {
+            self.touch_users(&source);
+        }
+    }
+
+    fn touch_users(&mut self, source: &KeySource) {
+        let uses = |policy: &&RequestAuthentication| {
+            policy.key_sources().any(|(_, known)| known == source)
+        };
+        let affected: &mut Affected = &mut self.affected;
+        for policy in self.configurations.authentications().filter(uses) {
+            touch_pods(&policy.namespace, affected);
+        }
+    }
+
+    /// What is to be said of a policy's fetched keys.
+    pub(super) fn remarks_on_keys(&self, policy: &RequestAuthentication) -> Vec<Note> {
+        let mut notes = Vec::new();
+        for (position, source) in policy.key_sources() {
+            let field = if source.openid { "issuer" } else { "jwksUri" };
+            let field = format!("spec.jwtRules[{position}].{field}");
+            let Some(state) = self.keys.0.get(source) else {
+                continue;
+            };
+            let used = state.notes.iter();
+            notes.extend(used.map(|note| Note::new(field.as_str(), note.as_str())));
+            if let Some(problem) = &state.problem {
+                notes.push(match state.keys {
+                    Some(_) => Note::new(
+                        field,
+                        format!("{problem}; the keys of the last good answer stay in force"),
+                    ),
+                    None => Note::new(
+                        field,
+                        format!("{problem}; the tokens of this issuer are refused until then"),
+                    )
+                    .error(),
+                });
+            }
+        }
+        notes
+    }
+}
