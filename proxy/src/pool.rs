@@ -210,6 +210,12 @@ impl Plan {
         }))
     }
 
+    /// How many of what is limited are taken.
+    #[cfg(test)]
+    pub(crate) fn taken(&self, limit: Limit) -> u32 {
+        self.count(limit).load(Acquire)
+    }
+
     /// Room for a connection, if there is some now.
     pub(crate) fn room(self: &Arc<Self>) -> Option<Room> {
         let permit = match &self.slots {

@@ -29,6 +29,7 @@ use tokio::{
     task::LocalSet,
 };
 
+mod callers;
 mod log;
 
 /// What a caller speaks through the mesh.
@@ -69,7 +70,8 @@ impl World {
                         let _ = request.into_body().collect().await;
                         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
                     });
-                    let server = hyper::server::conn::http1::Builder::new();
+                    let executor = crate::http::LocalExecutor;
+                    let server = hyper_util::server::conn::auto::Builder::new(executor);
                     let _ = server.serve_connection(TokioIo::new(stream), service).await;
                 });
             }

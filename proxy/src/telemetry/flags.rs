@@ -15,7 +15,7 @@ macro_rules! flags {
         impl Flags {
             $($(#[$doc])* pub const $name: Self = Self(1 << $bit);)*
 
-            const NAMES: &'static [(Self, &'static str)] = &[$((Self::$name, stringify!($name))),*];
+            pub(crate) const NAMES: &'static [(Self, &'static str)] = &[$((Self::$name, stringify!($name))),*];
         }
     };
 }
@@ -25,42 +25,32 @@ flags! {
     UH = 0;
     /// The upstream did not answer in time.
     UT = 1;
-    /// The proxy reset the stream.
-    LR = 2;
-    /// The upstream reset the stream.
-    UR = 3;
     /// The upstream could not be connected to.
-    UF = 4;
+    UF = 2;
     /// The upstream ended the connection amid a request.
-    UC = 5;
+    UC = 3;
     /// A limit of the connection pool was reached.
-    UO = 6;
+    UO = 4;
     /// No route matches.
-    NR = 7;
+    NR = 5;
     /// A delay was injected.
-    DI = 8;
+    DI = 6;
     /// A fault was injected.
-    FI = 9;
-    /// Rate limited.
-    RL = 10;
+    FI = 7;
     /// Authorization refused it.
-    UAEX = 11;
+    UAEX = 8;
     /// The client went away.
-    DC = 12;
+    DC = 9;
     /// All retries were used up.
-    URX = 13;
+    URX = 10;
     /// The stream was idle too long.
-    SI = 14;
+    SI = 11;
     /// The client broke the protocol.
-    DPE = 15;
+    DPE = 12;
     /// The connection or request lasted too long.
-    DT = 16;
-    /// The upstream broke the protocol.
-    UPE = 17;
+    DT = 13;
     /// The destination is not known.
-    NC = 18;
-    /// The proxy shed load.
-    OM = 19;
+    NC = 14;
 }
 
 impl Flags {

@@ -1,7 +1,11 @@
 //! Requests through the outbound stack to servers on loopback.
 
+mod age;
 mod balancing;
+mod connections;
 mod cors;
+mod flags;
+mod origination;
 mod resilience;
 mod retries;
 mod rules;

@@ -1,6 +1,7 @@
 //! Limits, deadlines and changes of route while requests are on their way.
 
 use super::support::{Sidecar, Upstream, get, local, resource, rule, status, text};
+use crate::pool::Limit;
 use http::{HeaderValue, Request};
 use linnet_mesh::{
     destination::{ClientTls, ConnectionPool, Destination, DestinationPolicy, Sources},
@@ -9,7 +10,7 @@ use linnet_mesh::{
 use std::{rc::Rc, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
-fn policy(pool: ConnectionPool) -> Destination {
+pub(super) fn policy(pool: ConnectionPool) -> Destination {
     Destination {
         policy: Arc::new(DestinationPolicy {
             pool,
@@ -24,14 +25,14 @@ fn policy(pool: ConnectionPool) -> Destination {
     }
 }
 
-fn policy_of(tls: ClientTls) -> Destination {
+pub(super) fn policy_of(tls: ClientTls) -> Destination {
     let mut destination = policy(ConnectionPool::DEFAULT);
     Arc::make_mut(&mut destination.policy).tls = tls;
     destination
 }
 
 /// A server that answers a request for each permit.
-async fn held() -> (Upstream, Rc<Semaphore>) {
+pub(super) async fn held() -> (Upstream, Rc<Semaphore>) {
     let gate = Rc::new(Semaphore::new(0));
     let answers = gate.clone();
     let upstream = Upstream::start(move |_| {
@@ -44,7 +45,7 @@ async fn held() -> (Upstream, Rc<Semaphore>) {
     (upstream.await, gate)
 }
 
-async fn until(what: impl Fn() -> bool) {
+pub(super) async fn until(what: impl Fn() -> bool) {
     while !what() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -190,7 +191,7 @@ async fn retries_have_a_limit_of_their_own() {
         tokio::task::spawn_local(async move { first.get("/").await });
         until(|| upstream.count() == 1).await;
         // The first one's retry waits: there is none left for another.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        until(|| sidecar.taken(Limit::Retries) == 1).await;
         let second = sidecar.get("/").await;
         assert_eq!(second.status(), 503);
         text(second).await;
@@ -459,6 +460,47 @@ async fn an_open_circuit_waits_for_nothing() {
         assert!(took < Duration::from_millis(1), "{took:?}");
         assert_eq!(upstream.count(), 1);
         first.abort();
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_for_a_connection_waits_for_nothing() {
+    local(async {
+        let (upstream, gate) = held().await;
+        let sidecar = Rc::new(Sidecar::new(None, &[upstream.address]));
+        sidecar.called(policy(ConnectionPool {
+            max_connections: Some(1),
+            max_pending_requests: Some(1),
+            ..ConnectionPool::DEFAULT
+        }));
+        let send = || {
+            let sidecar = sidecar.clone();
+            tokio::task::spawn_local(async move { sidecar.get("/").await.status() })
+        };
+        let busy = send();
+        while upstream.count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let waiting = send();
+        while sidecar.taken(Limit::Pending) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // The clock stands still but when everybody waits for it alone.
+        let start = tokio::time::Instant::now();
+        for _ in 0..100 {
+            let refused = sidecar.get("/").await;
+            assert_eq!(refused.status(), 503);
+            let body = text(refused).await;
+            assert!(body.contains("http1MaxPendingRequests is 1"), "{body}");
+        }
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(1), "{took:?}");
+        assert_eq!(sidecar.flags(100).await, vec!["UO"; 100]);
+        gate.add_permits(2);
+        assert_eq!(busy.await.unwrap(), 200);
+        assert_eq!(waiting.await.unwrap(), 200);
+        assert_eq!(upstream.connections.get(), 1);
     })
     .await;
 }

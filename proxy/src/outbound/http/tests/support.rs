@@ -5,6 +5,7 @@ use crate::{
     config::{StaticConfig, StaticEndpoint, StaticService},
     directory::{Directory, fixed},
     outbound::serve_connection,
+    pool::Limit,
     telemetry::Telemetry,
     thread::{Shared, Thread},
 };
@@ -258,26 +259,33 @@ impl Sidecar {
         self.thread.directory().apply(vec![update]);
     }
 
-    async fn connection(&self) -> TokioIo<TcpStream> {
+    /// Of calls to no subset, how many of what is limited are taken.
+    pub(super) fn taken(&self, limit: Limit) -> u32 {
+        let cell = self.thread.directory().service(&key()).unwrap();
+        cell.pools().plan(None).taken(limit)
+    }
+
+    /// A connection of the application's to the service.
+    pub(super) async fn connect(&self) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let target = Target::Host(HOST.into());
         let serve = serve_connection(self.thread.clone(), accepted.unwrap().0, target);
         tokio::task::spawn_local(serve);
-        TokioIo::new(client.unwrap())
+        client.unwrap()
     }
 
     /// One request over a connection of its own, HTTP/1.1.
     pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
-        let io = self.connection().await;
+        let io = TokioIo::new(self.connect().await);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
         tokio::task::spawn_local(connection);
         sender.send_request(request).await.unwrap()
     }
 
     pub(super) async fn send_http2(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
-        let io = self.connection().await;
+        let io = TokioIo::new(self.connect().await);
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
                 .await
@@ -297,19 +305,25 @@ impl Sidecar {
 
     /// Response flags of what has been recorded, once so many are.
     pub(super) async fn flags(&self, requests: usize) -> Vec<String> {
+        self.flags_of("istio_requests_total", requests).await
+    }
+
+    /// The same by another counter.
+    pub(super) async fn flags_of(&self, counter: &str, times: usize) -> Vec<String> {
         loop {
             let text = self.metrics();
             let mut flags = Vec::new();
             for line in text.lines() {
-                let Some(labels) = line.strip_prefix("istio_requests_total{") else {
+                let labels = line.strip_prefix(counter);
+                let Some(labels) = labels.and_then(|labels| labels.strip_prefix('{')) else {
                     continue;
                 };
                 let flag = labels.split("response_flags=\"").nth(1).unwrap();
                 let flag = flag.split('"').next().unwrap().to_owned();
-                let times: f64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();
-                flags.extend(std::iter::repeat_n(flag, times as usize));
+                let counted: f64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();
+                flags.extend(std::iter::repeat_n(flag, counted as usize));
             }
-            if flags.len() >= requests {
+            if flags.len() >= times {
                 flags.sort();
                 return flags;
             }

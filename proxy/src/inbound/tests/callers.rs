@@ -1,0 +1,131 @@
+//! Callers that have given up, or never let go.
+
+use super::*;
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::mpsc;
+
+/// What an application sees of a request.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    /// With what is left of its time, if that is said, milliseconds.
+    Request(Option<u64>),
+    /// Nobody waits for its answer any more.
+    Cancelled,
+}
+
+struct Cancelled(mpsc::UnboundedSender<Seen>);
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        self.0.send(Seen::Cancelled).unwrap();
+    }
+}
+
+/// An application that answers nobody.
+async fn silent() -> (World, mpsc::UnboundedReceiver<Seen>) {
+    let mut world = World::start(true).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.app = listener.local_addr().unwrap();
+    world.set(vec![]);
+    let (sender, seen) = mpsc::unbounded_channel();
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let sender = sender.clone();
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                let left = request.headers().get("x-envoy-expected-rq-timeout-ms");
+                let left = left.map(|left| left.to_str().unwrap().parse().unwrap());
+                sender.send(Seen::Request(left)).unwrap();
+                let cancelled = Cancelled(sender.clone());
+                async move {
+                    let _cancelled = cancelled;
+                    std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>().await
+                }
+            });
+            let server = hyper::server::conn::http1::Builder::new();
+            tokio::task::spawn_local(async move {
+                // Broken off on purpose.
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    (world, seen)
+}
+
+fn within(milliseconds: &str) -> Request<Empty<Bytes>> {
+    let mut request = get("/");
+    let limit = milliseconds.parse().unwrap();
+    let name = "x-envoy-expected-rq-timeout-ms";
+    request.headers_mut().insert(name, limit);
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_reaches_the_application_and_ends_its_work() {
+    let test = async {
+        let (world, mut seen) = silent().await;
+        let begun = tokio::time::Instant::now();
+        let stream = world.mesh("web", HTTP1).await;
+        let (status, _, body) = world.request(stream, within("2500")).await;
+        assert_eq!(status, 504, "{body}");
+        assert!(begun.elapsed() >= Duration::from_millis(2500));
+        let Some(Seen::Request(Some(left))) = seen.recv().await else {
+            panic!("the application was told no deadline");
+        };
+        assert!((1..=2500).contains(&left), "{left}");
+        assert_eq!(seen.recv().await, Some(Seen::Cancelled));
+        let metrics = world.thread.shared.telemetry.render();
+        assert!(metrics.contains("response_flags=\"UT\""), "{metrics}");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_is_not_worked_for() {
+    let test = async {
+        let (world, mut seen) = silent().await;
+        let stream = world.mesh("web", HTTP1).await;
+        {
+            let request = world.request(stream, get("/"));
+            let mut request = std::pin::pin!(request);
+            tokio::select! {
+                answer = &mut request => panic!("{answer:?}"),
+                seen = seen.recv() => assert_eq!(seen, Some(Seen::Request(None))),
+            }
+        }
+        assert_eq!(seen.recv().await, Some(Seen::Cancelled));
+        while !world
+            .thread
+            .shared
+            .telemetry
+            .render()
+            .contains("response_flags=\"DC\"")
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// 30 minutes, a tenth more or less.
+#[tokio::test(start_paused = true)]
+async fn a_caller_s_old_connection_ends_after_its_last_request() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![]);
+        let stream = world.mesh("web", MeshProtocol::Http2).await;
+        let begun = tokio::time::Instant::now();
+        let io = TokioIo::new(stream);
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let ended = tokio::task::spawn_local(connection);
+        tokio::time::sleep(Duration::from_secs(26 * 60)).await;
+        let request = Request::get("http://db/").body(Empty::<Bytes>::new());
+        let response = sender.send_request(request.unwrap()).await.unwrap();
+        assert_eq!(read(response).await.0, 200);
+        ended.await.unwrap().unwrap();
+        let lived = begun.elapsed();
+        let age = Duration::from_secs(27 * 60)..Duration::from_secs(34 * 60);
+        assert!(age.contains(&lived), "{lived:?}");
+    };
+    LocalSet::new().run_until(test).await;
+}

@@ -1,0 +1,154 @@
+//! Every response flag there is, raised once by what it stands for; UAEX is the
+//! inbound side's, whose tests raise it.
+
+use super::{
+    resilience::{held, policy, until},
+    support::{Sidecar, Upstream, get, local, raw, rule, status, text},
+};
+use crate::telemetry::Flags;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use linnet_mesh::{
+    destination::ConnectionPool,
+    route::{
+        Abort, AbortStatus, Delay, Fault, Filters, HttpRule, RequestMatch, RetryOn, RetryPolicy,
+        Share, StringMatch, Unresolved,
+    },
+};
+use std::{net::SocketAddr, rc::Rc, time::Duration};
+use tokio::net::TcpListener;
+
+/// A sidecar whose one rule has these filters, after one request.
+async fn filtered(filters: Filters, endpoint: SocketAddr) -> Sidecar {
+    asked(Sidecar::new(Some(vec![rule(filters)]), &[endpoint])).await
+}
+
+async fn asked(sidecar: Sidecar) -> Sidecar {
+    text(sidecar.get("/").await).await;
+    sidecar
+}
+
+fn fault(delay: Option<Delay>, abort: Option<Abort>) -> Filters {
+    Filters {
+        fault: Some(Fault { delay, abort }),
+        ..Filters::default()
+    }
+}
+
+const ALL: Share = Share {
+    per_million: 1_000_000,
+};
+
+/// Raises a flag and returns who counted it.
+async fn raise(flag: &str) -> Sidecar {
+    let good = Upstream::ok().await;
+    match flag {
+        "UH" => asked(Sidecar::new(None, &[])).await,
+        "UT" => {
+            let (silent, _gate) = held().await;
+            let timeout = Some(Duration::from_millis(20));
+            let filters = Filters {
+                timeout,
+                ..Filters::default()
+            };
+            filtered(filters, silent.address).await
+        }
+        "UF" => {
+            let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = closed.local_addr().unwrap();
+            drop(closed);
+            asked(Sidecar::new(None, &[address])).await
+        }
+        "UC" => asked(Sidecar::new(None, &[raw("HTTP/1.1 nonsense\r\n").await])).await,
+        "UO" => {
+            let sidecar = Sidecar::new(None, &[good.address]);
+            sidecar.called(policy(ConnectionPool {
+                max_requests: Some(0),
+                ..ConnectionPool::DEFAULT
+            }));
+            asked(sidecar).await
+        }
+        "NR" => {
+            let matches = vec![RequestMatch {
+                path: Some(StringMatch::Exact("/other".into())),
+                ..RequestMatch::default()
+            }];
+            let rule = HttpRule {
+                matches,
+                ..rule(Filters::default())
+            };
+            asked(Sidecar::new(Some(vec![rule]), &[good.address])).await
+        }
+        "NC" => {
+            let mut rule = rule(Filters::default());
+            rule.backends[0].unresolved = Some(Unresolved {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                reason: "nobody knows it".to_owned(),
+            });
+            asked(Sidecar::new(Some(vec![rule]), &[good.address])).await
+        }
+        "DI" => {
+            let delay = Delay {
+                share: ALL,
+                duration: Duration::from_millis(1),
+            };
+            filtered(fault(Some(delay), None), good.address).await
+        }
+        "FI" => {
+            let abort = Abort {
+                share: ALL,
+                status: AbortStatus::Http(StatusCode::IM_A_TEAPOT),
+            };
+            filtered(fault(None, Some(abort)), good.address).await
+        }
+        "URX" => {
+            let failing = Upstream::start(|_| async { status(503) }).await;
+            let retry = RetryPolicy {
+                on: RetryOn::SERVER_ERROR,
+                back_off: Duration::from_micros(1),
+                ..RetryPolicy::DEFAULT
+            };
+            let filters = Filters {
+                retry: Some(retry),
+                ..Filters::default()
+            };
+            filtered(filters, failing.address).await
+        }
+        "DC" => {
+            let (silent, _gate) = held().await;
+            let sidecar = Rc::new(Sidecar::new(None, &[silent.address]));
+            let caller = sidecar.clone();
+            let caller = tokio::task::spawn_local(async move { caller.get("/").await });
+            until(|| silent.count() == 1).await;
+            caller.abort();
+            assert!(caller.await.unwrap_err().is_cancelled());
+            Rc::into_inner(sidecar).unwrap()
+        }
+        "DPE" => {
+            let sidecar = Sidecar::new(None, &[good.address]);
+            let request = Request::get("/").header("host", "payment");
+            let request = request
+                .header("host", "other")
+                .body(Full::<Bytes>::default());
+            text(sidecar.send(request.unwrap()).await).await;
+            sidecar
+        }
+        other => panic!("no test raises {other}"),
+    }
+}
+
+#[tokio::test]
+async fn each_flag_says_what_happened() {
+    local(async {
+        for (_, flag) in Flags::NAMES {
+            // Inbound, and of opaque connections: raised by tests of their own.
+            if ["UAEX", "SI", "DT"].contains(flag) {
+                continue;
+            }
+            let sidecar = raise(flag).await;
+            assert_eq!(sidecar.flags(1).await, [*flag]);
+        }
+    })
+    .await;
+}
