@@ -111,7 +111,11 @@ fn refuse(error: ReviewError) -> Response {
     error.into_response()
 }
 
-fn judge(body: &[u8], context: &Context) -> Result<Answer, ReviewError> {
+/// Answers a review.
+///
+/// # Errors
+/// What can't be answered at all.
+pub fn judge(body: &[u8], context: &Context) -> Result<Answer, ReviewError> {
     let mut request = review::parse(body)?;
     let what = match request.operation.as_str() {
         "CREATE" => "creates a resource",

@@ -11,6 +11,10 @@ mod domains;
 pub mod explain;
 pub mod path;
 pub mod pattern;
+#[cfg(feature = "fuzzing")]
+#[allow(clippy::unwrap_used, reason = "the texts are the fuzzer's own")]
+#[path = "authorization/tests/reference.rs"]
+pub(crate) mod reference;
 pub mod rule;
 
 pub use pattern::{Invalid, Match, Pattern, ServiceAccount};

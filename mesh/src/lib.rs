@@ -10,6 +10,8 @@ pub mod authorization;
 pub mod destination;
 pub mod discovery;
 pub mod endpoint;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod inbound;
 pub mod names;
 pub mod protocol;

@@ -97,7 +97,9 @@ fn classify_http1(bytes: &[u8]) -> Option<Finding> {
     if METHODS.contains(&method) && matches!(target.first(), Some(b'/' | b'*' | b'h' | b'H')) {
         return Some(Finding::Http1);
     }
-    let Some(line_end) = bytes.iter().position(|&b| b == b'\n') else {
+    // A line that is longer is none, however much of it is there already.
+    let longest = &bytes[..bytes.len().min(LONGEST_LINE + 1)];
+    let Some(line_end) = longest.iter().position(|&b| b == b'\n') else {
         return (bytes.len() > LONGEST_LINE).then_some(Finding::Opaque);
     };
     let line = bytes[..line_end]
@@ -126,6 +128,16 @@ mod tests {
             assert_eq!(classify(line), Some(Finding::Http1), "{line:?}");
         }
         assert_eq!(classify(PREFACE), Some(Finding::Http2));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_none_even_if_it_comes_at_once() {
+        let line = |length: usize| {
+            let target = "x".repeat(length - "BREW / HTTP/1.1\n".len());
+            format!("BREW /{target} HTTP/1.1\n").into_bytes()
+        };
+        assert_eq!(classify(&line(LONGEST_LINE + 1)), Some(Finding::Http1));
+        assert_eq!(classify(&line(LONGEST_LINE + 2)), Some(Finding::Opaque));
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod data;
 mod detect;
 mod directory;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod http;
 mod inbound;
 mod io;

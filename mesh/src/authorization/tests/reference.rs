@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 type Verdict = (bool, Option<(String, usize)>);
 
-pub(super) fn decide(
+pub(crate) fn decide(
     policies: &Policies,
     scope: Scope,
     connection: &Connection<'_>,
