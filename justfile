@@ -32,6 +32,13 @@ demo *arguments:
 test-netns: netns-packages
     cargo test --workspace --features linnet-tests/netns --test netns --config 'target."cfg(all())".runner = "{{ as_root }}"'
 
+# One target of fuzz/ under libFuzzer, for so long; `cargo test -p linnet-fuzz` is its short form
+fuzz target seconds="60":
+    command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+    mkdir -p target/fuzz/corpus/{{ target }}
+    cargo fuzz run --fuzz-dir fuzz/libfuzzer --target-dir target/fuzz --sanitizer none {{ target }} \
+        target/fuzz/corpus/{{ target }} fuzz/corpus/{{ target }} -- -max_total_time={{ seconds }} -max_len=16384
+
 # Container images of all services, as archives in target/images
 images:
     cargo build --release --workspace --bins

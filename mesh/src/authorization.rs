@@ -11,7 +11,7 @@ mod domains;
 pub mod explain;
 pub mod path;
 pub mod pattern;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[allow(clippy::unwrap_used, reason = "the texts are the fuzzer's own")]
 #[path = "authorization/tests/reference.rs"]
 pub(crate) mod reference;
@@ -74,6 +74,7 @@ pub struct Policies {
     policies: Vec<Policy>,
     dry_run: bool,
     audit: bool,
+    by_headers: bool,
 }
 
 /// What a connection is known by.
@@ -177,6 +178,10 @@ impl Policies {
         Self {
             dry_run: policies.iter().any(|policy| policy.dry_run),
             audit: policies.iter().any(|policy| policy.action == Action::Audit),
+            by_headers: policies
+                .iter()
+                .flat_map(|policy| &policy.rules)
+                .any(Rule::goes_by_headers),
             policies,
         }
     }
@@ -189,6 +194,11 @@ impl Policies {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.policies.is_empty()
+    }
+
+    /// Whether some go by a request's headers, besides its host.
+    pub fn go_by_headers(&self) -> bool {
+        self.by_headers
     }
 
     /// Whether some are in dry run.

@@ -2,6 +2,10 @@
 //! says. Not part of any process.
 
 #![allow(
+    clippy::needless_update,
+    reason = "messages get further fields, which are not said here"
+)]
+#![allow(
     clippy::unwrap_used,
     clippy::panic,
     reason = "a promise that is broken is a panic, which the fuzzer reports"
@@ -165,6 +169,7 @@ pub fn authorization(data: &[u8]) {
         authority: choices.of(&["shop", "a.Shop", "shop:80", "Shop.", "other", ""]),
         path: &path,
         headers: &headers,
+        token: None,
     };
     let request = (choices.below(5) > 0).then_some(&request);
     for scope in [Scope::Enforced, Scope::WithDryRun] {

@@ -7,6 +7,7 @@ pub(crate) mod deadline;
 pub(crate) mod exchange;
 pub(crate) mod forwarded;
 pub(crate) mod found;
+pub(crate) mod grant;
 pub(crate) mod measure;
 pub(crate) mod replay;
 pub(crate) mod rescue;

@@ -4,6 +4,7 @@
 //! Nothing of a connection reaches the application before its mTLS mode has
 //! been satisfied and the workload's policies have allowed the caller.
 
+mod again;
 mod authorize;
 mod http;
 pub(crate) mod token;

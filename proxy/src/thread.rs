@@ -6,6 +6,7 @@ use crate::{
     access_log::Log,
     balance::{Balancer, Candidate},
     directory::{Directory, ServiceCell},
+    http::grant::Grants,
     inbound::{Decisions, token::Tokens},
     pool::Pool,
     telemetry::Telemetry,
@@ -46,6 +47,7 @@ pub(crate) struct Thread {
     pub(crate) tls: Tls,
     pub(crate) decisions: Decisions,
     pub(crate) tokens: Tokens,
+    pub(crate) grants: Rc<Grants>,
     /// For what no policy speaks of.
     pub(crate) plain: Rc<Pool>,
     balancers: RefCell<HashMap<ServicePort, Rc<Balancer>>>,
@@ -81,6 +83,7 @@ impl Thread {
             plain: Pool::new(Arc::default()),
             decisions: Decisions::default(),
             tokens: Tokens::default(),
+            grants: Rc::default(),
             shared,
             balancers: RefCell::default(),
             direct: RefCell::default(),

@@ -213,14 +213,18 @@ impl Rule {
             !(operation.hosts.is_empty()
                 && operation.methods.is_empty()
                 && operation.paths.is_empty())
-        }) || self
-            .from
+        }) || self.goes_by_headers()
+    }
+
+    /// Whether it goes by a request's headers, besides its host.
+    pub(super) fn goes_by_headers(&self) -> bool {
+        self.from
             .iter()
             .any(|source| !source.request_principals.is_empty())
-            || self.when.iter().any(|condition| {
-                matches!(condition.demand, Demand::Header(..))
-                    || condition.key.starts_with("request.")
-            })
+            || self
+                .when
+                .iter()
+                .any(|condition| condition.key.starts_with("request."))
     }
 
     /// The first part that does not fit.

@@ -3,8 +3,6 @@ use crate::authentication::Claims;
 use http::{HeaderName, HeaderValue};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-mod reference;
-
 pub(super) fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Policy {
     Policy {
         source: ResourceRef {

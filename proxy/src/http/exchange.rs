@@ -8,9 +8,12 @@ use crate::{
     access_log::Record,
     balance::Blame,
     clock,
+    error::Error,
     http::{
         activity::Busy,
+        grant::{Grant, Side},
         replay::Reader,
+        rescue,
         tee::{Copy, Tee},
     },
     pool::{Permit, Pool},
@@ -26,7 +29,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 use tokio::time::Sleep;
@@ -54,6 +57,8 @@ pub(crate) struct Exchange {
     permit: RefCell<Permit>,
     /// When its time is over.
     end: Cell<Option<tokio::time::Instant>>,
+    /// That it was let through, where policies may say otherwise later.
+    grant: RefCell<Option<Grant>>,
     /// Its line of the access log; most have none.
     record: RefCell<Option<Box<Record>>>,
     _busy: Busy,
@@ -171,6 +176,7 @@ impl Exchange {
             blame: RefCell::default(),
             permit: RefCell::default(),
             end: Cell::default(),
+            grant: RefCell::default(),
             record: RefCell::default(),
             _busy: busy,
         }
@@ -243,6 +249,31 @@ impl Exchange {
         if let Some(blame) = self.blame.take() {
             blame.fall();
         }
+    }
+
+    /// It goes on as long as that is not withdrawn.
+    pub(crate) fn granted(&self, grant: Grant) {
+        *self.grant.borrow_mut() = Some(grant);
+    }
+
+    /// Ready once no policy lets it go on: neither does its connection.
+    pub(crate) fn poll_withdrawn(&self, side: Side, context: &Context<'_>) -> Poll<()> {
+        let grant = self.grant.borrow();
+        let Some(grant) = &*grant else {
+            return Poll::Pending;
+        };
+        ready!(grant.poll_withdrawn(side, context));
+        self.flag(Flags::UAEX);
+        self.forget_lease();
+        if let Some(record) = grant.take_record() {
+            self.note(record);
+        }
+        Poll::Ready(())
+    }
+
+    /// Why it may not go on.
+    pub(crate) fn withdrawn(&self) -> Option<Error> {
+        self.grant.borrow().as_ref()?.error()
     }
 
     pub(crate) fn lend(&self, lease: Lease) {
@@ -341,6 +372,8 @@ pub(crate) struct Body {
 pub(crate) enum BodyError {
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
+    #[error("a policy forbids it now")]
+    Withdrawn,
     #[error("the route's timeout has passed")]
     TimedOut,
     #[error("its original ended early, or went too far ahead")]
@@ -435,6 +468,31 @@ impl Body {
         late
     }
 
+    /// What a body ends with that no policy lets go on: with the trailers of a
+    /// refusal where the protocol has them.
+    fn withdrawn(&mut self, context: &Context<'_>) -> Option<Result<Frame<Bytes>, BodyError>> {
+        // An answer of the sidecar's own is told to its end.
+        if matches!(self.kind, Kind::Text(_)) {
+            return None;
+        }
+        let (side, exchange) = match self.meter.as_ref()? {
+            Meter::Request(exchange) => (Side::Request, exchange),
+            Meter::Response(exchange) => (Side::Response, exchange),
+        };
+        if exchange.poll_withdrawn(side, context).is_pending() {
+            return None;
+        }
+        let error = exchange.withdrawn().filter(|_| exchange.is_grpc());
+        let trailers = error.filter(|_| matches!(side, Side::Response));
+        let trailers = trailers.map(|error| Frame::trailers(rescue::grpc_trailers(&error)));
+        if let Some(frame) = &trailers {
+            self.note(Some(frame));
+        }
+        self.kind = Kind::Text(None);
+        self.meter = None;
+        Some(trailers.ok_or(BodyError::Withdrawn))
+    }
+
     fn note(&self, frame: Option<&Frame<Bytes>>) {
         let data = frame.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
         match &self.meter {
@@ -467,6 +525,9 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(end) = self.withdrawn(context) {
+            return Poll::Ready(Some(end));
+        }
         let polled = match &mut self.kind {
             Kind::Incoming(incoming) => Pin::new(incoming)
                 .poll_frame(context)

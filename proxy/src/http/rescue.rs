@@ -6,7 +6,7 @@ use super::{
     exchange::{Body, Exchange},
 };
 use crate::error::Error;
-use http::{HeaderValue, Response, header};
+use http::{HeaderMap, HeaderValue, Response, header};
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
@@ -117,18 +117,23 @@ fn respond(error: &Error, grpc: bool) -> Response<Body> {
         }
         return response;
     }
-    let code = error.grpc_status();
     let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    headers.insert(
+    *response.headers_mut() = grpc_trailers(error);
+    response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/grpc"),
     );
-    headers.insert("grpc-status", HeaderValue::from(code));
-    if let Ok(message) = HeaderValue::from_str(&percent_encode(&text)) {
-        headers.insert("grpc-message", message);
-    }
     response
+}
+
+/// What tells a gRPC caller of an error, wherever its answer ends.
+pub(crate) fn grpc_trailers(error: &Error) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(error.grpc_status()));
+    if let Ok(message) = HeaderValue::from_str(&percent_encode(&error.text())) {
+        trailers.insert("grpc-message", message);
+    }
+    trailers
 }
 
 /// gRPC's encoding of `grpc-message`: printable ASCII but `%` as it is.

@@ -6,11 +6,13 @@ use super::{
     exchange::{Body, Exchange},
     forwarded,
     found::Found,
+    grant::Side,
 };
 use crate::{error::Error, io::relay};
 use http::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::{
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -93,7 +95,14 @@ async fn tunnel(
     let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
     let sent = |bytes| exchange.count_request(bytes);
     let received = |bytes| exchange.count_response(bytes);
-    if let Err(error) = relay(&mut client, &mut upstream, sent, received).await {
-        tracing::debug!(%error, "an upgraded connection broke");
+    tokio::select! {
+        relayed = relay(&mut client, &mut upstream, sent, received) => {
+            if let Err(error) = relayed {
+                tracing::debug!(%error, "an upgraded connection broke");
+            }
+        }
+        () = poll_fn(|context| exchange.poll_withdrawn(Side::Response, context)) => {
+            tracing::debug!("a policy ended an upgraded connection");
+        }
     }
 }

@@ -6,12 +6,13 @@
 
 use super::{
     Arrival, Caller,
+    again::Granted,
     token::{Accepted, Refused},
 };
 use crate::{
     access_log::{Decided, Decision, Record, draw_sample},
     error::Error,
-    http::{Call, exchange::Body},
+    http::{Call, exchange::Body, grant::Head},
 };
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response, header::HOST};
@@ -101,7 +102,7 @@ impl Verdict {
 }
 
 impl Arrival {
-    fn connection<'a>(&self, caller: &'a Caller) -> Connection<'a> {
+    pub(super) fn connection<'a>(&self, caller: &'a Caller) -> Connection<'a> {
         Connection {
             identity: match caller {
                 Caller::Verified(peer) => Some(&peer.0),
@@ -202,7 +203,7 @@ impl Arrival {
         }
     }
 
-    fn authorize(
+    pub(super) fn authorize(
         &self,
         policies: &Policies,
         caller: &Caller,
@@ -325,13 +326,13 @@ fn count_denial(by: By<'_>, dry_run: &'static str) {
     .increment(1);
 }
 
-fn accepted(token: &Result<Option<Accepted>, Refused>) -> Option<&Token> {
+pub(super) fn accepted(token: &Result<Option<Accepted>, Refused>) -> Option<&Token> {
     Some(&*token.as_ref().ok()?.as_ref()?.token)
 }
 
 /// The host that a request is for. A request with two could be one for the
 /// policy and the other for the application.
-fn authority<B>(request: &Request<B>) -> Result<&str, Error> {
+pub(super) fn authority<B>(request: &Request<B>) -> Result<&str, Error> {
     let mut hosts = hosts(request.headers());
     let host = hosts.next();
     let of_uri = request.uri().authority().map(http::uri::Authority::as_str);
@@ -382,7 +383,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Error;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, Error>>>;
+    type Future = Either<Granted<S::Future>, Ready<Result<Response<Body>, Error>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.inner.poll_ready(context)
@@ -390,8 +391,13 @@ where
 
     fn call(&mut self, mut call: Call) -> Self::Future {
         let AuthorizeLayer { arrival, caller } = &*self.asks;
+        let head = Head::of(&call.request, arrival.needs_headers(call.found));
         match arrival.authorize_request(caller, &mut call) {
-            Ok(()) => Either::Left(self.inner.call(call)),
+            Ok(()) => {
+                self.asks.grant(&call.exchange, head);
+                let exchange = call.exchange.clone();
+                Either::Left(Granted::new(self.inner.call(call), exchange))
+            }
             Err(error) => Either::Right(ready(Err(error))),
         }
     }

@@ -31,6 +31,7 @@ use tokio::{
 
 mod callers;
 mod log;
+mod open;
 
 /// What a caller speaks through the mesh.
 const HTTP1: MeshProtocol = MeshProtocol::Http1;

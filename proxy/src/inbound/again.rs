@@ -1,0 +1,165 @@
+//! Requests that were let through, asked for again when the policies change: what
+//! would be denied now, ends.
+
+use super::{
+    Arrival, Caller,
+    authorize::{AuthorizeLayer, accepted, authority},
+};
+use crate::{
+    access_log::{Decided, Decision, Record, draw_sample},
+    error::Error,
+    http::{
+        exchange::{Body, Exchange},
+        found::Found,
+        grant::{Asks, Head, Side, Withdrawal},
+    },
+};
+use http::{Request, Response};
+use linnet_mesh::authorization::{HttpRequest, Policies, Scope};
+use pin_project_lite::pin_project;
+use std::{
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+impl Arrival {
+    /// Whether all headers of a request are kept, in case it must be asked for again.
+    pub(super) fn needs_headers(&self, found: Found) -> bool {
+        let inbound = self.thread.inbound();
+        let by_headers = |policies: &Arc<Policies>| policies.go_by_headers();
+        found.has(Found::UPGRADE | Found::REPEATED)
+            || inbound.authentication.is_some()
+            || inbound.authorization.as_ref().is_some_and(by_headers)
+    }
+
+    /// What an open request is told by policies that have changed. Nobody but
+    /// those that are denied is counted or logged.
+    fn ask_again(&self, caller: &Caller, request: &Request<()>, whole: bool) -> Option<Withdrawal> {
+        let inbound = self.thread.directory().inbound();
+        let connection = self.connection(caller);
+        let named = authority(request);
+        let token = match &inbound.authentication {
+            Some(rules) if whole => self.thread.tokens.authenticate(rules, request),
+            _ => Ok(None),
+        };
+        let unknown = || {
+            (
+                "policies by what is no longer known of it".to_owned(),
+                false,
+            )
+        };
+        let (by, told) = match (&token, &inbound.authorization, &named) {
+            (Err(refused), ..) => (refused.by.clone(), false),
+            (Ok(_), None, _) => return None,
+            (Ok(_), Some(_), Err(_)) => unknown(),
+            (Ok(_), Some(policies), Ok(_)) if !whole && policies.go_by_headers() => unknown(),
+            (Ok(_), Some(policies), Ok(authority)) => {
+                let http = HttpRequest {
+                    method: request.method().as_str(),
+                    authority,
+                    path: request.uri().path(),
+                    headers: request.headers(),
+                    token: accepted(&token),
+                };
+                let decision = policies.decide(Scope::Enforced, &connection, Some(&http));
+                if decision.allowed {
+                    return None;
+                }
+                match self.authorize(policies, caller, Some(&http)).denied {
+                    Some(Error::Denied { by, told }) => (by, told),
+                    _ => unknown(),
+                }
+            }
+        };
+        let log = inbound.access_log;
+        let record = log.writes(true, draw_sample).then(|| {
+            let to = &self.thread.shared.access_log;
+            let authority = named.as_ref().map_or("", |named| *named);
+            Record::of_request(to, log.format, request, authority)
+                .speaking_for(accepted(&token).and_then(|token| token.principal.as_deref()))
+                .decided(Some(Decided {
+                    decision: Decision::Denied,
+                    by: by.clone(),
+                }))
+                .called_from(Some(self.peer))
+                .sent_to(self.app)
+        });
+        Some(Withdrawal { by, told, record })
+    }
+}
+
+impl Asks for AuthorizeLayer {
+    fn again(&self, request: &Request<()>, whole: bool) -> Option<Withdrawal> {
+        self.arrival.ask_again(&self.caller, request, whole)
+    }
+}
+
+impl AuthorizeLayer {
+    /// Sees to it that a request which was let through ends when it no longer is.
+    pub(super) fn grant(self: &Rc<Self>, exchange: &Exchange, head: Head) {
+        let thread = &self.arrival.thread;
+        if thread.grants.is_unwatched() {
+            let (directory, grants) = (thread.shared.directory.clone(), thread.grants.clone());
+            let mut changes = directory.inbound_changes();
+            tokio::task::spawn_local(async move {
+                let mut asked = None;
+                loop {
+                    let inbound = directory.inbound();
+                    let rules = (
+                        inbound.authorization.clone(),
+                        inbound.authentication.clone(),
+                    );
+                    drop(inbound);
+                    if asked.as_ref() != Some(&rules) {
+                        grants.ask_again();
+                        asked = Some(rules);
+                    }
+                    if changes.changed().await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let grant = thread.grants.open(self.clone(), head);
+        exchange.granted(grant);
+    }
+}
+
+pin_project! {
+    /// An answer that comes, unless its request is denied meanwhile.
+    pub(super) struct Granted<F> {
+        #[pin]
+        inner: F,
+        exchange: Rc<Exchange>,
+    }
+}
+
+impl<F> Granted<F> {
+    pub(super) fn new(inner: F, exchange: Rc<Exchange>) -> Self {
+        Self { inner, exchange }
+    }
+}
+
+impl<F> Future for Granted<F>
+where
+    F: Future<Output = Result<Response<Body>, Error>>,
+{
+    type Output = Result<Response<Body>, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = this.inner.poll(context);
+        if answer.is_pending()
+            && this
+                .exchange
+                .poll_withdrawn(Side::Response, context)
+                .is_ready()
+            && let Some(denied) = this.exchange.withdrawn()
+        {
+            return Poll::Ready(Err(denied));
+        }
+        answer
+    }
+}
