@@ -1,17 +1,43 @@
 //! What a sidecar writes down of the requests and connections it has seen.
 
-use std::str::FromStr;
+mod filter;
+
+pub use filter::{Attribute, Filter, NotUnderstood, Value};
+
+use std::{str::FromStr, sync::Arc};
 
 /// Which are written, and how; the default writes denials and nothing else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessLog {
     /// Which.
     pub scope: Scope,
     /// Of a million that were let through, how many are written. What a policy
     /// denies, would deny or audits always is.
     pub sample: u32,
+    /// Those that were let through are written if this holds; what a policy
+    /// denies, would deny or audits always is.
+    pub filter: Option<Arc<Filter>>,
     /// How.
     pub format: Format,
+}
+
+/// What a sidecar writes of each direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessLogs {
+    /// Of what its workload is asked.
+    pub server: AccessLog,
+    /// Of what its workload asks others.
+    pub client: AccessLog,
+}
+
+impl From<AccessLog> for AccessLogs {
+    /// The same of both.
+    fn from(log: AccessLog) -> Self {
+        Self {
+            client: log.clone(),
+            server: log,
+        }
+    }
 }
 
 /// All of a million.
@@ -44,14 +70,15 @@ impl Default for AccessLog {
         Self {
             scope: Scope::default(),
             sample: ALL,
+            filter: None,
             format: Format::default(),
         }
     }
 }
 
 impl AccessLog {
-    /// Whether something is written; `draw` is below [`ALL`], and only asked
-    /// for where it counts.
+    /// Whether something is written, if the filter lets it be; `draw` is below
+    /// [`ALL`], and only asked for where it counts.
     pub fn writes(&self, noteworthy: bool, draw: impl FnOnce() -> u32) -> bool {
         match self.scope {
             Scope::Off => false,
@@ -84,16 +111,22 @@ impl Format {
 
 /// Text that is no setting of the access log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?}: write off, denied or all, then as needed ;sample=0.1 and ;format=text")]
-pub struct Invalid(String);
+#[error(
+    "{0:?}: write off, denied or all, then as needed ;sample=0.1, ;format=text and, last, \
+     ;filter=response.code >= 400{1}"
+)]
+pub struct Invalid(String, String);
 
 impl FromStr for AccessLog {
     type Err = Invalid;
 
-    /// Reads `off|denied|all[;sample=0.1][;format=json|text]`.
+    /// Reads `off|denied|all[;sample=0.1][;format=json|text][;filter=…]`.
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let invalid = || Invalid(text.to_owned());
-        let mut words = text.split(';').map(str::trim);
+        let invalid = || Invalid(text.to_owned(), String::new());
+        let (settings, filter) = split_filter(text);
+        let filter = filter.map(str::parse::<Filter>).transpose();
+        let filter = filter.map_err(|error| Invalid(text.to_owned(), format!(" ({error})")))?;
+        let mut words = settings.split(';').map(str::trim);
         let scope = match words.next() {
             Some("off") => Scope::Off,
             Some("denied") => Scope::Denied,
@@ -102,6 +135,7 @@ impl FromStr for AccessLog {
         };
         let mut log = Self {
             scope,
+            filter: filter.map(Arc::new),
             ..Self::default()
         };
         for word in words {
@@ -114,6 +148,16 @@ impl FromStr for AccessLog {
         }
         Ok(log)
     }
+}
+
+/// The expression, which may have semicolons of its own, goes last.
+fn split_filter(text: &str) -> (&str, Option<&str>) {
+    let mut semicolons = text.match_indices(';');
+    let found = semicolons.find_map(|(at, _)| {
+        let expression = text[at + 1..].trim_start().strip_prefix("filter=")?;
+        Some((&text[..at], Some(expression.trim())))
+    });
+    found.unwrap_or((text, None))
 }
 
 /// A share between 0 and 1 as so many of a million.
@@ -135,9 +179,19 @@ mod tests {
         let all = AccessLog {
             scope: Scope::All,
             sample: 100_000,
+            filter: None,
             format: Format::Text,
         };
-        assert_eq!("all; sample=0.1; format=text".parse(), Ok(all));
+        assert_eq!("all; sample=0.1; format=text".parse(), Ok(all.clone()));
+        let text = "all;sample=0.1;format=text; filter= request.method != ';filter=' ";
+        let filter = "request.method != ';filter='".parse().unwrap();
+        assert_eq!(
+            text.parse(),
+            Ok(AccessLog {
+                filter: Some(Arc::new(filter)),
+                ..all
+            })
+        );
         assert_eq!("denied".parse(), Ok(AccessLog::default()));
         for bad in [
             "",
@@ -148,6 +202,9 @@ mod tests {
             "all;format=xml",
             "all;x=1",
             "all;",
+            "all;filter=",
+            "all;filter=response.code",
+            "filter=true",
         ] {
             assert!(bad.parse::<AccessLog>().is_err(), "{bad}");
         }

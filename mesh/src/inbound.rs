@@ -2,7 +2,7 @@
 //! services that lead to each port.
 
 use crate::{
-    AppProtocol, ResourceRef, ServicePort, Workload, access_log::AccessLog,
+    AppProtocol, ResourceRef, ServicePort, Workload, access_log::AccessLogs,
     authentication::Authentication, authorization::Policies, destination::Locality,
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -39,7 +39,7 @@ pub struct Inbound {
     /// Its pod's labels, which a `failoverPriority` compares.
     pub labels: BTreeMap<String, String>,
     /// What its sidecar writes of requests and connections, both ways.
-    pub access_log: AccessLog,
+    pub access_log: AccessLogs,
 }
 
 /// One port of the workload.

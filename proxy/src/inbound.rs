@@ -205,7 +205,8 @@ impl Arrival {
         let source = self.thread.directory().inbound().mtls_source.clone();
         let decided_by = source.map_or_else(|| "the default".to_owned(), |s| s.to_string());
         let by = format!("{decided_by} says STRICT");
-        let log = self.thread.directory().inbound().access_log;
+        let inbound = self.thread.directory().inbound();
+        let log = &inbound.access_log.server;
         if log.writes(true, draw_sample) {
             let decided = Some(Decided {
                 decision: Decision::Denied,
@@ -308,13 +309,14 @@ impl Arrival {
     /// The line that a connection's end is to be, now that it is known what
     /// the policies say.
     fn line(&self, verdict: &Verdict) -> Option<Record> {
-        let log = self.thread.directory().inbound().access_log;
+        let inbound = self.thread.directory().inbound();
+        let log = &inbound.access_log.server;
         let wanted = log.writes(verdict.is_noteworthy(), draw_sample);
         wanted.then(|| self.record(log).decided(verdict.decided.clone()))
     }
 
-    fn record(&self, log: AccessLog) -> Record {
-        Record::of_connection(&self.thread.shared.access_log, log.format)
+    fn record(&self, log: &AccessLog) -> Record {
+        Record::of_connection(&self.thread.shared.access_log, log)
             .called_from(Some(self.peer))
             .sent_to(self.app)
     }

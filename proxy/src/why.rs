@@ -335,13 +335,16 @@ pub struct Authorization {
     pub access_log: Option<AccessLog>,
 }
 
-/// What a sidecar writes of requests and connections.
+/// What a sidecar writes of what its workload is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AccessLog {
     /// off, denied or all.
     pub scope: String,
     /// The share that is written of what was let through, from 0 to 1.
     pub sample: f64,
+    /// What that must fit to be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// json or text.
     pub format: String,
 }

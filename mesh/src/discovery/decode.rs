@@ -7,7 +7,7 @@ use super::{
 use crate::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
     Workload,
-    access_log::{AccessLog, Format, Scope},
+    access_log::{AccessLog, AccessLogs, Format, Scope},
     route::{
         Backend, HeaderMatch, HttpRoutes, HttpRule, QueryMatch, RequestMatch, StringMatch,
         Unresolved, WholeRegex,
@@ -361,16 +361,27 @@ impl TryFrom<proto::Inbound> for Inbound {
             authentication: authentication::decode(message.authentication)?,
             locality: message.locality.map(Into::into).unwrap_or_default(),
             labels: message.labels.into_iter().collect(),
-            access_log: message
-                .access_log
-                .map(access_log)
-                .transpose()?
-                .unwrap_or_default(),
+            access_log: access_logs(
+                message.access_log.as_ref(),
+                message.client_access_log.as_ref(),
+            )?,
         })
     }
 }
 
-fn access_log(message: proto::AccessLog) -> Result<AccessLog> {
+fn access_logs(
+    server: Option<&proto::AccessLog>,
+    client: Option<&proto::AccessLog>,
+) -> Result<AccessLogs> {
+    let server = server.map(access_log).transpose()?.unwrap_or_default();
+    let client = client.map(access_log).transpose()?;
+    Ok(AccessLogs {
+        client: client.unwrap_or_else(|| server.clone()),
+        server,
+    })
+}
+
+fn access_log(message: &proto::AccessLog) -> Result<AccessLog> {
     let scope = match message.scope() {
         proto::AccessLogScope::Off => Scope::Off,
         proto::AccessLogScope::Denied => Scope::Denied,
@@ -384,9 +395,14 @@ fn access_log(message: proto::AccessLog) -> Result<AccessLog> {
     } else {
         Format::Json
     };
+    let filter = match message.filter.as_str() {
+        "" => None,
+        text => Some(Arc::new(parse("inbound.access_log.filter", text)?)),
+    };
     Ok(AccessLog {
         scope,
         sample: message.sample,
+        filter,
         format,
     })
 }

@@ -301,7 +301,9 @@ impl From<&Inbound> for proto::Inbound {
                 .collect(),
             locality: destination::encode_locality(&inbound.locality),
             labels: inbound.labels.clone().into_iter().collect(),
-            access_log: Some((&inbound.access_log).into()),
+            access_log: Some((&inbound.access_log.server).into()),
+            client_access_log: (inbound.access_log.client != inbound.access_log.server)
+                .then(|| (&inbound.access_log.client).into()),
         }
     }
 }
@@ -317,6 +319,10 @@ impl From<&AccessLog> for proto::AccessLog {
             scope: scope.into(),
             sample: log.sample,
             text: log.format == Format::Text,
+            filter: log
+                .filter
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
         }
     }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     AppProtocol, InboundPort, MtlsMode, ResourceRef,
+    access_log::AccessLogs,
     destination::Locality,
     route::{
         Abort, AbortStatus, Answer, Backend, ConnectionMatch, Cors, Delay, DirectResponse, Fault,
@@ -260,7 +261,10 @@ fn what_is_sent_is_what_arrives() {
             }],
             locality: endpoint().locality.clone(),
             labels: endpoint().labels.clone(),
-            access_log: "all;sample=0.25;format=text".parse().unwrap(),
+            access_log: AccessLogs {
+                server: "all;sample=0.25;format=text".parse().unwrap(),
+                client: "all;filter=response.code >= 500".parse().unwrap(),
+            },
             ..Inbound::default()
         })),
         Update::Peer("10.0.0.9".parse().unwrap(), None),

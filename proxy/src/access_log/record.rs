@@ -6,11 +6,15 @@ use super::{
 };
 use crate::telemetry::{Outcome, Parties, Reporter};
 use http::{HeaderName, Request, Version};
-use linnet_mesh::{SpiffeId, access_log::Format};
+use linnet_mesh::{
+    SpiffeId,
+    access_log::{AccessLog, Attribute, Filter, Format, Value},
+};
 use std::{
     borrow::Cow,
     cell::RefCell,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -56,11 +60,20 @@ pub(crate) struct Decided {
     pub(crate) by: String,
 }
 
+impl Decided {
+    /// Whether it is more than being let through.
+    pub(crate) fn is_noteworthy(&self) -> bool {
+        self.decision != Decision::Allowed
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Record {
     log: Log,
     format: Format,
+    /// What it must fit to be written.
+    filter: Option<Arc<Filter>>,
     began: SystemTime,
     request: Option<Head>,
     decided: Option<Decided>,
@@ -79,14 +92,38 @@ struct Head {
     authority: String,
     version: Version,
     id: String,
+    /// What a filter asks for besides.
+    asked: Option<Box<Asked>>,
+}
+
+/// What is kept of a request for a filter alone.
+#[derive(Debug)]
+struct Asked {
+    query: Option<String>,
+    headers: Vec<Option<String>>,
+}
+
+impl Asked {
+    fn of<B>(filter: &Filter, request: &Request<B>) -> Self {
+        let header = |name: &HeaderName| {
+            let value = request.headers().get(name)?.to_str().ok()?;
+            Some(cut(value, LONGEST).to_owned())
+        };
+        let query = request.uri().query();
+        Self {
+            query: query.map(|query| cut(query, LONGEST_PATH).to_owned()),
+            headers: filter.headers().iter().map(header).collect(),
+        }
+    }
 }
 
 impl Record {
     /// Of a connection that is not HTTP.
-    pub(crate) fn of_connection(log: &Log, format: Format) -> Self {
+    pub(crate) fn of_connection(log: &Log, setting: &AccessLog) -> Self {
         Self {
             log: log.clone(),
-            format,
+            format: setting.format,
+            filter: setting.filter.clone(),
             began: SystemTime::now(),
             request: None,
             decided: None,
@@ -100,7 +137,7 @@ impl Record {
     /// Of a request.
     pub(crate) fn of_request<B>(
         log: &Log,
-        format: Format,
+        setting: &AccessLog,
         request: &Request<B>,
         authority: &str,
     ) -> Self {
@@ -114,12 +151,21 @@ impl Record {
                 id: id
                     .and_then(|id| id.to_str().ok())
                     .map_or_else(String::new, |id| cut(id, LONGEST).to_owned()),
+                asked: setting
+                    .filter
+                    .as_ref()
+                    .map(|filter| Box::new(Asked::of(filter, request))),
             }),
-            ..Self::of_connection(log, format)
+            ..Self::of_connection(log, setting)
         }
     }
 
+    /// Notes what the policies said. No filter hides more than what was let
+    /// through.
     pub(crate) fn decided(mut self, decided: Option<Decided>) -> Self {
+        if decided.as_ref().is_some_and(Decided::is_noteworthy) {
+            self.filter = None;
+        }
         self.decided = decided;
         self
     }
@@ -160,6 +206,11 @@ impl Record {
         let Some(parties) = self.parties.as_ref().or(parties) else {
             return self.lose();
         };
+        if let Some(filter) = &self.filter
+            && !filter.holds(&|attribute| self.value(attribute, outcome, parties))
+        {
+            return;
+        }
         let time = text_of(self.began);
         let flags = outcome.flags.to_string();
         let address = |address: Option<SocketAddr>| -> Cow<'_, str> {
@@ -203,6 +254,43 @@ impl Record {
         });
     }
 
+    /// What a filter asks for.
+    fn value<'a>(
+        &'a self,
+        attribute: Attribute,
+        outcome: &Outcome,
+        parties: &'a Parties,
+    ) -> Option<Value<'a>> {
+        let number = |number: u64| Value::Number(i64::try_from(number).unwrap_or(i64::MAX));
+        let identity = |id: &'a Option<SpiffeId>| Some(id.as_ref()?.as_str().into());
+        let address = |address: Option<SocketAddr>| Some(Value::Text(address?.to_string().into()));
+        let (peer, own) = match parties.reporter {
+            Reporter::Source => (&parties.destination_principal, &parties.source_principal),
+            Reporter::Destination => (&parties.source_principal, &parties.destination_principal),
+        };
+        match attribute {
+            Attribute::ResponseCode => {
+                (outcome.status != 0).then(|| Value::Number(outcome.status.into()))
+            }
+            Attribute::GrpcStatus => Some(Value::Number(outcome.grpc_status?.into())),
+            Attribute::ResponseSize => Some(number(outcome.response_bytes)),
+            Attribute::RequestSize => Some(number(outcome.request_bytes)),
+            Attribute::Duration => Some(Value::Duration(outcome.duration)),
+            Attribute::Mtls => Some(Value::Bool(parties.secured)),
+            Attribute::PeerIdentity => identity(peer),
+            Attribute::OwnIdentity => identity(own),
+            Attribute::SourceAddress => address(self.source),
+            Attribute::UpstreamAddress => address(self.upstream),
+            Attribute::Method
+            | Attribute::Path
+            | Attribute::UrlPath
+            | Attribute::Query
+            | Attribute::Host
+            | Attribute::Protocol
+            | Attribute::Header(_) => self.request.as_ref()?.value(attribute),
+        }
+    }
+
     fn head(&self, grpc: bool) -> Line<'_> {
         let Some(head) = &self.request else {
             return Line {
@@ -222,6 +310,29 @@ impl Record {
             authority: head.authority.as_str().into(),
             request_id: head.id.as_str().into(),
             ..Line::default()
+        }
+    }
+}
+
+impl Head {
+    fn value(&self, attribute: Attribute) -> Option<Value<'_>> {
+        let asked = self.asked.as_deref()?;
+        match attribute {
+            Attribute::Method => Some(self.method.as_str().into()),
+            Attribute::Path => Some(match &asked.query {
+                Some(query) => Value::Text(format!("{}?{query}", self.path).into()),
+                None => self.path.as_str().into(),
+            }),
+            Attribute::UrlPath => Some(self.path.as_str().into()),
+            Attribute::Query => Some(asked.query.as_deref().unwrap_or_default().into()),
+            Attribute::Host => Some(self.authority.as_str().into()),
+            Attribute::Protocol => Some(match self.version {
+                Version::HTTP_10 => "HTTP/1.0".into(),
+                Version::HTTP_2 => "HTTP/2".into(),
+                _ => "HTTP/1.1".into(),
+            }),
+            Attribute::Header(number) => Some(asked.headers.get(number)?.as_deref()?.into()),
+            _ => None,
         }
     }
 }

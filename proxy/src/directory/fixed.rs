@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub(crate) fn fill(directory: &Directory, config: &StaticConfig) {
     let inbound = Inbound {
         mtls: config.inbound_mtls,
-        access_log: config.access_log,
+        access_log: config.access_log.clone().into(),
         ..Inbound::default()
     };
     directory.apply(vec![Update::Inbound(Arc::new(inbound))]);

@@ -96,8 +96,7 @@ impl Verdict {
 
     /// Whether it is more than being let through.
     pub(super) fn is_noteworthy(&self) -> bool {
-        let decided = self.decided.as_ref();
-        decided.is_some_and(|decided| decided.decision != Decision::Allowed)
+        self.decided.as_ref().is_some_and(Decided::is_noteworthy)
     }
 }
 
@@ -134,7 +133,7 @@ impl Arrival {
 
     fn authorize_request(&self, caller: &Caller, call: &mut Call) -> Result<(), Error> {
         let inbound = self.thread.inbound();
-        let log = inbound.access_log;
+        let log = &inbound.access_log.server;
         let rules = inbound.authentication.as_ref();
         if inbound.authorization.is_none() && rules.is_none() && log.scope != log::Scope::All {
             return Ok(());
@@ -164,7 +163,7 @@ impl Arrival {
         if log.writes(verdict.is_noteworthy(), draw_sample) {
             let to = &self.thread.shared.access_log;
             let authority = named.as_ref().map_or("", |named| *named);
-            let record = Record::of_request(to, log.format, request, authority)
+            let record = Record::of_request(to, log, request, authority)
                 .decided(verdict.decided)
                 .speaking_for(accepted(&token).and_then(|token| token.principal.as_deref()))
                 .called_from(Some(self.peer))
@@ -211,7 +210,7 @@ impl Arrival {
     ) -> Verdict {
         let connection = self.connection(caller);
         let decisions = &self.thread.decisions;
-        let scope = self.thread.directory().inbound().access_log.scope;
+        let scope = self.thread.directory().inbound().access_log.server.scope;
         let audited = policies.audit(&connection, http);
         if let Some(by) = audited {
             decisions.count(by.action(), Decision::Audited);

@@ -128,7 +128,7 @@ impl World {
             .apply(vec![Update::Inbound(Arc::new(Inbound {
                 mtls: MtlsMode::Permissive,
                 authorization,
-                access_log: log.parse().unwrap(),
+                access_log: log.parse::<AccessLog>().unwrap().into(),
                 ..Inbound::default()
             }))]);
     }

@@ -272,11 +272,12 @@ impl Route {
         let Call {
             request, exchange, ..
         } = call;
-        let log = self.thread.inbound().access_log;
+        let inbound = self.thread.inbound();
+        let log = &inbound.access_log.client;
         if log.writes(false, draw_sample) {
             let to = &self.thread.shared.access_log;
             let source = self.source.map(|ip| SocketAddr::new(ip, 0));
-            let record = Record::of_request(to, log.format, request, authority(request));
+            let record = Record::of_request(to, log, request, authority(request));
             exchange.note(record.called_from(source));
         }
     }

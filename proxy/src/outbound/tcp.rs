@@ -294,9 +294,10 @@ async fn over(policy: Option<&ConnectionPool>, moved: &Cell<u64>) -> Flags {
 
 /// The line of the access log that a connection's end is to be.
 fn record(thread: &Thread) -> Option<Record> {
-    let log = thread.directory().inbound().access_log;
+    let inbound = thread.directory().inbound();
+    let log = &inbound.access_log.client;
     let wanted = log.writes(false, draw_sample);
-    wanted.then(|| Record::of_connection(&thread.shared.access_log, log.format))
+    wanted.then(|| Record::of_connection(&thread.shared.access_log, log))
 }
 
 fn series(

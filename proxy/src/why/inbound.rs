@@ -135,11 +135,16 @@ pub(crate) fn authorization(inbound: &Inbound) -> Authorization {
             .flat_map(|policies| policies.iter())
             .flat_map(rules)
             .collect(),
-        access_log: Some(AccessLog {
-            scope: inbound.access_log.scope.as_str().to_owned(),
-            sample: f64::from(inbound.access_log.sample) / f64::from(access_log::ALL),
-            format: inbound.access_log.format.as_str().to_owned(),
-        }),
+        access_log: Some(access_log(&inbound.access_log.server)),
+    }
+}
+
+fn access_log(log: &access_log::AccessLog) -> AccessLog {
+    AccessLog {
+        scope: log.scope.as_str().to_owned(),
+        sample: f64::from(log.sample) / f64::from(access_log::ALL),
+        filter: log.filter.as_ref().map(ToString::to_string),
+        format: log.format.as_str().to_owned(),
     }
 }
 

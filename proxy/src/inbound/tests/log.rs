@@ -69,6 +69,55 @@ async fn all_names_what_let_a_request_through() {
     LocalSet::new().run_until(test).await;
 }
 
+/// A filter is asked at the end, when the answer is known, and hides no denial.
+#[tokio::test]
+async fn a_filter_decides_about_what_was_let_through() {
+    let test = async {
+        let world = World::start(true).await;
+        let ask = async |log: &str, account: &str, path: &str| {
+            world.set_logged(vec![policy(Action::Allow, vec![from("web")])], log);
+            let stream = world.mesh(account, HTTP1).await;
+            let mut request = get(path);
+            let agent = ::http::HeaderValue::from_static("curl/8");
+            request.headers_mut().insert("user-agent", agent);
+            world.request(stream, request).await.0
+        };
+        for (filter, written) in [
+            ("response.code >= 400", false),
+            ("response.code == 200 && connection.mtls", true),
+            ("request.path == '/card?id=1'", true),
+            ("request.url_path == '/card?id=1'", false),
+            ("request.useragent.startsWith('curl/')", true),
+            ("'x-none' in request.headers", false),
+            (
+                "connection.uri_san_peer_certificate.endsWith('/sa/web')",
+                true,
+            ),
+            (
+                "request.host == 'db' && request.protocol == 'HTTP/1.1'",
+                true,
+            ),
+            ("request.duration > duration('1h')", false),
+        ] {
+            let log = format!("all;filter={filter}");
+            assert_eq!(ask(&log, "web", "/card?id=1").await, 200);
+            // A line that comes in any case, so that there is one to wait for.
+            assert_eq!(ask("all", "web", "/last").await, 200);
+            let mut paths = Vec::new();
+            while !paths.iter().any(|path| path == "/last") {
+                tokio::task::yield_now().await;
+                paths.extend(world.lines().into_iter().map(|line| line.path));
+            }
+            let found = paths.iter().any(|path| path == "/card");
+            assert_eq!(found, written, "{filter}");
+        }
+        let denied = ask("all;filter=response.code >= 500", "frontend", "/").await;
+        assert_eq!(denied, 403);
+        assert_eq!(world.line().await.decision, "denied");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
 #[tokio::test]
 async fn a_dry_run_says_what_it_would_have_denied() {
     let test = async {
