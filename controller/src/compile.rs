@@ -14,6 +14,7 @@ mod route;
 mod spec;
 mod string_match;
 mod target;
+mod telemetry;
 mod verdict;
 mod virtual_service;
 
@@ -25,6 +26,8 @@ pub use request_authentication::{KeySource, Keys, RequestAuthentication, TokenRu
 pub(crate) use route::merge;
 pub use route::{Condition, Parent, ParentStatus, Route};
 pub use target::Target;
+pub(crate) use telemetry::STDOUT;
+pub use telemetry::{Logging, Telemetry};
 pub use verdict::{Note, Severity, Status, Verdict};
 pub use virtual_service::{Surroundings, VirtualService};
 
@@ -52,6 +55,8 @@ pub enum Compiled {
     RequestAuthentication(RequestAuthentication),
     /// Modes of mutual TLS; what a MeshPolicy says is one too.
     PeerAuthentication(PeerAuthentication),
+    /// What is written of requests.
+    Telemetry(Telemetry),
 }
 
 /// What stands in for a resource that can't be compiled and never could, so that
@@ -98,6 +103,7 @@ pub fn compile(
             .map(Compiled::AuthorizationPolicy),
         Kind::RequestAuthentication => request_authentication::compile(configuration, &mut notes)
             .map(Compiled::RequestAuthentication),
+        Kind::Telemetry => telemetry::compile(configuration, &mut notes).map(Compiled::Telemetry),
         Kind::HttpRoute => route::compile_http(configuration, &mut notes).map(Compiled::Route),
         Kind::GrpcRoute => route::compile_grpc(configuration, &mut notes).map(Compiled::Route),
         Kind::MeshPolicy => {

@@ -14,6 +14,7 @@ mod inbound;
 mod locality;
 mod mutual_tls;
 mod resolve;
+mod telemetry;
 mod verdicts;
 mod view;
 
@@ -148,6 +149,9 @@ impl Index {
             }
             Change::Apply(Object::Pod(pod)) => self.cluster.set_pod(pod, &mut self.affected),
             Change::Apply(Object::Node(node)) => self.cluster.set_node(node, &mut self.affected),
+            Change::Apply(Object::Namespace(namespace)) => {
+                self.cluster.set_namespace(namespace, &mut self.affected);
+            }
             Change::Apply(Object::Configuration(configuration)) => {
                 self.configurations
                     .set(&configuration, &self.context, &mut self.affected);
@@ -163,6 +167,7 @@ impl Index {
                     Kind::EndpointSlice => self.cluster.remove_slice(name, &mut self.affected),
                     Kind::Pod => self.cluster.remove_pod(name, &mut self.affected),
                     Kind::Node => self.cluster.remove_node(name, &mut self.affected),
+                    Kind::Namespace => self.cluster.remove_namespace(name, &mut self.affected),
                     _ => self.configurations.remove(&reference, &mut self.affected),
                 }
             }

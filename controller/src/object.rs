@@ -6,11 +6,15 @@
 //! break the list it came in.
 
 mod cluster;
+mod namespace;
 mod node;
 mod parse;
 mod yaml;
 
-pub use cluster::{EndpointSlice, InboundPorts, Pod, Service, ServicePortSpec, SliceEndpoint};
+pub use cluster::{
+    AccessLogSetting, EndpointSlice, InboundPorts, Pod, Service, ServicePortSpec, SliceEndpoint,
+};
+pub use namespace::Namespace;
 pub use node::Node;
 pub use parse::{ParseError, parse};
 pub(crate) use yaml::documents;
@@ -59,6 +63,8 @@ pub enum Kind {
     Pod,
     /// A Node.
     Node,
+    /// A Namespace.
+    Namespace,
     /// A VirtualService.
     VirtualService,
     /// A DestinationRule.
@@ -71,6 +77,8 @@ pub enum Kind {
     RequestAuthentication,
     /// A MeshPolicy.
     MeshPolicy,
+    /// A Telemetry.
+    Telemetry,
     /// An HTTPRoute.
     HttpRoute,
     /// A GRPCRoute.
@@ -85,12 +93,14 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
             Self::Node => "Node",
+            Self::Namespace => "Namespace",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::MeshPolicy => "MeshPolicy",
+            Self::Telemetry => "Telemetry",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
         }
@@ -133,6 +143,8 @@ pub enum Object {
     Pod(Pod),
     /// A Node.
     Node(Node),
+    /// A Namespace.
+    Namespace(Namespace),
     /// Any of the configuration kinds.
     Configuration(Configuration),
 }
@@ -158,6 +170,7 @@ impl Object {
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.name),
             Self::Pod(pod) => (Kind::Pod, &pod.name),
             Self::Node(node) => (Kind::Node, &node.name),
+            Self::Namespace(namespace) => (Kind::Namespace, &namespace.name),
             Self::Configuration(configuration) => (configuration.kind, &configuration.name),
         }
     }

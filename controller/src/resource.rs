@@ -11,6 +11,7 @@ pub mod gateway;
 mod mesh_policy;
 mod peer_authentication;
 mod request_authentication;
+mod telemetry;
 mod virtual_service;
 
 pub use authorization_policy::{
@@ -32,6 +33,10 @@ pub use peer_authentication::{
 };
 pub use request_authentication::{
     ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication, RequestAuthenticationSpec,
+};
+pub use telemetry::{
+    AccessLogging, AccessLoggingFilter, AccessLoggingMatch, Telemetry, TelemetryProvider,
+    TelemetrySpec,
 };
 pub use virtual_service::{
     CorsPolicy, Delegate, Destination, FaultAbort, FaultDelay, HeaderOperations, Headers, HttpBody,

@@ -96,6 +96,7 @@ pub fn inject(
     let settings = Settings::parse(&view)?;
     let native = settings.native_sidecar.unwrap_or(config.native_sidecar);
     warnings.extend(settings::unknown_annotations(&view));
+    warnings.extend(settings::unread_access_log(&view));
     warnings.extend(pod_warnings(&view, native));
     let probes = match settings.keep_probes {
         true => Vec::new(),

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use ipnet::IpNet;
-use linnet_mesh::names::annotation;
+use linnet_mesh::{access_log::AccessLog, names::annotation};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -58,7 +58,8 @@ pub mod name {
 }
 
 /// Every annotation that means something to the injector.
-const KNOWN: [&str; 25] = [
+const KNOWN: [&str; 26] = [
+    annotation::ACCESS_LOG,
     annotation::SKIP_INBOUND_PORTS,
     annotation::SKIP_OUTBOUND_PORTS,
     annotation::SKIP_OUTBOUND_CIDRS,
@@ -203,6 +204,16 @@ pub fn unknown_annotations(pod: &PodView) -> Vec<String> {
         .filter(|name| !KNOWN.contains(name))
         .map(|name| format!("annotation {name} has no effect: Linnet does not know it"))
         .collect()
+}
+
+/// What is wrong with the annotation about the access log. It is the controller's
+/// to act on, and no reason to refuse a pod.
+pub fn unread_access_log(pod: &PodView) -> Option<String> {
+    let name = annotation::ACCESS_LOG;
+    let error = pod.annotation(name)?.parse::<AccessLog>().err()?;
+    Some(format!(
+        "annotation {name}: {error}; it counts as if it were not there"
+    ))
 }
 
 struct Reader<'a> {

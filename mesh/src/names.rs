@@ -71,7 +71,7 @@ pub mod label {
     pub const LOCALITY: &str = "istio-locality";
 }
 
-/// Annotations on a pod.
+/// Annotations.
 pub mod annotation {
     /// Ports not redirected on their way in, comma-separated.
     pub const SKIP_INBOUND_PORTS: &str = "linnet.io/skip-inbound-ports";
@@ -86,8 +86,8 @@ pub mod annotation {
     /// On the Secret [`ROOT_SECRET`](super::ROOT_SECRET): asks for a new root;
     /// each new text is a new request.
     pub const ROTATE_ROOT: &str = "linnet.io/rotate-root";
-    /// What the sidecar writes of requests and connections:
-    /// `off|denied|all[;sample=0.1][;format=json|text]`.
+    /// On a pod or a namespace: what sidecars write of requests and connections,
+    /// `off|denied|all[;sample=0.1][;format=json|text][;filter=…]`.
     pub const ACCESS_LOG: &str = "linnet.io/access-log";
     /// The sidecar's log filter, for example `info,linnet_proxy=debug`.
     pub const PROXY_LOG: &str = "linnet.io/proxy-log";

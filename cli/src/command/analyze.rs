@@ -124,7 +124,10 @@ async fn of_cluster(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Verd
         let client = cluster.client();
         let own = client.default_namespace();
         let namespace = arguments.namespace.as_deref().unwrap_or(own);
-        verdicts.retain(|verdict| verdict.resource.namespace == namespace);
+        verdicts.retain(|Verdict { resource, .. }| {
+            let itself = resource.kind == "Namespace" && resource.name == namespace;
+            itself || resource.namespace == namespace
+        });
     }
     Ok(verdicts)
 }
@@ -134,7 +137,7 @@ async fn of_cluster(arguments: &Arguments, cluster: &Cluster) -> Result<Vec<Verd
 /// # Errors
 /// The API server did not say.
 pub(crate) async fn from_cluster(cluster: &Cluster) -> Result<Input, ClusterError> {
-    let core = ["Service", "Pod"].map(|kind| {
+    let core = ["Service", "Pod", "Namespace"].map(|kind| {
         let gvk = GroupVersionKind::gvk("", "v1", kind);
         ApiResource::from_gvk(&gvk)
     });

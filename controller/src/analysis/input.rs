@@ -8,7 +8,7 @@ use crate::{
     compile::{Note, Status, Verdict},
     object::{self, Name, Object, ObjectRef, documents},
 };
-use linnet_mesh::ResourceRef;
+use linnet_mesh::{ResourceRef, access_log::AccessLog, names::annotation};
 use serde_json::Value;
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -131,9 +131,41 @@ impl Input {
         let namespace = manifest
             .pointer("/metadata/namespace")
             .and_then(Value::as_str);
+        if path::text(manifest, "kind") != "Pod" {
+            self.check_annotation(manifest, template);
+        }
         self.pods.push(Pods {
             namespace: namespace.unwrap_or_default().to_owned(),
             labels: path::labels(template.pointer("/metadata/labels")),
+        });
+    }
+
+    /// An annotation of pods to come that can't be read; of a pod's own there is a
+    /// verdict.
+    fn check_annotation(&mut self, manifest: &Value, template: &Value) {
+        let annotations = path::labels(template.pointer("/metadata/annotations"));
+        let name = annotation::ACCESS_LOG;
+        let text = annotations.get(name);
+        let Some(Err(error)) = text.map(|text| text.parse::<AccessLog>()) else {
+            return;
+        };
+        let metadata = manifest.get("metadata").unwrap_or(&Value::Null);
+        self.problems.push(Verdict {
+            resource: ResourceRef {
+                kind: path::text(manifest, "kind").to_owned(),
+                namespace: path::text(metadata, "namespace").to_owned(),
+                name: path::text(metadata, "name").to_owned(),
+            },
+            origin: None,
+            generation: 0,
+            status: Status::Rejected,
+            messages: vec![
+                Note::new(
+                    format!("spec.template.metadata.annotations[{name}]"),
+                    format!("{error}; it counts as if it were not there"),
+                )
+                .error(),
+            ],
         });
     }
 

@@ -347,3 +347,40 @@ fn what_cannot_be_read_is_told_and_the_rest_still_counts() {
         );
     }
 }
+
+#[test]
+fn annotations_that_cannot_be_read_are_told() {
+    let annotations = "annotations: {linnet.io/access-log: al}";
+    let yaml = format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\n\
+         spec: {{template: {{metadata: {{{annotations}}}}}}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: web-1, {annotations}}}\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, {annotations}}}\n"
+    );
+    let remarks = found(&yaml);
+    for (position, start) in [
+        "error Namespace shop: metadata.annotations[linnet.io/access-log]: \"al\"",
+        "error Pod shop/web-1: metadata.annotations[linnet.io/access-log]: \"al\"",
+        "error Deployment shop/web: spec.template.metadata.annotations[linnet.io/access-log]: \"al\"",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(remarks[position].starts_with(start), "{remarks:#?}");
+    }
+    assert_eq!(remarks.len(), 3, "{remarks:#?}");
+}
+
+#[test]
+fn a_telemetry_that_selects_is_for_its_own_namespace() {
+    let yaml = format!(
+        "{SHOP}apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: t, namespace: istio-system}}\n\
+         spec: {{selector: {{matchLabels: {{app: payment}}}}, accessLogging: [{{}}]}}\n"
+    );
+    assert_eq!(
+        found(&yaml),
+        [
+            "warning Telemetry istio-system/t: spec.selector.matchLabels: no pod of namespace istio-system carries app=payment: it applies to nothing"
+        ]
+    );
+}

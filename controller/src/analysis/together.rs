@@ -49,7 +49,7 @@ impl<'a> Surroundings<'a> {
         match configuration.kind {
             Kind::VirtualService => view.virtual_service(),
             Kind::DestinationRule => view.destination_rule(),
-            Kind::PeerAuthentication => view.selected(),
+            Kind::PeerAuthentication | Kind::Telemetry => view.selected(),
             Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
                 let mut notes = view.selected();
                 notes.extend(view.targets());
@@ -212,7 +212,9 @@ impl View<'_> {
         if wanted.is_empty() || self.input.pods().is_empty() {
             return Vec::new();
         }
-        let mesh_wide = ROOTS.contains(&self.namespace());
+        // A Telemetry that selects is for its own namespace, root or not.
+        let mesh_wide =
+            ROOTS.contains(&self.namespace()) && self.configuration.kind != Kind::Telemetry;
         let selects = self.input.pods().iter().any(|pods| {
             (mesh_wide || pods.namespace == self.namespace()) && carries(&pods.labels, &wanted)
         });

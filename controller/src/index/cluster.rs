@@ -1,7 +1,7 @@
 //! Services, EndpointSlices and Pods, and the ways to find one from another.
 
 use super::Affected;
-use crate::object::{EndpointSlice, Name, Node, Pod, Service};
+use crate::object::{AccessLogSetting, EndpointSlice, Name, Namespace, Node, Pod, Service};
 use linnet_mesh::destination::Locality;
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,6 +15,8 @@ pub(super) struct Cluster {
     slices: HashMap<Name, EndpointSlice>,
     pods: HashMap<Name, Pod>,
     nodes: HashMap<Name, Locality>,
+    /// Of namespaces that say something of it.
+    access_logs: HashMap<Name, AccessLogSetting>,
     pods_of_node: Relation<Name>,
     service_by_ip: HashMap<IpAddr, Name>,
     pods_by_ip: Relation<IpAddr>,
@@ -206,6 +208,37 @@ impl Cluster {
     pub(super) fn remove_node(&mut self, name: &Name, affected: &mut Affected) {
         if self.nodes.remove(name).is_some() {
             affected.pods.extend(self.pods_of_node.of(name).cloned());
+        }
+    }
+
+    /// What a namespace's annotation says.
+    pub(super) fn access_log(&self, namespace: &str) -> Option<&AccessLogSetting> {
+        // Few namespaces have one, and most clusters none.
+        let mut known = self.access_logs.iter();
+        let found = known.find(|(name, _)| *name.name == *namespace);
+        found.map(|(_, setting)| setting)
+    }
+
+    /// The namespaces that say something of the access log.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = (&Name, &AccessLogSetting)> {
+        self.access_logs.iter()
+    }
+
+    pub(super) fn set_namespace(&mut self, namespace: Namespace, affected: &mut Affected) {
+        let Namespace { name, access_log } = namespace;
+        if self.access_logs.get(&name) == access_log.as_ref() {
+            return;
+        }
+        affected.pods_of.insert(name.name.clone());
+        match access_log {
+            Some(setting) => self.access_logs.insert(name, setting),
+            None => self.access_logs.remove(&name),
+        };
+    }
+
+    pub(super) fn remove_namespace(&mut self, name: &Name, affected: &mut Affected) {
+        if self.access_logs.remove(name).is_some() {
+            affected.pods_of.insert(name.name.clone());
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Configurations {
     authentication: HashMap<Arc<str>, BTreeSet<Name>>,
     /// By namespace; a MeshPolicy's is empty.
     policies: HashMap<Arc<str>, BTreeSet<(i64, ObjectRef)>>,
+    /// Telemetries by namespace.
+    pub(super) telemetries: HashMap<Arc<str>, BTreeSet<Age>>,
     /// So far.
     pub(super) compilations: u64,
 }
@@ -267,6 +269,10 @@ impl Configurations {
                 let policies = self.policies.entry(policy.namespace.clone()).or_default();
                 policies.insert((entry.created, reference.clone()));
             }
+            Some(Compiled::Telemetry(telemetry)) => {
+                let telemetries = self.telemetries.entry(telemetry.namespace.clone());
+                telemetries.or_default().insert(age());
+            }
             _ => {}
         }
         self.touch(name, entry, affected);
@@ -310,6 +316,9 @@ impl Configurations {
                 let key = (entry.created, reference.clone());
                 drop_from(&mut self.policies, &policy.namespace, &key);
             }
+            Some(Compiled::Telemetry(telemetry)) => {
+                drop_from(&mut self.telemetries, &telemetry.namespace, &age);
+            }
             _ => {}
         }
         self.touch(name, entry, affected);
@@ -341,6 +350,9 @@ impl Configurations {
             }
             Some(Compiled::PeerAuthentication(policy)) => {
                 touch_pods(&policy.namespace, affected);
+            }
+            Some(Compiled::Telemetry(telemetry)) => {
+                touch_pods(&telemetry.namespace, affected);
             }
             None => {}
         }

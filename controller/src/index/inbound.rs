@@ -3,7 +3,8 @@
 use super::Index;
 use crate::object::Name;
 use linnet_mesh::{
-    AppProtocol, Inbound, InboundPort, ServicePort, SpiffeId, Workload, destination::Locality,
+    AppProtocol, Inbound, InboundPort, ServicePort, SpiffeId, Workload, access_log::AccessLogs,
+    destination::Locality,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -45,7 +46,7 @@ impl Index {
             authentication: self.authentication(pod, labels),
             locality: known.map_or_else(Locality::default, |pod| self.cluster.locality(pod)),
             labels: labels.clone(),
-            access_log: known.and_then(|pod| pod.access_log).unwrap_or_default(),
+            access_log: known.map_or_else(AccessLogs::default, |pod| self.access_logs(pod)),
         }
     }
 

@@ -13,7 +13,8 @@ use crate::{
 use linnet_mesh::ResourceRef;
 
 impl Index {
-    /// A verdict for every resource, and one for every file that can't be read.
+    /// A verdict for every resource, and one for every file and annotation that
+    /// can't be read.
     pub fn verdicts(&self) -> Vec<Verdict> {
         let problems = self.problems.iter().map(|(origin, reason)| Verdict {
             resource: ResourceRef {
@@ -30,6 +31,7 @@ impl Index {
             .entries()
             .map(|(reference, entry)| self.verdict(reference, entry))
             .chain(problems)
+            .chain(self.bad_annotations())
             .collect()
     }
 
@@ -56,6 +58,7 @@ impl Index {
                 Compiled::Route(route) => self.overruled_routes(reference, route),
                 Compiled::AuthorizationPolicy(_) | Compiled::RequestAuthentication(_) => Vec::new(),
                 Compiled::PeerAuthentication(policy) => self.older_policy(reference.kind, policy),
+                Compiled::Telemetry(telemetry) => self.older_telemetry(telemetry),
             };
             if !conflicts.is_empty() {
                 status = Status::Conflicting;

@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 use linnet_mesh::{
     AppProtocol, Workload,
-    access_log::AccessLog,
+    access_log::{self, AccessLog},
     destination::Locality,
     names::{annotation, label, port},
 };
@@ -87,8 +87,11 @@ pub struct Pod {
     /// The ports on which its sidecar answers; `None`: it has no sidecar.
     pub sidecar: Option<InboundPorts>,
     /// What its sidecar is to write of requests and connections, if it says so.
-    pub access_log: Option<AccessLog>,
+    pub access_log: Option<AccessLogSetting>,
 }
+
+/// What an annotation asks for, or why it can't be read. Few have one.
+pub type AccessLogSetting = Box<Result<AccessLog, access_log::Invalid>>;
 
 /// The ports whose incoming connections reach the sidecar.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -269,7 +272,7 @@ impl From<core::Pod> for Pod {
         let workload = workload(&pod.metadata, &name, &service_account);
         let labels = pod.metadata.labels.unwrap_or_default();
         let annotations = pod.metadata.annotations.unwrap_or_default();
-        let access_log = access_log(&name, &annotations);
+        let access_log = access_log("Pod", &name, &annotations);
         let sidecar = (labels.get(label::SIDECAR).map(String::as_str)
             == Some(label::SIDECAR_INJECTED))
         .then(|| InboundPorts::of(&annotations));
@@ -287,17 +290,20 @@ impl From<core::Pod> for Pod {
     }
 }
 
-/// What an annotation asks for. One that can't be read switches nothing off:
-/// the default stays, which writes denials.
-fn access_log(pod: &Name, annotations: &BTreeMap<String, String>) -> Option<AccessLog> {
+/// What an annotation asks for. One that can't be read switches nothing off: it
+/// counts as if it were not there, and a verdict says so.
+pub(super) fn access_log(
+    kind: &str,
+    name: &Name,
+    annotations: &BTreeMap<String, String>,
+) -> Option<AccessLogSetting> {
     let text = annotations.get(annotation::ACCESS_LOG)?;
     let parsed = text.parse();
-    parsed
-        .inspect_err(|error| {
-            let name = annotation::ACCESS_LOG;
-            tracing::warn!("Pod {pod}: metadata.annotations[{name}]: {error}");
-        })
-        .ok()
+    if let Err(error) = &parsed {
+        let annotation = annotation::ACCESS_LOG;
+        tracing::warn!("{kind} {name}: metadata.annotations[{annotation}]: {error}");
+    }
+    Some(Box::new(parsed))
 }
 
 fn workload(meta: &ObjectMeta, pod: &Name, service_account: &str) -> Workload {

@@ -31,6 +31,7 @@ struct Header {
 
 const NETWORKING: (&str, &[&str]) = ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]);
 const SECURITY: (&str, &[&str]) = ("security.istio.io", &["v1", "v1beta1"]);
+const TELEMETRY: (&str, &[&str]) = ("telemetry.istio.io", &["v1", "v1alpha1"]);
 const GATEWAY: (&str, &[&str]) = (names::GATEWAY_API_GROUP, &["v1", "v1beta1", "v1alpha2"]);
 const DRY_RUN: &str = "istio.io/dry-run";
 const AUTHENTICATION: (&str, &[&str]) = ("authentication.istio.io", &["v1alpha1"]);
@@ -62,6 +63,7 @@ pub fn parse(manifest: Value, origin: Option<&str>) -> Result<Option<Object>, Pa
         ("", "Service") => Kind::Service,
         ("", "Pod") => Kind::Pod,
         ("", "Node") => Kind::Node,
+        ("", "Namespace") => Kind::Namespace,
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
         (group, "VirtualService") if group == NETWORKING.0 => Kind::VirtualService,
         (group, "DestinationRule") if group == NETWORKING.0 => Kind::DestinationRule,
@@ -69,6 +71,7 @@ pub fn parse(manifest: Value, origin: Option<&str>) -> Result<Option<Object>, Pa
         (group, "AuthorizationPolicy") if group == SECURITY.0 => Kind::AuthorizationPolicy,
         (group, "RequestAuthentication") if group == SECURITY.0 => Kind::RequestAuthentication,
         (group, "MeshPolicy") if group == AUTHENTICATION.0 => Kind::MeshPolicy,
+        (group, "Telemetry") if group == TELEMETRY.0 => Kind::Telemetry,
         (group, "HTTPRoute") if group == GATEWAY.0 => Kind::HttpRoute,
         (group, "GRPCRoute") if group == GATEWAY.0 => Kind::GrpcRoute,
         _ => return Ok(None),
@@ -78,7 +81,7 @@ pub fn parse(manifest: Value, origin: Option<&str>) -> Result<Option<Object>, Pa
 }
 
 fn served(group: &str, version: &str, kind: &str) -> Result<(), ParseError> {
-    let Some((_, versions)) = [NETWORKING, SECURITY, AUTHENTICATION, GATEWAY]
+    let Some((_, versions)) = [NETWORKING, SECURITY, AUTHENTICATION, TELEMETRY, GATEWAY]
         .into_iter()
         .find(|(known, _)| *known == group)
     else {
@@ -121,7 +124,7 @@ fn object(
         });
     }
     let namespace = match kind {
-        Kind::MeshPolicy | Kind::Node => String::new(),
+        Kind::MeshPolicy | Kind::Node | Kind::Namespace => String::new(),
         _ => meta
             .namespace
             .filter(|namespace| !namespace.is_empty())
@@ -136,6 +139,9 @@ fn object(
         Kind::Service => Object::Service(typed::<core::Service>(&resource, &manifest)?.into()),
         Kind::Pod => Object::Pod(typed::<core::Pod>(&resource, &manifest)?.into()),
         Kind::Node => Object::Node(typed::<core::Node>(&resource, &manifest)?.into()),
+        Kind::Namespace => {
+            Object::Namespace(typed::<core::Namespace>(&resource, &manifest)?.into())
+        }
         Kind::EndpointSlice => {
             let slice = typed::<discovery::EndpointSlice>(&resource, &manifest)?;
             return Ok(EndpointSlice::of(slice).map(Object::EndpointSlice));

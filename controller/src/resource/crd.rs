@@ -7,7 +7,7 @@
 
 use super::{
     AuthorizationPolicy, DestinationRule, MeshPolicy, PeerAuthentication, RequestAuthentication,
-    VirtualService,
+    Telemetry, VirtualService,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceDefinitionVersion, CustomResourceSubresourceStatus,
@@ -39,6 +39,10 @@ pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
         (
             "requestauthentications.yaml",
             definition(RequestAuthentication::crd(), &["v1", "v1beta1"]),
+        ),
+        (
+            "telemetries.yaml",
+            definition(Telemetry::crd(), &["v1", "v1alpha1"]),
         ),
         (
             "meshpolicies.yaml",

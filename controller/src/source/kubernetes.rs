@@ -19,7 +19,7 @@ use std::{collections::HashSet, convert::Infallible, fmt::Debug, time::Duration}
 use tokio::{sync::mpsc, time::sleep};
 
 /// The configuration kinds: group, version asked for, kind, plural.
-const CONFIGURATION: [(&str, &str, Kind, &str); 8] = [
+const CONFIGURATION: [(&str, &str, Kind, &str); 9] = [
     (
         "networking.istio.io",
         "v1",
@@ -56,6 +56,7 @@ const CONFIGURATION: [(&str, &str, Kind, &str); 8] = [
         Kind::MeshPolicy,
         "meshpolicies",
     ),
+    ("telemetry.istio.io", "v1", Kind::Telemetry, "telemetries"),
     (
         names::GATEWAY_API_GROUP,
         "v1",
@@ -116,6 +117,9 @@ pub async fn run(client: Client, sink: Sink) {
         watch(Kind::Node)
             .run(Api::<core::Node>::all(client.clone()), node)
             .boxed(),
+        watch(Kind::Namespace)
+            .run(Api::<core::Namespace>::all(client.clone()), namespace)
+            .boxed(),
     ];
     for (kind, resource) in configuration_kinds() {
         let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
@@ -144,6 +148,10 @@ fn pod(pod: core::Pod) -> Option<Object> {
 
 fn node(node: core::Node) -> Option<Object> {
     Some(Object::Node(node.into()))
+}
+
+fn namespace(namespace: core::Namespace) -> Option<Object> {
+    Some(Object::Namespace(namespace.into()))
 }
 
 /// A configuration resource, whatever its spec holds.

@@ -140,6 +140,7 @@ fn annotations_that_nothing_acts_on_are_named() {
     let warnings = unknown_annotations(&pod(&[
         ("linnet.io/skip-inbound-port", "80"),
         ("linnet.io/status", "{}"),
+        ("linnet.io/access-log", "all"),
         ("sidecar.istio.io/inject", "true"),
         ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
         ("example.com/else", "x"),
@@ -154,5 +155,20 @@ fn annotations_that_nothing_acts_on_are_named() {
             "linnet.io/skip-inbound-port",
             "traffic.sidecar.istio.io/kubevirtInterfaces"
         ]
+    );
+}
+
+#[test]
+fn an_access_log_that_can_t_be_read_is_a_warning() {
+    let warning = |text| unread_access_log(&pod(&[("linnet.io/access-log", text)]));
+    assert_eq!(warning("all;sample=0.1;filter=response.code >= 400"), None);
+    let told = warning("al").unwrap();
+    assert!(
+        told.starts_with("annotation linnet.io/access-log: \"al\": write off, denied or all"),
+        "{told}"
+    );
+    assert!(
+        told.ends_with("it counts as if it were not there"),
+        "{told}"
     );
 }

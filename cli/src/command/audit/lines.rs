@@ -118,12 +118,18 @@ async fn setting(pods: &impl Ask, pod: &PodName) -> Option<String> {
     };
     let name = annotation::ACCESS_LOG;
     match (log.scope.as_str(), log.format.as_str()) {
-        ("off", _) => Some(format!("pod {pod} writes no access log ({name}: off)")),
+        ("off", _) => Some(format!(
+            "pod {pod} writes no access log ({name}: off, or a Telemetry that disables it)"
+        )),
         (_, "text") => Some(format!(
             "pod {pod} writes its access log for people ({name}: format=text), which can't be counted"
         )),
         ("denied", _) => Some(format!(
             "pod {pod} writes what was denied and nothing else; {name}: all tells who got through"
+        )),
+        _ if log.filter.is_some() => Some(format!(
+            "pod {pod} writes what got through only where {} ({name} or Telemetry: filter)",
+            log.filter.unwrap_or_default()
         )),
         _ if log.sample < 1.0 => Some(format!(
             "pod {pod} writes {} of what got through ({name}: sample)",

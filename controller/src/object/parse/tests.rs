@@ -33,7 +33,7 @@ fn an_error_names_document_resource_and_field() {
             "document 1: Pod: metadata.labels: ",
         ),
         (
-            "---\nkind: Namespace\napiVersion: v1\n---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: web}]}",
+            "---\nkind: ConfigMap\napiVersion: v1\n---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: web}]}",
             "document 2: Service default/a: spec.ports[0].port: ",
         ),
         (
