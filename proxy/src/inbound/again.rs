@@ -73,11 +73,11 @@ impl Arrival {
                 }
             }
         };
-        let log = inbound.access_log;
+        let log = &inbound.access_log.server;
         let record = log.writes(true, draw_sample).then(|| {
             let to = &self.thread.shared.access_log;
             let authority = named.as_ref().map_or("", |named| *named);
-            Record::of_request(to, log.format, request, authority)
+            Record::of_request(to, log, request, authority)
                 .speaking_for(accepted(&token).and_then(|token| token.principal.as_deref()))
                 .decided(Some(Decided {
                     decision: Decision::Denied,
