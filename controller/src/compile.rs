@@ -22,6 +22,7 @@ pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::{DestinationRule, RuleHost, Subset, destination};
 pub use host::{Host, Scope, Visibility};
 pub use peer_authentication::PeerAuthentication;
+pub(crate) use request_authentication::scheme;
 pub use request_authentication::{KeySource, Keys, RequestAuthentication, TokenRule};
 pub(crate) use route::merge;
 pub use route::{Condition, Parent, ParentStatus, Route};

@@ -1,6 +1,7 @@
 //! The configuration: parsed once, from the environment, all mistakes reported
 //! together.
 
+use crate::keys;
 use linnet_mesh::{
     TrustDomain,
     names::{self, port},
@@ -23,6 +24,11 @@ pub const TOKEN_FILE: &str = "LINNET_TOKEN_FILE";
 /// Where the trust bundle is, the injected path by default.
 pub const TRUST_BUNDLE_FILE: &str = "LINNET_TRUST_BUNDLE_FILE";
 
+/// A PEM file with further roots for servers of issuers' keys.
+pub const JWKS_CA_FILE: &str = "LINNET_JWKS_CA_FILE";
+/// Whether keys may be fetched from loopback and link-local addresses too.
+pub const JWKS_ALLOW_LOCAL: &str = "LINNET_JWKS_ALLOW_LOCAL";
+
 /// The pod's name, which Kubernetes sets.
 const REPLICA: &str = "HOSTNAME";
 const DEFAULT_IDENTITY: &str = "https://linnet-identity.linnet-system.svc:15443";
@@ -44,6 +50,8 @@ pub struct Config {
     pub health_address: SocketAddr,
     /// Where the validating webhook listens; there is none without Kubernetes.
     pub webhook_address: SocketAddr,
+    /// How issuers' keys are fetched.
+    pub keys: keys::Settings,
 }
 
 /// What `main` needs besides: where the controller runs.
@@ -90,6 +98,10 @@ impl Config {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             health_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             webhook_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            keys: keys::Settings {
+                local: true,
+                ..keys::Settings::default()
+            },
         }
     }
 }
@@ -121,6 +133,7 @@ impl Environment {
         let address = read(text, &mut mistakes, LISTEN);
         let health_address = read(text, &mut mistakes, HEALTH_LISTEN);
         let webhook_address = read(text, &mut mistakes, WEBHOOK_LISTEN);
+        let jwks_local = read(text, &mut mistakes, JWKS_ALLOW_LOCAL);
         let drain = read(text, &mut mistakes, names::env::DRAIN_SECONDS);
         let cluster_domain =
             text(CLUSTER_DOMAIN).unwrap_or_else(|| DEFAULT_CLUSTER_DOMAIN.to_owned());
@@ -152,6 +165,11 @@ impl Environment {
                 address: address.unwrap_or_else(|| any(port::DISCOVERY)),
                 health_address: health_address.unwrap_or_else(|| any(port::METRICS)),
                 webhook_address: webhook_address.unwrap_or_else(|| any(port::WEBHOOK)),
+                keys: keys::Settings {
+                    roots: text(JWKS_CA_FILE).map(PathBuf::from),
+                    local: jwks_local.unwrap_or_default(),
+                    ..keys::Settings::default()
+                },
             },
             platform: match text(DIRECTORY) {
                 Some(directory) => Platform::Directory(directory.into()),

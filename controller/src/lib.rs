@@ -14,6 +14,7 @@ pub mod compile;
 pub mod config;
 pub mod discovery;
 pub mod index;
+pub mod keys;
 pub mod object;
 pub mod resource;
 pub mod running;

@@ -6,6 +6,7 @@ use crate::{
     config::Config,
     discovery::{self, Admission, Handle, Server},
     index::Index,
+    keys,
     source::{self, directory, directory::Directory, kubernetes},
     status, trust_bundle,
 };
@@ -120,6 +121,8 @@ impl Config {
             index = index.with_all_pods();
         }
         let (handle, _) = discovery::spawn(index, events, readiness.gate("configuration"));
+        let keeper = keys::keep(handle.clone(), sink.clone(), self.keys);
+        until_drained(drain.clone(), keeper);
         let mut webhook = None;
         let admission = match source {
             Source::Directory(path) => {
@@ -257,6 +260,14 @@ fn describe_metrics() {
     metrics::describe_counter!(
         "linnet_rejected_configurations_total",
         "Messages that a proxy did not put in force"
+    );
+    metrics::describe_counter!(
+        "linnet_jwks_fetches_total",
+        "Fetches of issuers' keys for RequestAuthentications, by result"
+    );
+    metrics::describe_gauge!(
+        "linnet_jwks_failing",
+        "Places of issuers' keys whose last fetch has failed"
     );
     metrics::describe_counter!(
         "linnet_rejected_resources_total",

@@ -8,7 +8,7 @@ use super::{
     views::Views,
 };
 use crate::{
-    compile::Verdict,
+    compile::{KeySource, Verdict},
     index::{Affected, Index, Interest},
     object::Name,
     source::Event,
@@ -18,7 +18,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use linnet_mesh::{SpiffeId, discovery::Target};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,6 +32,7 @@ pub(super) enum Command {
     Acknowledge(StreamId, u64, Option<String>),
     Close(StreamId),
     Verdicts(oneshot::Sender<Vec<Verdict>>),
+    KeySources(oneshot::Sender<BTreeSet<KeySource>>),
     Proxies(oneshot::Sender<Vec<ProxyStatus>>),
     Statuses(oneshot::Sender<Vec<Desired>>),
     LastChange(oneshot::Sender<Option<LastChange>>),
@@ -158,6 +159,16 @@ impl Handle {
     pub async fn statuses(&self) -> Result<Vec<Desired>, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Statuses(reply)).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Where issuers' keys are to be fetched.
+    ///
+    /// # Errors
+    /// The controller is shutting down.
+    pub async fn key_sources(&self) -> Result<BTreeSet<KeySource>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::KeySources(reply)).await?;
         answer.await.map_err(|_| Stopped)
     }
 
@@ -328,6 +339,7 @@ impl Hub {
             Command::Acknowledge(id, version, error) => self.acknowledge(id, version, error),
             Command::Close(id) => self.close(id),
             Command::Verdicts(reply) => drop(reply.send(self.index.verdicts())),
+            Command::KeySources(reply) => drop(reply.send(self.index.key_sources())),
             Command::Proxies(reply) => drop(reply.send(self.proxies())),
             Command::Statuses(reply) => {
                 let routes = self.index.route_statuses().into_iter();
