@@ -20,4 +20,5 @@ mod slow;
 #[path = "../mesh/support.rs"]
 mod support;
 mod table;
+mod tokens;
 mod wire;

@@ -7,6 +7,7 @@
 )]
 
 mod authorization;
+mod jwt;
 mod protocols;
 mod rotation;
 mod strict;

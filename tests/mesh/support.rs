@@ -110,6 +110,11 @@ impl Mesh {
         (config.build(deps).await.unwrap(), signal)
     }
 
+    /// The file of a sidecar's access log.
+    pub(crate) fn access_log_file(&self, account: &str) -> std::path::PathBuf {
+        access_log(&self.files.path().join(account)).into()
+    }
+
     /// The lines of a sidecar's access log, so far.
     pub(crate) fn access_log(&self, account: &str) -> Vec<Line<'static>> {
         let directory = self.files.path().join(account);
