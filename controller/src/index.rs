@@ -179,7 +179,7 @@ impl Index {
                     self.problems.remove(&origin);
                 }
             },
-            Change::Keys(source, fetched) => self.take_keys(source, fetched),
+            Change::Keys(source, fetched) => self.take_keys(&source, fetched),
             Change::Synced => self.synced = true,
         }
     }

@@ -206,6 +206,28 @@ impl Authentication {
         })
     }
 
+    /// The same with the keys that were known before where nobody has fetched them
+    /// since: a controller that has just started may have none yet, and the issuer may
+    /// be away.
+    #[must_use]
+    pub fn with_keys_of(&self, before: &Self) -> Self {
+        let mut same = self.clone();
+        for rule in &mut same.rules {
+            if !rule.keys.is_empty() || rule.keys_from.is_empty() {
+                continue;
+            }
+            let known = before
+                .rules
+                .iter()
+                .find(|old| old.keys_from == rule.keys_from && old.issuer == rule.issuer);
+            if let Some(known) = known.filter(|known| !known.keys.is_empty()) {
+                rule.keys.clone_from(&known.keys);
+                rule.problem = None;
+            }
+        }
+        same
+    }
+
     /// The rules, in the order they are asked.
     pub fn rules(&self) -> &[JwtRule] {
         &self.rules

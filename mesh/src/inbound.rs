@@ -56,6 +56,24 @@ pub struct InboundPort {
 }
 
 impl Inbound {
+    /// What is said after `before`: keys that nobody has fetched since are those of
+    /// before.
+    #[must_use]
+    pub fn after(self: Arc<Self>, before: &Self) -> Arc<Self> {
+        let (Some(rules), Some(known)) = (&self.authentication, &before.authentication) else {
+            return self;
+        };
+        let kept = rules.with_keys_of(known);
+        if kept == **rules {
+            return self;
+        }
+        let authentication = Some(Arc::new(kept));
+        Arc::new(Self {
+            authentication,
+            ..Self::clone(&self)
+        })
+    }
+
     /// What is known of a port.
     pub fn port(&self, port: u16) -> Option<&InboundPort> {
         self.ports.iter().find(|known| known.port == port)

@@ -380,6 +380,7 @@ impl Directory {
                     }
                 }
                 Update::Inbound(inbound) => {
+                    let inbound = inbound.after(&self.inbound.load());
                     let place = (inbound.locality.clone(), inbound.labels.clone());
                     let before = self.inbound.swap(inbound);
                     self.inbound_version.fetch_add(1, Ordering::Release);

@@ -185,7 +185,7 @@ impl Reader<'_> {
         let timeout = self.timeout(rule);
         match (&rule.jwks, &rule.jwks_uri) {
             (Some(_), Some(_)) => {
-                self.error("jwksUri", "stands beside jwks; a rule has one of them")
+                self.error("jwksUri", "stands beside jwks; a rule has one of them");
             }
             (Some(jwks), None) => own = self.inline(jwks),
             (None, uri) => {

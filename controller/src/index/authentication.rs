@@ -101,14 +101,14 @@ impl Index {
     }
 
     /// Takes what fetching has come to.
-    pub(super) fn take_keys(&mut self, source: KeySource, fetched: Fetched) {
+    pub(super) fn take_keys(&mut self, source: &KeySource, fetched: Fetched) {
         let wanted = self.key_sources();
         self.keys.0.retain(|known, _| wanted.contains(known));
-        if !wanted.contains(&source) {
+        if !wanted.contains(source) {
             return;
         }
         if self.keys.take(source.clone(), fetched) {
-            self.touch_users(&source);
+            self.touch_users(source);
         }
     }
 

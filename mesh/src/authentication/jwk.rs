@@ -109,21 +109,25 @@ impl PublicKey {
     /// # Errors
     /// The curve is not known, or the point is of another length.
     pub fn on(curve: &str, point: Vec<u8>) -> Result<Self, Unusable> {
-        let (key, length): (fn(Vec<u8>) -> Self, usize) = match curve {
-            "P-256" => (Self::P256, 65),
-            "P-384" => (Self::P384, 97),
-            "Ed25519" => (Self::Ed25519, 32),
+        let length = match curve {
+            "P-256" => 65,
+            "P-384" => 97,
+            "Ed25519" => 32,
             other => {
                 return Err(Unusable(format!(
                     "its curve {other:?} is not one of P-256, P-384 and Ed25519"
                 )));
             }
         };
-        let marked = length == 32 || point.first() == Some(&4);
+        let marked = curve == "Ed25519" || point.first() == Some(&4);
         if point.len() != length || !marked {
             return Err(Unusable(format!("it is not a point of {curve}")));
         }
-        Ok(key(point))
+        Ok(match curve {
+            "P-256" => Self::P256(point),
+            "P-384" => Self::P384(point),
+            _ => Self::Ed25519(point),
+        })
     }
 
     /// The curve of a key that has one.

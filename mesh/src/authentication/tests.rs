@@ -507,3 +507,27 @@ fn keys_that_can_t_be_used_are_named() {
         assert!(jwk::read(bad.as_bytes()).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn keys_that_nobody_has_fetched_since_are_those_of_before() {
+    let from = |url: &str, keys: Vec<Jwk>| JwtRule {
+        keys_from: url.into(),
+        problem: keys.is_empty().then(|| "not yet".to_owned()),
+        keys,
+        ..rule()
+    };
+    let all = |rules| Authentication::new(rules).unwrap();
+    let before = all(vec![from("a", vec![key(Some("old"))])]);
+    let kept = |rule: JwtRule| all(vec![rule]).with_keys_of(&before).rules()[0].clone();
+    let same = kept(from("a", vec![]));
+    assert_eq!((same.keys, same.problem), (vec![key(Some("old"))], None));
+    let newer = vec![key(Some("new"))];
+    assert_eq!(kept(from("a", newer.clone())).keys, newer);
+    let others = JwtRule {
+        issuer: "other".into(),
+        ..from("a", vec![])
+    };
+    for rule in [from("b", vec![]), from("", vec![]), others] {
+        assert_eq!(kept(rule).keys, []);
+    }
+}
