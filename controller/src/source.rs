@@ -25,10 +25,6 @@ pub struct Event {
 
 /// A change.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are of the large one, and they pass one by one"
-)]
 pub enum Change {
     /// An object as it is now.
     Apply(Object),

@@ -21,10 +21,11 @@ async fn server(answers: &[(&str, String)], tls: Option<TlsAcceptor>) -> SocketA
                 match tls {
                     None => answer(stream, &answers).await,
                     // A client may refuse the server's certificate.
-                    Some(tls) => match tls.accept(stream).await {
-                        Ok(stream) => answer(stream, &answers).await,
-                        Err(_) => {}
-                    },
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            answer(stream, &answers).await;
+                        }
+                    }
                 }
             });
         }
