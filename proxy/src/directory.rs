@@ -217,6 +217,8 @@ pub(crate) struct Directory {
     commands: mpsc::UnboundedSender<Command>,
     started: Instant,
     own_ips: Vec<IpAddr>,
+    /// The controller is known not to answer.
+    away: AtomicBool,
 }
 
 impl Directory {
@@ -238,6 +240,7 @@ impl Directory {
             commands,
             started: Instant::now(),
             own_ips,
+            away: AtomicBool::new(false),
         };
         (Arc::new(directory), receiver)
     }
@@ -307,12 +310,24 @@ impl Directory {
         }
     }
 
-    /// The workload behind a peer's address.
+    /// The workload behind a peer's address. It is for telemetry alone: a caller
+    /// does not wait for it while the controller is away.
     pub(crate) async fn peer(&self, ip: IpAddr) -> Option<Arc<Workload>> {
-        match self.resolve(Target::Peer(ip)).await {
+        let target = Target::Peer(ip);
+        let resolved = if self.away.load(Ordering::Relaxed) {
+            self.subscribed(target).value.borrow().clone()
+        } else {
+            self.resolve(target).await
+        };
+        match resolved {
             Some(Resolved::Peer(workload)) => workload,
             _ => None,
         }
+    }
+
+    /// Whether the controller is known not to answer.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::Relaxed);
     }
 
     /// A target of that host, whole or short, that is known to be a service.

@@ -80,7 +80,11 @@ impl Arrival {
     async fn serve(self: &Rc<Self>, mut client: TcpStream) -> Result<(), ConnectionError> {
         // Before the controller has spoken nobody knows that plaintext is allowed.
         if !self.thread.directory().is_inbound_known() && !self.is_told().await {
-            return self.refuse(&client, "the controller has not said how to be called");
+            return self.refuse(
+                &client,
+                "untold",
+                "the controller has not said how to be called",
+            );
         }
         let (mode, protocol) = {
             let inbound = self.thread.directory().inbound();
@@ -217,14 +221,19 @@ impl Arrival {
             let record = self.record(log).decided(decided);
             write(Some(record), &parties, &ended(Flags::UAEX));
         }
-        self.refuse(client, &format!("plaintext, and {by}"))
+        self.refuse(client, "plaintext", &format!("plaintext, and {by}"))
     }
 
     /// Ends a connection with a reset, before a byte of it reaches the application.
-    fn refuse(&self, client: &TcpStream, reason: &str) -> Result<(), ConnectionError> {
+    fn refuse(
+        &self,
+        client: &TcpStream,
+        kind: &'static str,
+        reason: &str,
+    ) -> Result<(), ConnectionError> {
         let (peer, port) = (self.peer, self.port);
         tracing::info!(%peer, port, reason, "refused a connection");
-        metrics::counter!("linnet_inbound_refused_total", "reason" => "plaintext").increment(1);
+        metrics::counter!("linnet_inbound_refused_total", "reason" => kind).increment(1);
         socket2::SockRef::from(client).set_linger(Some(Duration::ZERO))?;
         Ok(())
     }

@@ -50,6 +50,21 @@ fn verify(signed: &Signed, bundle_pem: &str, at: OffsetDateTime) {
     .unwrap();
 }
 
+/// All of the chain is new: root, issuer and leaf.
+#[test]
+fn a_clock_two_minutes_off_takes_a_certificate_at_once() {
+    let authority = authority(Duration::DAY);
+    let key = KeyPair::generate().unwrap();
+    let at = now();
+    let signed = authority
+        .sign(&key, &payment(), Duration::minutes(5), at)
+        .unwrap();
+    for skew in [-120, 0, 120] {
+        let theirs = at + Duration::seconds(skew);
+        verify(&signed, &authority.bundle_pem(), theirs);
+    }
+}
+
 #[test]
 fn a_leaf_says_what_it_was_told_and_nothing_else() {
     let authority = authority(Duration::DAY);

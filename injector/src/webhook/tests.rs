@@ -145,3 +145,53 @@ async fn only_posts_to_the_path_are_reviews() {
         .unwrap();
     assert_eq!(send(known(), alive).await.0, 200);
 }
+
+/// Somebody who is not the API server: what comes back is a refusal, at once.
+#[tokio::test]
+async fn a_body_of_an_odd_shape_is_refused() {
+    let review = |request: &str| {
+        let head =
+            r#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": "#;
+        format!("{head}{request}}}").into_bytes()
+    };
+    let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let of_pod = |object: &str| {
+        let kind = r#"{"group": "", "version": "v1", "kind": "Pod"}"#;
+        review(&format!(
+            r#"{{"uid": "u", "operation": "CREATE", "namespace": "shop", "kind": {kind}, "object": {object}}}"#
+        ))
+    };
+    for body in [
+        Vec::new(),
+        b"\xff\xfe".to_vec(),
+        deep(500_000).into_bytes(),
+        review("null"),
+        review("[]"),
+        review(r#"{"uid": 7}"#),
+        review(&deep(100_000)),
+        of_pod("null"),
+        of_pod(&deep(100_000)),
+    ] {
+        let unknown = Known {
+            cached: labels("enabled"),
+            fresh: None,
+        };
+        let start = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        let (status, answer) = post(unknown, body).await;
+        assert_eq!(status, 400, "{start}: {answer}");
+    }
+    for object in [
+        "7",
+        "[]",
+        r#"{"spec": 7}"#,
+        r#"{"spec": {"containers": {}}}"#,
+    ] {
+        let known = Known {
+            cached: labels("enabled"),
+            fresh: labels("enabled"),
+        };
+        let (status, answer) = post(known, of_pod(object)).await;
+        let patched = answer["response"].get("patch").is_some();
+        assert!(status == 200 && !patched, "{object}: {status} {answer}");
+    }
+}

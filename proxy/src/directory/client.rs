@@ -57,6 +57,7 @@ pub(crate) async fn run(
             Ok(never) => match never {},
             Err(error) => error,
         };
+        directory.set_away(true);
         if answered {
             backoff = FIRST_BACKOFF;
         }
@@ -122,6 +123,7 @@ impl Stream<'_> {
                 message = updates.message() => {
                     let message = message?.ok_or(StreamError::Ended)?;
                     *answered = true;
+                    self.directory.set_away(false);
                     let acknowledgement = self.receive(message);
                     send(&messages, proto::proxy_message::Kind::Acknowledgement(acknowledgement)).await?;
                 }

@@ -130,3 +130,23 @@ async fn the_pod_itself_is_called_in_plaintext() {
         .collect();
     assert_eq!(meshed, [false, true]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_callers_workload_while_the_controller_is_away() {
+    let (directory, mut commands) = Directory::new(vec![]);
+    let ip: IpAddr = "10.0.0.9".parse().unwrap();
+    let asked = tokio::time::Instant::now();
+    directory.set_away(true);
+    assert_eq!(directory.peer(ip).await, None);
+    assert_eq!(asked.elapsed(), std::time::Duration::ZERO);
+    // It is asked for all the same, and known afterwards.
+    assert_eq!(
+        commands.try_recv(),
+        Ok(Command::Subscribe(Target::Peer(ip)))
+    );
+    directory.apply(vec![Update::Peer(ip, Some(Arc::default()))]);
+    assert_eq!(directory.peer(ip).await, Some(Arc::default()));
+    directory.set_away(false);
+    assert_eq!(directory.peer("10.0.0.8".parse().unwrap()).await, None);
+    assert_eq!(asked.elapsed(), ANSWER_TIMEOUT);
+}

@@ -436,3 +436,30 @@ async fn a_slow_body_is_left_alone() {
     };
     LocalSet::new().run_until(test).await;
 }
+
+/// A client that never says what it speaks, a byte at a time, is taken for opaque.
+#[tokio::test(start_paused = true)]
+async fn a_protocol_that_is_not_told_is_opaque_after_ten_seconds() {
+    let test = async {
+        let world = World::start(false).await;
+        world.set(vec![]);
+        let mut slow = world.plain().await;
+        let begun = tokio::time::Instant::now();
+        let (mut reader, mut writer) = slow.split();
+        let trickle = async {
+            for _ in 0..20 {
+                writer.write_all(b"X").await.unwrap();
+                tokio::time::sleep(Duration::from_millis(900)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = trickle => {}
+            echo = reader.read_u8() => assert_eq!(echo.unwrap(), b'X'),
+        }
+        let lasted = begun.elapsed();
+        let limit = Duration::from_secs(10)..Duration::from_secs(12);
+        assert!(limit.contains(&lasted), "{lasted:?}");
+    };
+    LocalSet::new().run_until(test).await;
+}
