@@ -1,14 +1,15 @@
 //! What both directions' HTTP stacks are made of: small tower middlewares
 //! around one exchange.
 
-pub(crate) mod activity;
 pub(crate) mod connection;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
 pub(crate) mod forwarded;
 pub(crate) mod found;
 pub(crate) mod grant;
+pub(crate) mod lease;
 pub(crate) mod measure;
+pub(crate) mod one;
 pub(crate) mod replay;
 pub(crate) mod rescue;
 pub(crate) mod serve;

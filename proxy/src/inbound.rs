@@ -16,10 +16,7 @@ use crate::{
     access_log::{Decided, Decision, Record, draw_sample},
     connect,
     detect::{Finding, Hello},
-    http::{
-        activity::Activity,
-        serve::{HttpVersion, serve},
-    },
+    http::serve::{HttpVersion, serve},
     io::{Rewind, relay},
     outbound::ConnectionError,
     sniff::{self, Sniffed, sniff},
@@ -239,10 +236,9 @@ impl Arrival {
     }
 
     async fn serve_http(self: &Rc<Self>, client: Stream, version: HttpVersion, caller: Caller) {
-        let activity = Arc::<Activity>::default();
-        let stack = http::stack(self.clone(), caller, activity.clone());
+        let stack = http::stack(self.clone(), caller);
         let drain = self.thread.shared.drain.clone();
-        Box::pin(serve(client, version, activity, stack, drain, true)).await;
+        Box::pin(serve(client, version, stack, drain, true)).await;
     }
 
     async fn relay(

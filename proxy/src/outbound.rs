@@ -11,10 +11,7 @@ use crate::{
     detect::Finding,
     directory::Resolved,
     error::Error,
-    http::{
-        activity::Activity,
-        serve::{HttpVersion, serve},
-    },
+    http::serve::{HttpVersion, serve},
     io::Rewind,
     pool::{Limit, Plan},
     sniff::{self, Sniffed, sniff},
@@ -112,11 +109,10 @@ impl Connection {
                         return Box::pin(self.relay(client, upstream, None)).await;
                     }
                 };
-                let activity = Arc::<Activity>::default();
                 let (thread, destination) = (self.thread.clone(), self.destination.clone());
-                let stack = http::stack(thread, destination, self.source, activity.clone());
+                let stack = http::stack(thread, destination, self.source);
                 let drain = self.thread.shared.drain.clone();
-                Box::pin(serve(client, version, activity, stack, drain, false)).await;
+                Box::pin(serve(client, version, stack, drain, false)).await;
                 Ok(())
             }
             Sniffed::Server(greeting, stream) => {

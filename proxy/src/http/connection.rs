@@ -7,22 +7,23 @@
 
 mod open;
 
+pub(crate) use open::Held;
+
 use crate::{
     clock,
     error::Error,
     http::{
-        exchange::{Body, Exchange, Home, Http1, Lease},
+        exchange::{Body, Exchange},
         forwarded,
+        lease::{Home, Http1, Lease},
+        one,
     },
     pool::{Limit, Member, Permit, Pool, StreamSlot, Streams},
     tls::Tls,
 };
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http2},
-};
+use hyper::client::conn::{TrySendError, http2};
 use linnet_mesh::Endpoint;
 use std::{
     cell::{Cell, RefCell},
@@ -51,7 +52,7 @@ pub(crate) struct Connections {
 }
 
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     since: Instant,
 }
 
@@ -67,9 +68,7 @@ struct Shared {
 
 /// A response, and what its exchange holds until it ends.
 pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
-    /// The connection to give back if it was HTTP/1.1.
-    pub(crate) lease: Option<Lease>,
+    pub(crate) response: Response<Body>,
     pub(crate) permit: Permit,
 }
 
@@ -78,10 +77,7 @@ impl Answer {
     /// exchange holds what must be given back when it ends.
     pub(crate) fn into_response(self, exchange: &Exchange) -> Response<Body> {
         exchange.hold(self.permit);
-        if let Some(lease) = self.lease {
-            exchange.lend(lease);
-        }
-        let mut response = self.response.map(Body::incoming);
+        let mut response = self.response;
         let upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let version = response.version();
         forwarded::response_head(response.headers_mut(), version, upgrade);
@@ -96,7 +92,7 @@ pub(crate) struct Failure {
 }
 
 impl Home for Connections {
-    fn take_back(self: Rc<Self>, connection: Http1) {
+    fn take_back(self: Rc<Self>, connection: Box<Http1>) {
         let pool = &connection.pool;
         let policy = &pool.policy.pool;
         let worn = policy
@@ -109,7 +105,7 @@ impl Home for Connections {
         // Somebody waits for room, for another endpoint or on another thread.
         let in_the_way = pool.is_crowded() && !waited_for;
         let full = self.idle.borrow().len() >= MOST_IDLE;
-        if worn || old || in_the_way || full || connection.sender.is_closed() {
+        if worn || old || in_the_way || full {
             return;
         }
         let member: Rc<dyn Member> = self.clone();
@@ -149,18 +145,16 @@ impl Connections {
     }
 
     /// The pool's connection that was used last and can serve a request now. One
-    /// whose response came before its request had been sent is still busy: it
-    /// stays.
+    /// that its server has closed, or speaks on unasked, is closed.
     fn take_idle(&self, pool: &Rc<Pool>, now: Instant) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
         let mut position = idle.len();
         while position > 0 {
             position -= 1;
-            let candidate = &idle[position];
-            let sender = &candidate.connection.sender;
-            if sender.is_closed() || candidate.is_stale(now) {
+            let candidate = &mut idle[position];
+            if !candidate.connection.codec.is_quiet() || candidate.is_stale(now) {
                 idle.remove(position);
-            } else if sender.is_ready() && Rc::ptr_eq(&candidate.connection.pool, pool) {
+            } else if Rc::ptr_eq(&candidate.connection.pool, pool) {
                 return Some(idle.remove(position));
             }
         }
@@ -203,11 +197,12 @@ impl Connections {
         self.shared.borrow_mut().clear();
     }
 
-    /// Closes connections that have been idle for too long.
+    /// Closes connections that have been idle for too long, or that their server
+    /// has closed.
     pub(crate) fn expire(&self) {
         let now = Instant::now();
-        let usable = |idle: &Idle| !idle.connection.sender.is_closed() && !idle.is_stale(now);
-        self.idle.borrow_mut().retain(usable);
+        let usable = |idle: &mut Idle| !idle.is_stale(now) && idle.connection.codec.is_quiet();
+        self.idle.borrow_mut().retain_mut(usable);
         let mut shared = self.shared.borrow_mut();
         shared.retain(|shared| !shared.is_over(now));
     }
@@ -264,8 +259,9 @@ async fn send_http1(
     tls: &Tls,
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
-    mut request: Request<Body>,
+    request: Request<Body>,
 ) -> Result<Answer, Failure> {
+    let (mut head, mut body) = request.into_parts();
     let mut lost_a_race = false;
     loop {
         let now = clock::now();
@@ -273,66 +269,57 @@ async fn send_http1(
             false => connections.take_idle(pool, now),
             true => None,
         };
-        let reused = idle.is_some();
         let at_risk = idle.as_ref().is_some_and(|idle| now - idle.since > AT_RISK);
-        let spare = at_risk.then(|| repeatable(&request)).flatten();
         let mut connection = match idle {
             Some(idle) => idle.connection,
             // Boxed, for it is rare and large; so is what it would make of each request.
             None => match Box::pin(open::http1(tls, connections, pool)).await {
                 Ok(connection) => connection,
-                Err(error) => return Err(unsent(error, request)),
+                Err(error) => return Err(unsent(error, Request::from_parts(head, body))),
             },
         };
-        if connection.sender.ready().await.is_err() && reused {
-            continue;
+        // Only what has no body may be sent twice, and from a copy of its head.
+        let repeatable = at_risk && head.method.is_idempotent() && body.is_end_stream();
+        if let Err(error) = connection.codec.begin(&head, body) {
+            return Err(broken(connections, &error));
         }
-        match connection.sender.try_send_request(request).await {
-            Ok(response) => {
+        let spare = match repeatable {
+            true => Some(head),
+            false => {
+                one::recycle(head.headers);
+                None
+            }
+        };
+        match (connection.codec.answer().await, spare) {
+            (Ok(response), _) => {
                 connection.served += 1;
-                let home = connections.clone();
+                let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                let lease = Lease::new(connection, connections.clone(), switches);
                 return Ok(Answer {
-                    response,
-                    lease: Some(Lease { connection, home }),
+                    response: response.map(|()| Body::leased(lease)),
                     permit: Permit::default(),
                 });
             }
-            Err(mut failed) => match (failed.take_message(), spare) {
-                // The peer closed the idle connection first: nothing was sent.
-                (Some(unsent), _) if reused => request = unsent,
-                // The request and the connection's end crossed.
-                (None, Some(copy)) if hung_up(failed.error()) => {
-                    lost_a_race = true;
-                    request = copy;
-                }
-                (unsent, _) => return Err(failure(connections, failed, unsent)),
-            },
+            // The request and the connection's end crossed.
+            (Err(error), Some(spare)) if error.is_hang_up() => {
+                lost_a_race = true;
+                (head, body) = (spare, Body::empty());
+            }
+            (Err(error), _) => return Err(broken(connections, &error)),
         }
     }
 }
 
-/// A copy of a request that may be sent twice and has no body.
-fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    if !request.method().is_idempotent() || !request.body().is_end_stream() {
-        return None;
+/// The failure of an HTTP/1.1 connection that may have sent some of the request.
+fn broken(connections: &Connections, error: &one::Error) -> Failure {
+    Failure {
+        error: Error::Upstream {
+            address: connections.endpoint.address,
+            reason: error.to_string(),
+            refused: false,
+        },
+        unsent: None,
     }
-    let mut copy = Request::new(Body::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
-}
-
-/// Whether the peer ended the connection without an answer.
-fn hung_up(error: &hyper::Error) -> bool {
-    let io = error.source().and_then(|cause| cause.downcast_ref());
-    let kind = io.map(std::io::Error::kind);
-    error.is_incomplete_message()
-        || matches!(
-            kind,
-            Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
-        )
 }
 
 async fn send_http2(
@@ -358,8 +345,7 @@ async fn send_http2(
                     ..Permit::default()
                 };
                 return Ok(Answer {
-                    response,
-                    lease: None,
+                    response: response.map(Body::incoming),
                     permit,
                 });
             }

@@ -99,8 +99,7 @@ pub(crate) async fn as_asked(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{activity::Activity, exchange::speaks_grpc};
-    use std::sync::Arc;
+    use crate::http::exchange::speaks_grpc;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |&(name, value)| {
@@ -142,7 +141,7 @@ mod tests {
             (grpc, "grpc-timeout", "600m"),
             (headers(&[]), "x-envoy-expected-rq-timeout-ms", "600"),
         ] {
-            let exchange = Exchange::new(speaks_grpc(&head), Arc::<Activity>::default().busy());
+            let exchange = Exchange::new(speaks_grpc(&head));
             exchange.ends_in(Duration::from_secs(2));
             exchange.ends_in(Duration::from_secs(1));
             exchange.ends_in(Duration::from_secs(9));

@@ -10,19 +10,22 @@ use crate::{
     clock,
     error::Error,
     http::{
-        activity::Busy,
         grant::{Grant, Side},
+        lease::Lease,
+        one::{self, server},
         replay::Reader,
         rescue,
         tee::{Copy, Tee},
+        upgrade::Tunnel,
     },
-    pool::{Permit, Pool},
+    pool::Permit,
+    stream::Stream,
     telemetry::{Flags, HttpSeries, Outcome, Parties, RequestProtocol},
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::{body::Incoming, client::conn::http1};
+use hyper::body::Incoming;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
@@ -51,7 +54,6 @@ pub(crate) struct Exchange {
     request_bytes: Cell<u64>,
     response_bytes: Cell<u64>,
     series: RefCell<Option<Sink>>,
-    lease: RefCell<Option<Lease>>,
     load: RefCell<Option<Rc<dyn Load>>>,
     blame: RefCell<Option<Blame>>,
     permit: RefCell<Permit>,
@@ -61,7 +63,6 @@ pub(crate) struct Exchange {
     grant: RefCell<Option<Grant>>,
     /// Its line of the access log; most have none.
     record: RefCell<Option<Box<Record>>>,
-    _busy: Busy,
 }
 
 /// Where a request counts as in flight.
@@ -69,33 +70,6 @@ pub(crate) trait Load {
     /// The exchange has ended; with which answer, where that was not known before
     /// its end.
     fn ended(&self, answer: Option<(StatusCode, Option<u16>)>);
-}
-
-/// An HTTP/1.1 connection that serves one exchange.
-pub(crate) struct Lease {
-    pub(crate) connection: Http1,
-    pub(crate) home: Rc<dyn Home>,
-}
-
-/// Where a connection belongs.
-pub(crate) trait Home {
-    /// The connection's exchange has ended well: it can serve another one.
-    fn take_back(self: Rc<Self>, connection: Http1);
-}
-
-/// An upstream HTTP/1.1 connection.
-pub(crate) struct Http1 {
-    pub(crate) sender: http1::SendRequest<Body>,
-    /// By whose policy it was made.
-    pub(crate) pool: Rc<Pool>,
-    pub(crate) opened: tokio::time::Instant,
-    pub(crate) served: u32,
-}
-
-impl Lease {
-    pub(crate) fn give_back(self) {
-        self.home.take_back(self.connection);
-    }
 }
 
 /// Where an exchange is recorded.
@@ -157,7 +131,7 @@ impl Slot {
 }
 
 impl Exchange {
-    pub(crate) fn new(grpc: bool, busy: Busy) -> Self {
+    pub(crate) fn new(grpc: bool) -> Self {
         Self {
             protocol: if grpc {
                 RequestProtocol::Grpc
@@ -171,14 +145,12 @@ impl Exchange {
             request_bytes: Cell::default(),
             response_bytes: Cell::default(),
             series: RefCell::default(),
-            lease: RefCell::default(),
             load: RefCell::default(),
             blame: RefCell::default(),
             permit: RefCell::default(),
             end: Cell::default(),
             grant: RefCell::default(),
             record: RefCell::default(),
-            _busy: busy,
         }
     }
 
@@ -256,7 +228,7 @@ impl Exchange {
         *self.grant.borrow_mut() = Some(grant);
     }
 
-    /// Ready once no policy lets it go on: neither does its connection.
+    /// Ready once no policy lets it go on.
     pub(crate) fn poll_withdrawn(&self, side: Side, context: &Context<'_>) -> Poll<()> {
         let grant = self.grant.borrow();
         let Some(grant) = &*grant else {
@@ -264,7 +236,6 @@ impl Exchange {
         };
         ready!(grant.poll_withdrawn(side, context));
         self.flag(Flags::UAEX);
-        self.forget_lease();
         if let Some(record) = grant.take_record() {
             self.note(record);
         }
@@ -274,15 +245,6 @@ impl Exchange {
     /// Why it may not go on.
     pub(crate) fn withdrawn(&self) -> Option<Error> {
         self.grant.borrow().as_ref()?.error()
-    }
-
-    pub(crate) fn lend(&self, lease: Lease) {
-        *self.lease.borrow_mut() = Some(lease);
-    }
-
-    /// The connection has become the client's own, by an upgrade.
-    pub(crate) fn forget_lease(&self) {
-        self.lease.take();
     }
 
     /// The response's head has arrived.
@@ -314,14 +276,6 @@ impl Exchange {
         let grpc = self.grpc_status.get();
         let known = self.is_grpc() && (grpc.is_some() || status.is_server_error());
         known.then_some((status, grpc))
-    }
-
-    /// The response's body has been read to its end: the connection can serve
-    /// another request.
-    fn body_ended(&self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
     }
 }
 
@@ -374,6 +328,8 @@ pub(crate) enum BodyError {
     Hyper(#[from] hyper::Error),
     #[error("a policy forbids it now")]
     Withdrawn,
+    #[error(transparent)]
+    Http1(#[from] one::Error),
     #[error("the route's timeout has passed")]
     TimedOut,
     #[error("its original ended early, or went too far ahead")]
@@ -381,7 +337,14 @@ pub(crate) enum BodyError {
 }
 
 enum Kind {
+    /// Over HTTP/2.
     Incoming(Incoming),
+    /// From an HTTP/1.1 client.
+    Received(server::Incoming<Stream>),
+    /// From an HTTP/1.1 server.
+    Leased(Lease),
+    /// No body, but what comes after the head: another protocol.
+    Tunnel(Box<Tunnel>),
     Replay(Reader),
     Tee(Box<Tee>),
     Copy(Copy),
@@ -394,53 +357,59 @@ enum Meter {
     Response(Rc<Exchange>),
 }
 
-impl Body {
-    pub(crate) fn incoming(incoming: Incoming) -> Self {
+impl From<Kind> for Body {
+    fn from(kind: Kind) -> Self {
         Self {
-            kind: Kind::Incoming(incoming),
+            kind,
             meter: None,
             end: None,
+        }
+    }
+}
+
+impl Body {
+    pub(crate) fn incoming(incoming: Incoming) -> Self {
+        Kind::Incoming(incoming).into()
+    }
+
+    pub(crate) fn received(incoming: server::Incoming<Stream>) -> Self {
+        Kind::Received(incoming).into()
+    }
+
+    pub(crate) fn tunnel(tunnel: Tunnel) -> Self {
+        Kind::Tunnel(Box::new(tunnel)).into()
+    }
+
+    pub(crate) fn leased(lease: Lease) -> Self {
+        Kind::Leased(lease).into()
+    }
+
+    /// The connection that it would be read from.
+    pub(crate) fn into_lease(self) -> Option<Lease> {
+        match self.kind {
+            Kind::Leased(lease) => Some(lease),
+            _ => None,
         }
     }
 
     pub(crate) fn replay(reader: Reader) -> Self {
-        Self {
-            kind: Kind::Replay(reader),
-            meter: None,
-            end: None,
-        }
+        Kind::Replay(reader).into()
     }
 
     pub(crate) fn tee(tee: Box<Tee>) -> Self {
-        Self {
-            kind: Kind::Tee(tee),
-            meter: None,
-            end: None,
-        }
+        Kind::Tee(tee).into()
     }
 
     pub(crate) fn copy(copy: Copy) -> Self {
-        Self {
-            kind: Kind::Copy(copy),
-            meter: None,
-            end: None,
-        }
+        Kind::Copy(copy).into()
     }
 
     pub(crate) fn text(text: impl Into<Bytes>) -> Self {
-        Self {
-            kind: Kind::Text(Some(text.into())),
-            meter: None,
-            end: None,
-        }
+        Kind::Text(Some(text.into())).into()
     }
 
     pub(crate) fn empty() -> Self {
-        Self {
-            kind: Kind::Text(None),
-            meter: None,
-            end: None,
-        }
+        Kind::Text(None).into()
     }
 
     pub(crate) fn count_request(mut self, exchange: Rc<Exchange>) -> Self {
@@ -501,15 +470,10 @@ impl Body {
             }
             Some(Meter::Response(exchange)) => {
                 exchange.count_response(data);
-                match frame {
-                    Some(frame) => {
-                        if let Some(trailers) = frame.trailers_ref()
-                            && exchange.is_grpc()
-                        {
-                            exchange.note_grpc_status(trailers);
-                        }
-                    }
-                    None => exchange.body_ended(),
+                if let Some(trailers) = frame.and_then(Frame::trailers_ref)
+                    && exchange.is_grpc()
+                {
+                    exchange.note_grpc_status(trailers);
                 }
             }
             None => {}
@@ -532,6 +496,11 @@ impl HttpBody for Body {
             Kind::Incoming(incoming) => Pin::new(incoming)
                 .poll_frame(context)
                 .map_err(BodyError::from),
+            Kind::Received(incoming) => Pin::new(incoming)
+                .poll_frame(context)
+                .map_err(BodyError::from),
+            Kind::Leased(lease) => lease.poll_frame(context).map_err(BodyError::from),
+            Kind::Tunnel(_) => Poll::Ready(None),
             Kind::Replay(reader) => Pin::new(reader).poll_frame(context),
             Kind::Tee(tee) => Pin::new(tee).poll_frame(context),
             Kind::Copy(copy) => Pin::new(copy).poll_frame(context),
@@ -552,6 +521,9 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Received(incoming) => incoming.is_end_stream(),
+            Kind::Leased(lease) => lease.is_ended(),
+            Kind::Tunnel(_) => true,
             Kind::Replay(reader) => reader.is_end_stream(),
             Kind::Tee(tee) => tee.is_end_stream(),
             Kind::Copy(copy) => copy.is_end_stream(),
@@ -562,6 +534,9 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Received(incoming) => incoming.size_hint(),
+            Kind::Leased(lease) => lease.size_hint(),
+            Kind::Tunnel(_) => SizeHint::with_exact(0),
             Kind::Replay(reader) => reader.size_hint(),
             Kind::Tee(tee) => tee.size_hint(),
             Kind::Copy(copy) => copy.size_hint(),
@@ -570,13 +545,16 @@ impl HttpBody for Body {
     }
 }
 
-impl Drop for Body {
-    fn drop(&mut self) {
-        // A server that knows a body's length does not poll for its end.
-        if self.is_end_stream()
-            && let Some(Meter::Response(exchange)) = &self.meter
-        {
-            exchange.body_ended();
+impl server::Answer<Stream> for Body {
+    fn poll_progress(&mut self, context: &mut Context<'_>) {
+        if let Kind::Leased(lease) = &mut self.kind {
+            lease.poll_progress(context);
+        }
+    }
+
+    fn switch(self, stream: Stream, unread: Bytes) {
+        if let Kind::Tunnel(tunnel) = self.kind {
+            tunnel.begin(stream, unread);
         }
     }
 }

@@ -3,36 +3,28 @@
 
 use super::{
     Call,
-    activity::Activity,
     exchange::{Body, Exchange, speaks_grpc},
     found::Found,
 };
 use http::{Request, Response};
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 use tower::{Layer, Service};
 
 /// Layer of [`Measure`].
-#[derive(Clone, Debug)]
-pub(crate) struct MeasureLayer {
-    pub(crate) activity: Arc<Activity>,
-}
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MeasureLayer;
 
 impl<S> Layer<S> for MeasureLayer {
     type Service = Measure<S>;
 
     fn layer(&self, inner: S) -> Measure<S> {
-        Measure {
-            inner,
-            activity: self.activity.clone(),
-        }
+        Measure { inner }
     }
 }
 
@@ -40,10 +32,9 @@ impl<S> Layer<S> for MeasureLayer {
 #[derive(Clone, Debug)]
 pub(crate) struct Measure<S> {
     inner: S,
-    activity: Arc<Activity>,
 }
 
-impl<S> Service<Request<Incoming>> for Measure<S>
+impl<S> Service<Request<Body>> for Measure<S>
 where
     S: Service<Call, Response = Response<Body>, Error = Infallible>,
 {
@@ -55,11 +46,11 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         let found = Found::of(request.headers());
         let grpc = found.has(Found::CONTENT_TYPE) && speaks_grpc(request.headers());
-        let exchange = Rc::new(Exchange::new(grpc, self.activity.busy()));
-        let request = request.map(|body| Body::incoming(body).count_request(exchange.clone()));
+        let exchange = Rc::new(Exchange::new(grpc));
+        let request = request.map(|body| body.count_request(exchange.clone()));
         let call = Call {
             request,
             exchange: exchange.clone(),

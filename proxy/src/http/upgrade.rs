@@ -3,14 +3,20 @@
 
 use super::{
     Call,
+    connection::Held,
     exchange::{Body, Exchange},
     forwarded,
     found::Found,
     grant::Side,
+    lease::Lease,
 };
-use crate::{error::Error, io::relay};
+use crate::{
+    error::Error,
+    io::{Rewind, relay},
+    stream::Stream,
+};
+use bytes::Bytes;
 use http::{Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use std::{
     future::poll_fn,
     pin::Pin,
@@ -64,45 +70,51 @@ where
         if !wanted {
             return futures_util::future::Either::Left(self.inner.call(call));
         }
-        let client = hyper::upgrade::on(&mut call.request);
         let exchange = call.exchange.clone();
         let response = self.inner.call(call);
         futures_util::future::Either::Right(Box::pin(async move {
             let mut response = response.await?;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                let upstream = hyper::upgrade::on(&mut response);
-                exchange.forget_lease();
-                tokio::task::spawn_local(tunnel(client, upstream, exchange));
+                let body = std::mem::replace(response.body_mut(), Body::empty());
+                if let Some(upstream) = body.into_lease().and_then(Lease::into_stream) {
+                    *response.body_mut() = Body::tunnel(Tunnel { upstream, exchange });
+                }
             }
             Ok(response)
         }))
     }
 }
 
-/// Relays until both sides are done; the exchange lasts as long.
-async fn tunnel(
-    client: hyper::upgrade::OnUpgrade,
-    upstream: hyper::upgrade::OnUpgrade,
+/// A protocol change that both sides have agreed on, before the client has been
+/// told.
+pub(crate) struct Tunnel {
+    /// The upstream's stream, and what it has said already.
+    upstream: (Held, Bytes),
     exchange: Rc<Exchange>,
-) {
-    let (client, upstream) = match futures_util::future::try_join(client, upstream).await {
-        Ok(pair) => pair,
-        Err(error) => {
-            tracing::debug!(%error, "an upgrade did not come about");
-            return;
-        }
-    };
-    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-    let sent = |bytes| exchange.count_request(bytes);
-    let received = |bytes| exchange.count_response(bytes);
-    tokio::select! {
-        relayed = relay(&mut client, &mut upstream, sent, received) => {
-            if let Err(error) = relayed {
-                tracing::debug!(%error, "an upgraded connection broke");
+}
+
+impl Tunnel {
+    /// Relays from now on; `unread`: what the client has said already.
+    pub(crate) fn begin(self, client: Stream, unread: Bytes) {
+        tokio::task::spawn_local(self.relay(Rewind::new(unread, client)));
+    }
+
+    /// Until both sides are done; the exchange lasts as long.
+    async fn relay(self, mut client: Rewind<Stream>) {
+        let (upstream, unread) = self.upstream;
+        let mut upstream = Rewind::new(unread, upstream);
+        let sent = |bytes| self.exchange.count_request(bytes);
+        let received = |bytes| self.exchange.count_response(bytes);
+        let exchange = &self.exchange;
+        tokio::select! {
+            relayed = relay(&mut client, &mut upstream, sent, received) => {
+                if let Err(error) = relayed {
+                    tracing::debug!(%error, "an upgraded connection broke");
+                }
             }
-        }
-        () = poll_fn(|context| exchange.poll_withdrawn(Side::Response, context)) => {
-            tracing::debug!("a policy ended an upgraded connection");
+            () = poll_fn(|context| exchange.poll_withdrawn(Side::Response, context)) => {
+                tracing::debug!("a policy ended an upgraded connection");
+            }
         }
     }
 }

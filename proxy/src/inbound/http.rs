@@ -9,9 +9,7 @@ use crate::{
     balance::Candidate,
     error::Error,
     http::{
-        Call,
-        activity::Activity,
-        connection, deadline,
+        Call, connection, deadline,
         exchange::{Body, Exchange, Sink, Slot},
         found::Found,
         measure::{Measure, MeasureLayer},
@@ -25,7 +23,6 @@ use std::{
     cell::OnceCell,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
 };
 use tower::{Service, ServiceBuilder};
@@ -43,11 +40,7 @@ static INTERNAL: [HeaderName; 3] = [
 type Stack<U> = Measure<Rescue<Authorize<Upgrade<Forward>>, U>>;
 
 /// The stack for one connection.
-pub(super) fn stack(
-    arrival: Rc<Arrival>,
-    caller: Caller,
-    activity: Arc<Activity>,
-) -> Stack<impl Fn(&Exchange) + Clone> {
+pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exchange) + Clone> {
     let authorize = AuthorizeLayer {
         arrival: arrival.clone(),
         caller: caller.clone(),
@@ -70,7 +63,7 @@ pub(super) fn stack(
         move |exchange: &Exchange| exchange.record_in(state.slots.sink(exchange.protocol))
     };
     ServiceBuilder::new()
-        .layer(MeasureLayer { activity })
+        .layer(MeasureLayer)
         .layer(RescueLayer { unplaced })
         .layer(authorize)
         .layer(UpgradeLayer)

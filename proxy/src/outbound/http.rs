@@ -17,7 +17,6 @@ use crate::{
     error::Error,
     http::{
         Call,
-        activity::Activity,
         connection::{self, Answer, Failure},
         deadline,
         exchange::{Body, Exchange, Sink},
@@ -38,7 +37,6 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
 };
 use tower::{Service, ServiceBuilder};
@@ -53,7 +51,6 @@ pub(super) fn stack(
     thread: Rc<Thread>,
     destination: Rc<Destination>,
     source: Option<IpAddr>,
-    activity: Arc<Activity>,
 ) -> Stack<impl Fn(&Exchange) + Clone> {
     let route = Route {
         thread,
@@ -65,7 +62,7 @@ pub(super) fn stack(
         move |exchange: &Exchange| route.record_unplaced(exchange)
     };
     ServiceBuilder::new()
-        .layer(MeasureLayer { activity })
+        .layer(MeasureLayer)
         .layer(RescueLayer { unplaced })
         .layer(UpgradeLayer)
         .service(route)

@@ -6,13 +6,13 @@ use crate::{
     error::Error,
     http::{
         CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, STREAM_WINDOW, aged,
-        exchange::{Body, Http1},
+        exchange::Body, lease::Http1, one::client,
     },
     pool::{Limit, Pool, Room, StreamSlot, Streams},
     stream::Stream,
     tls::Tls,
 };
-use hyper::client::conn::{http1 as one, http2 as two};
+use hyper::client::conn::http2 as two;
 use hyper_util::rt::TokioIo;
 use linnet_mesh::protocol::MeshProtocol;
 use std::{
@@ -32,7 +32,7 @@ pub(super) async fn http1(
     tls: &Tls,
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
-) -> Result<Http1, Error> {
+) -> Result<Box<Http1>, Error> {
     let _pending = pool.take(Limit::Pending)?;
     let room = match pool.room() {
         Some(room) => room,
@@ -42,27 +42,20 @@ pub(super) async fn http1(
         },
     };
     let stream = open(tls, connections, pool, MeshProtocol::Http1).await?;
-    let stream = TokioIo::new(Held {
+    let stream = Held {
         stream,
         _room: room,
-    });
-    let (sender, connection) = one::Builder::new()
-        .max_buf_size(LARGEST_HEAD)
-        .handshake(stream)
-        .await
-        .map_err(|error| upstream_error(connections, &error))?;
-    // Its end shows at the sender; there is nobody else to tell.
-    tokio::task::spawn_local(connection.with_upgrades());
-    Ok(Http1 {
-        sender,
+    };
+    Ok(Box::new(Http1 {
+        codec: client::Connection::new(stream),
         pool: pool.clone(),
         opened: Instant::now(),
         served: 0,
-    })
+    }))
 }
 
 enum Way {
-    Free(Http1),
+    Free(Box<Http1>),
     Room(Room),
 }
 
@@ -157,7 +150,7 @@ fn upstream_error(connections: &Connections, error: &hyper::Error) -> Error {
 }
 
 /// A connection that counts as open while it is, upgraded ones too.
-struct Held {
+pub(crate) struct Held {
     stream: Stream,
     _room: Room,
 }

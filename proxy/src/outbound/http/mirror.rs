@@ -46,9 +46,6 @@ impl Route {
                     return;
                 }
             }
-            if let Some(lease) = answer.lease {
-                lease.give_back();
-            }
         }));
     }
 }

@@ -1,0 +1,378 @@
+//! Heads that are read, by httparse, as hyper reads them (RFC 9112, 2 to 6).
+
+use super::{Error, MOST_HEADERS, body::Framing};
+use crate::http::LARGEST_HEAD;
+use bytes::{Buf, Bytes};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{self, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use hyper::ext::ReasonPhrase;
+use std::{cell::RefCell, mem::MaybeUninit};
+
+/// Longest target of a request; `http::Uri` holds no longer one.
+const LONGEST_TARGET: usize = u16::MAX as usize - 1;
+/// Lengths above are no length; hyper's figure.
+const LONGEST_BODY: u64 = u64::MAX - 2;
+/// What an HTTP/2 client begins with.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Header maps that a thread keeps for the next heads.
+const MOST_KEPT: usize = 16;
+
+thread_local! {
+    static MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps a header map's memory for the next head of this thread.
+pub(crate) fn recycle(mut map: HeaderMap) {
+    map.clear();
+    MAPS.with_borrow_mut(|maps| {
+        if maps.len() < MOST_KEPT && map.capacity() > 0 && map.capacity() < 2 * MOST_HEADERS {
+            maps.push(map);
+        }
+    });
+}
+
+fn map(headers: usize) -> HeaderMap {
+    let kept = MAPS.with_borrow_mut(Vec::pop);
+    let mut map = kept.unwrap_or_default();
+    map.reserve(headers);
+    map
+}
+
+/// A message's head, if it is whole, and what its connection must know of it.
+pub(super) type Head<M, F> = Result<Option<(M, F)>, Error>;
+
+/// What a connection must know of a request besides the request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) framing: Framing,
+    pub(super) version: Version,
+    /// Whether the connection may go on after it.
+    pub(super) keep: bool,
+    /// The client waits for a word before it sends its body.
+    pub(super) expects: bool,
+    /// It may be answered with trailers.
+    pub(super) trailers: bool,
+    pub(super) head: bool,
+    pub(super) connect: bool,
+}
+
+/// Whether a head is to be read: at once, as most are whole and what is wrong is
+/// told early, and again when its end may be there. `seen` bytes of it were there
+/// the last time.
+pub(super) fn may_be_whole(bytes: &[u8], seen: usize) -> bool {
+    if seen == 0 {
+        return true;
+    }
+    let new = &bytes[seen.saturating_sub(3)..];
+    let mut feeds = new.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    feeds.any(|(position, _)| {
+        let rest = &new[position + 1..];
+        rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+    })
+}
+
+/// Takes a request's head off the bytes, if it is whole.
+///
+/// # Errors
+/// It is malformed or too large.
+pub(super) fn request(unread: &mut Bytes) -> Head<Request<()>, Asked> {
+    let bytes = unread.clone();
+    let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let status = httparse::ParserConfig::default().parse_request_with_uninit_headers(
+        &mut parsed,
+        &bytes,
+        &mut headers,
+    );
+    let length = match status {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) if bytes.starts_with(HTTP2_PREFACE) => return Err(Error::Http2),
+        Err(error) => return Err(malformed(error)),
+    };
+    if length > LARGEST_HEAD {
+        return Err(Error::TooLarge);
+    }
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
+    else {
+        unreachable!("a whole head has a method, a target and a version");
+    };
+    if target.len() > LONGEST_TARGET {
+        return Err(Error::TargetTooLong);
+    }
+    let method = Method::from_bytes(method.as_bytes());
+    let method = method.map_err(|_| Error::Malformed("its method"))?;
+    let target = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes()));
+    let target = target.map_err(|_| Error::Malformed("its target"))?;
+    let mut asked = Asked {
+        framing: Framing::Length(0),
+        version: version_of(version),
+        keep: version == 1,
+        expects: false,
+        trailers: false,
+        head: method == Method::HEAD,
+        connect: method == Method::CONNECT,
+    };
+    let headers = request_headers(&bytes, parsed.headers, &mut asked)?;
+    let mut request = Request::new(());
+    *request.version_mut() = asked.version;
+    *request.method_mut() = method;
+    *request.uri_mut() = target;
+    *request.headers_mut() = headers;
+    drop_front(unread, length);
+    Ok(Some((request, asked)))
+}
+
+fn request_headers(
+    bytes: &Bytes,
+    parsed: &[httparse::Header<'_>],
+    asked: &mut Asked,
+) -> Result<HeaderMap, Error> {
+    let mut headers = map(parsed.len());
+    let mut closes = false;
+    let mut length: Option<u64> = None;
+    let (mut lengths, mut codings, mut chunked) = (false, false, false);
+    for parsed in parsed {
+        let (name, value) = header(bytes, parsed)?;
+        match name {
+            TRANSFER_ENCODING => {
+                if asked.version == Version::HTTP_10 {
+                    return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
+                }
+                codings = true;
+                chunked = is_chunked(&value);
+                // It counts alone (RFC 9112, 6.3): nobody behind is to see the length.
+                if length.take().is_some() {
+                    headers.remove(CONTENT_LENGTH);
+                }
+            }
+            CONTENT_LENGTH => {
+                lengths = true;
+                if codings {
+                    continue;
+                }
+                let said = digits(value.as_bytes());
+                let said = said.ok_or(Error::Malformed("its Content-Length"))?;
+                match length {
+                    Some(before) if before != said => {
+                        return Err(Error::Malformed("its lengths differ"));
+                    }
+                    Some(_) => continue,
+                    None if said > LONGEST_BODY => return Err(Error::TooLarge),
+                    None => length = Some(said),
+                }
+            }
+            CONNECTION => {
+                closes |= has_token(&value, "close");
+                asked.keep = !closes && (asked.keep || has_token(&value, "keep-alive"));
+            }
+            header::EXPECT => {
+                asked.expects = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            }
+            header::TE => asked.trailers |= has_token(&value, "trailers"),
+            _ => {}
+        }
+        headers.append(name, value);
+    }
+    if codings && !chunked {
+        return Err(Error::Malformed(
+            "its Transfer-Encoding does not end in chunked",
+        ));
+    }
+    // Somebody before us may have been misled.
+    asked.keep &= !(codings && lengths);
+    asked.expects &= asked.version == Version::HTTP_11;
+    asked.framing = match codings {
+        true => Framing::Chunked,
+        false => Framing::Length(length.unwrap_or_default()),
+    };
+    Ok(headers)
+}
+
+/// What a connection must know of a response besides the response.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) framing: Framing,
+    /// Whether the connection may go on after it.
+    pub(super) keep: bool,
+}
+
+/// Takes a response's head off the bytes, if it is whole; what is only provisional
+/// is passed over. `head`: the request was a HEAD.
+///
+/// # Errors
+/// It is malformed or too large.
+pub(super) fn response(unread: &mut Bytes, head: bool) -> Head<Response<()>, Answered> {
+    loop {
+        let bytes = unread.clone();
+        let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut parsed,
+            &bytes,
+            &mut headers,
+        );
+        let length = match status {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(error) => return Err(malformed(error)),
+        };
+        if length > LARGEST_HEAD {
+            return Err(Error::TooLarge);
+        }
+        let (Some(code), Some(version)) = (parsed.code, parsed.version) else {
+            unreachable!("a whole head has a status and a version");
+        };
+        let status = StatusCode::from_u16(code).map_err(|_| Error::Malformed("its status"))?;
+        let provisional = status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
+        let reason = parsed.reason.unwrap_or_default();
+        let mut headers = map(parsed.headers.len());
+        let mut keep = version == 1;
+        let mut closes = false;
+        for parsed in parsed.headers.iter() {
+            let (name, value) = header(&bytes, parsed)?;
+            if name == CONNECTION {
+                closes |= has_token(&value, "close");
+                keep = !closes && (keep || has_token(&value, "keep-alive"));
+            }
+            headers.append(name, value);
+        }
+        let framing = response_framing(status, version_of(version), &headers, head)?;
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.version_mut() = version_of(version);
+        if Some(reason) != status.canonical_reason()
+            && let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes())
+        {
+            response.extensions_mut().insert(reason);
+        }
+        *response.headers_mut() = headers;
+        drop_front(unread, length);
+        if !provisional {
+            return Ok(Some((response, Answered { framing, keep })));
+        }
+        if unread.is_empty() {
+            return Ok(None);
+        }
+    }
+}
+
+/// RFC 9112, 6.3.
+fn response_framing(
+    status: StatusCode,
+    version: Version,
+    headers: &HeaderMap,
+    head: bool,
+) -> Result<Framing, Error> {
+    let bodiless = head
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED;
+    if bodiless {
+        return Ok(Framing::Length(0));
+    }
+    let codings = headers.get_all(TRANSFER_ENCODING);
+    if let Some(last) = codings.iter().next_back() {
+        if version == Version::HTTP_10 {
+            return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
+        }
+        if headers.contains_key(CONTENT_LENGTH) {
+            return Err(Error::Malformed("it has a length and a Transfer-Encoding"));
+        }
+        return Ok(match is_chunked(last) {
+            true => Framing::Chunked,
+            false => Framing::UntilClose,
+        });
+    }
+    match content_length(headers)? {
+        Some(length) if length > LONGEST_BODY => Err(Error::TooLarge),
+        Some(length) => Ok(Framing::Length(length)),
+        None => Ok(Framing::UntilClose),
+    }
+}
+
+/// The length that all of `Content-Length` agree on, if there is one.
+pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
+    let mut length = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        for said in value.as_bytes().split(|byte| *byte == b',') {
+            let said = digits(said.trim_ascii());
+            let said = said.ok_or(Error::Malformed("its Content-Length"))?;
+            if length.is_some_and(|before| before != said) {
+                return Err(Error::Malformed("its lengths differ"));
+            }
+            length = Some(said);
+        }
+    }
+    Ok(length)
+}
+
+/// Refuses a head that is not whole with so many bytes.
+pub(super) fn limit(length: usize) -> Result<(), Error> {
+    match length >= LARGEST_HEAD {
+        true => Err(Error::TooLarge),
+        false => Ok(()),
+    }
+}
+
+fn malformed(error: httparse::Error) -> Error {
+    Error::Malformed(match error {
+        httparse::Error::TooManyHeaders => return Error::TooLarge,
+        httparse::Error::HeaderName => "a header's name",
+        httparse::Error::HeaderValue => "a header's value",
+        httparse::Error::NewLine => "a line's end",
+        httparse::Error::Status => "its status",
+        httparse::Error::Version => "its version",
+        httparse::Error::Token => "its first line",
+    })
+}
+
+fn version_of(minor: u8) -> Version {
+    match minor {
+        1 => Version::HTTP_11,
+        _ => Version::HTTP_10,
+    }
+}
+
+fn header(
+    bytes: &Bytes,
+    parsed: &httparse::Header<'_>,
+) -> Result<(HeaderName, HeaderValue), Error> {
+    let name = HeaderName::from_bytes(parsed.name.as_bytes());
+    let name = name.map_err(|_| Error::Malformed("a header's name"))?;
+    let value = HeaderValue::from_maybe_shared(bytes.slice_ref(parsed.value));
+    let value = value.map_err(|_| Error::Malformed("a header's value"))?;
+    Ok((name, value))
+}
+
+/// Takes off what has been used; holds on to nothing if it was all.
+fn drop_front(unread: &mut Bytes, length: usize) {
+    if length == unread.len() {
+        *unread = Bytes::new();
+    } else {
+        unread.advance(length);
+    }
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    let add = |number: u64, byte: &u8| number.checked_mul(10)?.checked_add(digit(byte)?);
+    (!text.is_empty()).then_some(())?;
+    text.iter().try_fold(0, add)
+}
+
+/// Whether the last of a value's codings is `chunked`.
+pub(super) fn is_chunked(value: &HeaderValue) -> bool {
+    let last = value.to_str().ok().and_then(|text| text.rsplit(',').next());
+    last.is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"))
+}
+
+pub(super) fn has_token(value: &HeaderValue, token: &str) -> bool {
+    let Ok(text) = value.to_str() else {
+        return false;
+    };
+    let mut tokens = text.split(',');
+    tokens.any(|said| said.trim().eq_ignore_ascii_case(token))
+}

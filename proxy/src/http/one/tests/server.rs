@@ -1,0 +1,304 @@
+use super::{Said, Switched};
+use crate::http::one::server::{Drain, Incoming, serve};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use std::{cell::Cell, convert::Infallible, rc::Rc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    sync::watch,
+    task::spawn_local,
+};
+
+struct Signal(watch::Receiver<bool>);
+
+impl Drain for Signal {
+    fn is_draining(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    async fn signaled(&self) {
+        let _ = self.0.clone().wait_for(|draining| *draining).await;
+    }
+}
+
+/// A client of a connection that is served by a handler.
+struct Client {
+    stream: DuplexStream,
+    drain: watch::Sender<bool>,
+    served: tokio::task::JoinHandle<bool>,
+}
+
+impl Client {
+    fn of<H, F>(room: usize, handler: H) -> Self
+    where
+        H: FnMut(Request<Incoming<DuplexStream>>) -> F + 'static,
+        F: Future<Output = Response<Said>> + 'static,
+    {
+        let (stream, far) = duplex(room);
+        let (drain, signal) = watch::channel(false);
+        let mut handler = handler;
+        let handler = move |request| {
+            let answering = handler(request);
+            async move { Ok::<_, Infallible>(answering.await) }
+        };
+        let served = spawn_local(async move {
+            // The future of a connection is what an idle one costs.
+            let serving = serve(far, handler, Signal(signal));
+            assert!(size_of_val(&serving) < 2048, "{}", size_of_val(&serving));
+            serving.await.is_ok()
+        });
+        Self {
+            stream,
+            drain,
+            served,
+        }
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    async fn hear(&mut self, end: &str) -> String {
+        let mut said = Vec::new();
+        while !said.ends_with(end.as_bytes()) {
+            said.push(self.stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(said).unwrap()
+    }
+
+    async fn hear_all(&mut self) -> String {
+        let mut said = String::new();
+        self.stream.read_to_string(&mut said).await.unwrap();
+        said
+    }
+}
+
+fn ok(text: &'static str) -> Response<Said> {
+    Response::new(Said::new(Full::new(Bytes::from_static(text.as_bytes()))))
+}
+
+async fn local(test: impl Future<Output = ()>) {
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_word_gets_it_when_its_body_is_read() {
+    local(async {
+        let mut client = Client::of(4096, |request: Request<Incoming<_>>| async {
+            if request.uri().path() == "/refused" {
+                let mut refusal = ok("");
+                *refusal.status_mut() = StatusCode::EXPECTATION_FAILED;
+                return refusal;
+            }
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, "hello");
+            ok("ok")
+        });
+        let head = "HTTP/1.1\r\nhost: shop\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n";
+        client.say(&format!("POST /read {head}")).await;
+        let word = client.hear("\r\n\r\n").await;
+        assert_eq!(word, "HTTP/1.1 100 Continue\r\n\r\n");
+        client.say("hello").await;
+        assert!(client.hear("\r\n\r\nok").await.starts_with("HTTP/1.1 200"));
+        client.say(&format!("POST /refused {head}")).await;
+        let refusal = client.hear_all().await;
+        assert!(refusal.starts_with("HTTP/1.1 417"), "{refusal}");
+        assert!(refusal.contains("connection: close"), "{refusal}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn work_for_a_client_that_has_gone_is_dropped() {
+    struct Dropped(Rc<Cell<bool>>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+    local(async {
+        for request in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello",
+        ] {
+            let dropped = Rc::<Cell<bool>>::default();
+            let work = dropped.clone();
+            let mut client = Client::of(4096, move |request: Request<Incoming<_>>| {
+                let work = Dropped(work.clone());
+                async move {
+                    let _work = work;
+                    request.into_body().collect().await.unwrap();
+                    std::future::pending().await
+                }
+            });
+            client.say(request).await;
+            tokio::task::yield_now().await;
+            assert!(!dropped.get());
+            drop(client.stream);
+            assert!(!client.served.await.unwrap());
+            assert!(dropped.get(), "{request}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_an_idle_connection_at_once_and_a_busy_one_after_its_answer() {
+    local(async {
+        let client = Client::of(4096, |_| async { ok("") });
+        tokio::task::yield_now().await;
+        client.drain.send_replace(true);
+        assert!(client.served.await.unwrap());
+
+        let (release, released) = watch::channel(false);
+        let mut client = Client::of(4096, move |_| {
+            let mut released = released.clone();
+            async move {
+                let _ = released.wait_for(|released| *released).await;
+                ok("ok")
+            }
+        });
+        client.say("GET / HTTP/1.1\r\n\r\n").await;
+        tokio::task::yield_now().await;
+        client.drain.send_replace(true);
+        tokio::task::yield_now().await;
+        assert!(!client.served.is_finished());
+        release.send_replace(true);
+        let answer = client.hear_all().await;
+        assert!(
+            answer.contains("connection: close") && answer.ends_with("ok"),
+            "{answer}"
+        );
+        assert!(client.served.await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_is_skipped_if_it_is_there() {
+    local(async {
+        let mut client = Client::of(4096, |_| async { ok("ok") });
+        client
+            .say("POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello")
+            .await;
+        assert!(!client.hear("ok").await.contains("connection: close"));
+        client
+            .say("POST / HTTP/1.1\r\ncontent-length: 500\r\n\r\nhello")
+            .await;
+        assert!(client.hear_all().await.contains("connection: close"));
+    })
+    .await;
+}
+
+/// An answer whose end and trailers are not known before.
+#[tokio::test]
+async fn trailers_go_to_who_takes_them() {
+    let answer = || {
+        let trailers = [("x-sum".parse().unwrap(), "1".parse().unwrap())];
+        let frames = [
+            Frame::data(Bytes::from_static(b"hello")),
+            Frame::trailers(trailers.into_iter().collect()),
+        ];
+        let body = StreamBody::new(tokio_stream::iter(frames.map(Ok::<_, Infallible>)));
+        let mut answer = Response::new(Said::new(body));
+        answer
+            .headers_mut()
+            .insert("trailer", "x-sum".parse().unwrap());
+        answer
+    };
+    local(async {
+        let mut client = Client::of(4096, move |_| async move { answer() });
+        client.say("GET / HTTP/1.1\r\nte: trailers\r\n\r\n").await;
+        client.hear("\r\n\r\n").await;
+        let body = client.hear("\r\n\r\n").await;
+        assert_eq!(body, "5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n");
+        client.say("GET / HTTP/1.1\r\n\r\n").await;
+        client.hear("\r\n\r\n").await;
+        let body = client.hear("\r\n\r\n").await;
+        assert_eq!(body, "5\r\nhello\r\n0\r\n\r\n");
+        // HTTP/1.0 knows no chunks: the end of the connection is that of the body.
+        client
+            .say("GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
+            .await;
+        let old = client.hear_all().await;
+        assert!(old.starts_with("HTTP/1.0 200 OK\r\n"), "{old}");
+        assert!(
+            old.ends_with("\r\n\r\nhello") && !old.contains("chunked"),
+            "{old}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_large_answer_through_a_small_pipe_is_whole_and_the_next_one_too() {
+    const SIZE: usize = 300_000;
+    local(async {
+        let mut client = Client::of(1000, |request: Request<Incoming<_>>| async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            Response::new(Said::new(Full::new(body)))
+        });
+        for _ in 0..2 {
+            let body: Vec<u8> = (0..SIZE).map(|n| n as u8).collect();
+            let (mut read, mut write) = tokio::io::split(&mut client.stream);
+            let asking = async {
+                let head = format!("POST / HTTP/1.1\r\ncontent-length: {SIZE}\r\n\r\n");
+                write.write_all(head.as_bytes()).await.unwrap();
+                write.write_all(&body).await.unwrap();
+            };
+            let hearing = async {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(read.read_u8().await.unwrap());
+                }
+                let mut echo = vec![0; SIZE];
+                read.read_exact(&mut echo).await.unwrap();
+                echo
+            };
+            let ((), echo) = tokio::join!(asking, hearing);
+            assert!(echo == body);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_protocol_change_hands_over_the_stream_and_what_was_read_of_it() {
+    local(async {
+        let switched = Switched::default();
+        let noted = switched.clone();
+        let mut client = Client::of(4096, move |_| {
+            let switched = noted.clone();
+            async move {
+                let mut said = Said::new(Empty::new());
+                said.switched = switched;
+                let mut answer = Response::new(said);
+                *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                let headers = answer.headers_mut();
+                headers.insert("connection", "upgrade".parse().unwrap());
+                headers.insert("upgrade", "echo".parse().unwrap());
+                answer
+            }
+        });
+        client
+            .say("GET / HTTP/1.1\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nhello")
+            .await;
+        let head = client.hear("\r\n\r\n").await;
+        assert!(
+            head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
+            "{head}"
+        );
+        assert!(
+            !head.contains("content-length") && !head.contains("close"),
+            "{head}"
+        );
+        assert!((&mut client.served).await.unwrap());
+        let (mut stream, unread) = switched.take().unwrap();
+        assert_eq!(unread, "hello");
+        stream.write_all(b"there").await.unwrap();
+        client.hear("there").await;
+    })
+    .await;
+}
