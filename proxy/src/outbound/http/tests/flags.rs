@@ -3,7 +3,7 @@
 
 use super::{
     resilience::{held, policy, until},
-    support::{Sidecar, Upstream, get, local, raw, rule, status, text},
+    support::{Sidecar, Upstream, local, raw, rule, status, text},
 };
 use crate::telemetry::Flags;
 use bytes::Bytes;
