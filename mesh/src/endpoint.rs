@@ -22,8 +22,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Its port is STRICT: nothing but mutual TLS gets through.
     pub mtls_only: bool,
-    /// Where it runs.
-    pub locality: Locality,
+    /// Where it runs; endpoints of one place may share it.
+    pub locality: Arc<Locality>,
     /// Its share among endpoints, where these differ; 1 is the usual.
     pub weight: u32,
     /// Those of its pod's labels that a `failoverPriority` names.
@@ -41,7 +41,7 @@ impl Endpoint {
             subsets: Vec::new(),
             terminating: false,
             mtls_only: false,
-            locality: Locality::default(),
+            locality: Arc::default(),
             weight: 1,
             labels: BTreeMap::new(),
         }

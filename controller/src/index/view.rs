@@ -8,7 +8,7 @@ use crate::{
 };
 use linnet_mesh::{
     Endpoint, MtlsMode, Service, ServicePort, SpiffeId, Workload,
-    destination::{Destination, Locality, LocalityPolicy},
+    destination::{Destination, LocalityPolicy},
 };
 use std::{
     collections::BTreeMap,
@@ -156,7 +156,7 @@ impl Index {
         let mut endpoint = self.pod_endpoint(pod, address);
         endpoint.terminating = !member.ready;
         if endpoint.locality.is_unknown() {
-            endpoint.locality.zone = member.zone.clone().unwrap_or_default();
+            Arc::make_mut(&mut endpoint.locality).zone = member.zone.clone().unwrap_or_default();
         }
         if let Some(pod) = pod {
             endpoint.subsets = subsets
@@ -198,7 +198,7 @@ impl Index {
             mtls_only,
             workload: pod.map_or_else(|| Arc::new(Workload::default()), |pod| pod.workload.clone()),
             pod: pod.map_or_else(Arc::default, |pod| pod.name.name.clone()),
-            locality: pod.map_or_else(Locality::default, |pod| self.cluster.locality(pod)),
+            locality: pod.map_or_else(Arc::default, |pod| Arc::new(self.cluster.locality(pod))),
             ..Endpoint::at(address)
         }
     }

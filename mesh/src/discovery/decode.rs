@@ -316,7 +316,7 @@ impl TryFrom<proto::Endpoint> for Endpoint {
             subsets: message.subsets,
             terminating: message.terminating,
             mtls_only: message.mtls_only,
-            locality: message.locality.map(Into::into).unwrap_or_default(),
+            locality: Arc::new(message.locality.map(Into::into).unwrap_or_default()),
             weight: message.weight.max(1),
             labels: message.labels.into_iter().collect(),
         })

@@ -36,11 +36,11 @@ fn endpoint() -> Arc<Endpoint> {
         subsets: vec!["v1".into()],
         terminating: true,
         mtls_only: true,
-        locality: Locality {
+        locality: Arc::new(Locality {
             region: "eu".into(),
             zone: "a".into(),
             subzone: String::new(),
-        },
+        }),
         weight: 3,
         labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
         ..Endpoint::at("[fd00::1]:8080".parse().unwrap())
@@ -259,7 +259,7 @@ fn what_is_sent_is_what_arrives() {
                 protocol: AppProtocol::Opaque,
                 services: vec![key()],
             }],
-            locality: endpoint().locality.clone(),
+            locality: (*endpoint().locality).clone(),
             labels: endpoint().labels.clone(),
             access_log: AccessLogs {
                 server: "all;sample=0.25;format=text".parse().unwrap(),

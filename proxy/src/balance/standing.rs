@@ -28,7 +28,8 @@ pub(crate) struct Standing {
     epoch: Instant,
     /// Grows with whatever makes a thread's view out of date.
     version: AtomicU64,
-    healths: Mutex<HashMap<SocketAddr, Arc<Health>>>,
+    /// By address: a map would take more than what is in it.
+    healths: Mutex<Vec<(SocketAddr, Arc<Health>)>>,
     court: Court,
     /// Whether the gauge shows an ejection.
     shown: AtomicBool,
@@ -58,7 +59,7 @@ impl Standing {
         self.version.fetch_add(1, Release);
     }
 
-    fn healths(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Health>>> {
+    fn healths(&self) -> MutexGuard<'_, Vec<(SocketAddr, Arc<Health>)>> {
         self.healths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,8 +69,8 @@ impl Standing {
         let appeared = (!first).then(Instant::now);
         let pods: HashMap<_, _> = old.iter().map(|e| (e.address, &e.pod)).collect();
         let mut healths = self.healths();
-        let mut before = std::mem::take(&mut *healths);
-        *healths = new
+        let mut before: HashMap<_, _> = std::mem::take(&mut *healths).into_iter().collect();
+        let mut after: Vec<_> = new
             .iter()
             .map(|endpoint| {
                 let address = endpoint.address;
@@ -79,13 +80,19 @@ impl Standing {
                 (address, health)
             })
             .collect();
+        after.sort_by_key(|(address, _)| *address);
+        after.dedup_by_key(|(address, _)| *address);
+        *healths = after;
     }
 
     /// An endpoint's standing.
     pub(crate) fn of(&self, address: SocketAddr) -> Arc<Health> {
-        let known = self.healths().get(&address).cloned();
-        // One that has just gone: nobody else will look at it.
-        known.unwrap_or_else(|| Arc::new(Health::new(self.epoch, None)))
+        let healths = self.healths();
+        match healths.binary_search_by_key(&address, |(known, _)| *known) {
+            Ok(position) => healths[position].1.clone(),
+            // One that has just gone: nobody else will look at it.
+            Err(_) => Arc::new(Health::new(self.epoch, None)),
+        }
     }
 
     /// Ejects an endpoint if it may be; tells for how long.
@@ -105,8 +112,12 @@ impl Standing {
 
     /// Keeps the gauge true: an ejection ends without anybody's doing.
     pub(crate) fn show(&self, now: Instant) {
-        let ejected = |health: &Arc<Health>| health.ejected_until(now).is_some();
-        let count = self.healths().values().filter(|h| ejected(h)).count();
+        let healths = self.healths();
+        let ejected = healths
+            .iter()
+            .filter(|(_, health)| health.ejected_until(now).is_some());
+        let count = ejected.count();
+        drop(healths);
         if self.shown.swap(count > 0, Relaxed) || count > 0 {
             gauge!("linnet_outlier_ejected", "service" => self.service.clone()).set(count as f64);
         }

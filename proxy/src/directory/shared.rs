@@ -4,7 +4,7 @@
 //! A service may have ten thousand endpoints; each costs its address, its
 //! pod's name and two references, not the eight texts behind them.
 
-use linnet_mesh::{Endpoint, SpiffeId, Workload};
+use linnet_mesh::{Endpoint, SpiffeId, Workload, destination::Locality};
 use std::{collections::HashSet, sync::Arc};
 
 /// What is known, each once.
@@ -12,6 +12,7 @@ use std::{collections::HashSet, sync::Arc};
 pub(super) struct Shared {
     workloads: HashSet<Arc<Workload>>,
     identities: HashSet<SpiffeId>,
+    localities: HashSet<Arc<Locality>>,
 }
 
 impl Shared {
@@ -26,6 +27,12 @@ impl Shared {
             Some(known) => endpoint.workload = known.clone(),
             None => {
                 self.workloads.insert(endpoint.workload.clone());
+            }
+        }
+        match self.localities.get(&endpoint.locality) {
+            Some(known) => endpoint.locality = known.clone(),
+            None => {
+                self.localities.insert(endpoint.locality.clone());
             }
         }
         if let Some(identity) = &mut endpoint.identity {
@@ -43,6 +50,8 @@ impl Shared {
         self.workloads
             .retain(|workload| Arc::strong_count(workload) > 1);
         self.identities.retain(SpiffeId::is_shared);
+        self.localities
+            .retain(|locality| Arc::strong_count(locality) > 1);
     }
 }
 

@@ -111,7 +111,7 @@ fn number(candidate: &Candidate) -> usize {
 
 fn placed(number: u8, place: &str) -> Endpoint {
     Endpoint {
-        locality: locality(place),
+        locality: Arc::new(locality(place)),
         ..numbered(number)
     }
 }
