@@ -3,6 +3,8 @@
 //!
 //! No idle connection holds a buffer: bytes are read when the socket has some.
 
+pub(crate) mod splice;
+
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
     future::poll_fn,
@@ -22,6 +24,11 @@ pub(crate) struct Rewind<S> {
 impl<S> Rewind<S> {
     pub(crate) fn new(prefix: Bytes, inner: S) -> Self {
         Self { prefix, inner }
+    }
+
+    /// The stream, and what is left of its first bytes.
+    pub(crate) fn parts(&mut self) -> (&S, Bytes) {
+        (&self.inner, std::mem::take(&mut self.prefix))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one stream type that HTTP and relays run on: plain, or either side of
 //! mutual TLS.
 
-use crate::io::Rewind;
+use crate::io::{Rewind, relay as relay_bytes, splice};
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -20,6 +20,25 @@ pub(crate) enum Stream {
     Client(Box<client::TlsStream<TcpStream>>),
     /// We accepted.
     Server(Box<server::TlsStream<Rewind<TcpStream>>>),
+}
+
+/// Relays two streams until both directions have ended: by splice(2) where both
+/// are plain.
+///
+/// # Errors
+/// The first error of either side; the connection is of no use after it.
+pub(crate) async fn relay(
+    client: &mut Stream,
+    upstream: &mut Stream,
+    sent: impl FnMut(u64),
+    received: impl FnMut(u64),
+) -> io::Result<()> {
+    match (client, upstream) {
+        (Stream::Plain(client), Stream::Plain(upstream)) => {
+            splice::relay(client.parts(), upstream.parts(), sent, received).await
+        }
+        (client, upstream) => relay_bytes(client, upstream, sent, received).await,
+    }
 }
 
 macro_rules! delegate {

@@ -6,8 +6,8 @@ use crate::{
     balance::{Asker, Balancer, InFlight},
     connect,
     error::Error,
-    io::{Rewind, relay as copy},
-    stream::Stream,
+    io::Rewind,
+    stream::{Stream, relay as copy},
     telemetry::{Flags, Outcome, TcpSeries},
     thread::Thread,
 };
