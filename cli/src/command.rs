@@ -9,6 +9,7 @@ mod demo;
 mod identity;
 mod inject;
 mod install;
+mod policy;
 mod standalone;
 mod status;
 mod uninstall;
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Why(why::Arguments),
     /// Say who called a workload and what was denied, by its access logs
     Audit(audit::Arguments),
+    /// Draft policies from who called whom
+    Policy(policy::Arguments),
     /// List who may call a workload, and by which policy
     Authz(authz::Arguments),
     /// Show every proxy, whether it has what it was sent, and how long that took
@@ -99,6 +102,7 @@ impl Command {
             Self::Check(arguments) => Ok(check::run(&arguments, context).await?),
             Self::Why(arguments) => Ok(why::run(arguments, context).await?),
             Self::Audit(arguments) => Ok(audit::run(&arguments, context).await?),
+            Self::Policy(arguments) => Ok(policy::run(&arguments, context).await?),
             Self::Authz(arguments) => Ok(authz::run(&arguments, context).await?),
             Self::Status(arguments) => Ok(status::run(&arguments, context).await?),
             Self::Identity(arguments) => Ok(identity::run(arguments, context).await?),
@@ -122,6 +126,8 @@ pub(crate) enum Error {
     Why(#[from] why::Error),
     #[error(transparent)]
     Audit(#[from] audit::Error),
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     #[error(transparent)]
     Authz(#[from] authz::Error),
     #[error(transparent)]

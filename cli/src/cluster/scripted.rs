@@ -66,7 +66,13 @@ impl ApiServer {
     }
 
     fn answer(&self, request: &Request<Body>) -> Response<Body> {
+        // The log of a container's predecessor is a text of its own.
+        let previous = request
+            .uri()
+            .query()
+            .is_some_and(|q| q.contains("previous=true"));
         let path = request.uri().path();
+        let path = &format!("{path}{}", if previous { "?previous" } else { "" });
         let mut state = self.state.lock().unwrap();
         if path == "/version" {
             let (major, minor) = &self.version;
@@ -88,7 +94,7 @@ impl ApiServer {
             return respond(StatusCode::OK, &info);
         }
         match *request.method() {
-            Method::GET => match state.objects.get(path) {
+            Method::GET => match state.objects.get(path.as_str()) {
                 Some(Value::String(text)) => Response::new(Body::from(text.clone().into_bytes())),
                 Some(object) => respond(StatusCode::OK, object),
                 None if is_collection(path) => {

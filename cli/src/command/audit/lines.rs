@@ -56,18 +56,25 @@ pub(crate) struct Lines {
     pub(crate) gaps: Vec<String>,
 }
 
-/// Reads a sidecar's access log. A log that can't be read is a gap, not an
+/// Reads a sidecar's access log, also that of its container before the last
+/// restart. A log that can't be read is a gap, not an
 /// error: other pods have theirs.
 pub(crate) async fn read(cluster: &Cluster, pods: &impl Ask, pod: &PodName, since: Since) -> Lines {
     let mut read = Lines::default();
     read.gaps.extend(setting(pods, pod).await);
     let api: Api<Pod> = Api::namespaced(cluster.client(), &pod.namespace);
-    let parameters = LogParams {
+    let mut parameters = LogParams {
         container: Some(container::PROXY.to_owned()),
         since_seconds: Some(since.0),
         limit_bytes: Some(MOST),
         ..LogParams::default()
     };
+    parameters.previous = true;
+    // An error is the rule: most containers have had none before.
+    if let Ok(text) = api.logs(&pod.name, &parameters).await {
+        take(&mut read, pod, &text);
+    }
+    parameters.previous = false;
     match api.logs(&pod.name, &parameters).await {
         Ok(text) => {
             if i64::try_from(text.len()).is_ok_and(|length| length >= MOST) {

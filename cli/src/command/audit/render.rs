@@ -3,6 +3,10 @@
 use super::{Calls, Report};
 use std::collections::BTreeMap;
 
+/// What no log of this cluster's nodes can say.
+const DELETED: &str = "pods that have been deleted took their logs with them; where logs are collected, look for \
+                       those of their container linnet-proxy";
+
 /// Requests of one caller that are named.
 const NAMED: usize = 3;
 
@@ -42,11 +46,9 @@ pub(super) fn text(report: &Report) -> String {
     if report.denied.is_empty() {
         text.push_str("\nNothing was denied, as far as the logs say.\n");
     }
-    if !report.gaps.is_empty() {
-        text.push_str("\nNot complete:\n");
-        for gap in &report.gaps {
-            text.push_str(&format!("  {gap}\n"));
-        }
+    text.push_str("\nNot complete:\n");
+    for gap in report.gaps.iter().map(String::as_str).chain([DELETED]) {
+        text.push_str(&format!("  {gap}\n"));
     }
     text
 }

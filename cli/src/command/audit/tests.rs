@@ -109,6 +109,28 @@ async fn a_silent_pod_is_a_gap_and_not_an_error() {
     assert!(render::text(&report).contains("Not complete:"));
 }
 
+#[tokio::test]
+async fn the_container_before_a_restart_counts_too() {
+    let denied = line(
+        "frontend",
+        "/card",
+        403,
+        "denied",
+        "no ALLOW rule matched",
+        1,
+    );
+    let server = ApiServer::new()
+        .with("/api/v1/namespaces/shop/pods/payment", pod("payment"))
+        .with("/api/v1/namespaces/shop/pods/payment/log", json!(""))
+        .with(
+            "/api/v1/namespaces/shop/pods/payment/log?previous",
+            json!(denied),
+        );
+    let pods = Answers::default().with("shop/payment", "/authorization", &setting("all", 1.0));
+    let report = asked(server, pods).await;
+    assert_eq!((report.denied.len(), report.gaps.len()), (1, 0));
+}
+
 #[test]
 fn periods() {
     let read = |text: &str| text.parse::<Since>().map(|since| since.to_string());
