@@ -1,6 +1,8 @@
 //! Who may call whom: a breached client cannot reach the "database" of another
 //! namespace, by HTTP or by bare TCP, while who is allowed still can.
 
+use linnet_runtime::token::Issuer;
+use serde_json::json;
 use std::time::Duration;
 
 use crate::support::command::linnet_succeeds;
@@ -75,6 +77,57 @@ spec:
   - from:
     - source:
         principals: [{principal}]
+"
+    )
+}
+
+/// A token of the right issuer reaches it, and nothing else does.
+pub(crate) async fn only_a_token_reaches_the_database(cluster: Cluster) {
+    cluster.meshed().await;
+    cluster.backend().await;
+    cluster.without_configuration().await;
+    let client = Caller::client_in(&cluster, MESHED).await;
+    let issuer = Issuer::default();
+    let policies = with_a_token(&issuer.jwks());
+    cluster.apply(BACKEND, &policies).await;
+    let with = |issuer: &Issuer| {
+        let token = issuer.token("ES256", &json!({"iss": "e2e", "sub": "client"}));
+        format!("--header x-jwt:{token} {HTTP}")
+    };
+    reaches(&client, HTTP, false).await;
+    reaches(&client, &with(&issuer), true).await;
+    let forged = with(&Issuer::default());
+    reaches(&client, &forged, false).await;
+    let report = client.call(&format!("--count 1 {forged}")).await;
+    assert!(
+        report.errors.keys().any(|error| error.contains("401")),
+        "denied, but not by a 401: {report:?}"
+    );
+    cluster.delete(BACKEND, &policies).await;
+    reaches(&client, HTTP, true).await;
+}
+
+fn with_a_token(jwks: &serde_json::Value) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata:
+  name: database-tokens
+spec:
+  jwtRules:
+  - issuer: e2e
+    fromHeaders: [{{name: x-jwt}}]
+    jwks: '{jwks}'
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: database-tokens
+spec:
+  rules:
+  - from:
+    - source:
+        requestPrincipals: [e2e/client]
 "
     )
 }

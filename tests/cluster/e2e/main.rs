@@ -57,6 +57,11 @@ fn point_3b_who_may_call_the_database() {
 }
 
 #[test]
+fn point_3d_a_token_of_the_right_issuer() {
+    run(authorization::only_a_token_reaches_the_database);
+}
+
+#[test]
 fn point_3c_why_a_call_is_allowed_or_not() {
     run(why::each_decision_explains_itself);
 }
