@@ -77,7 +77,7 @@ async fn install(server: &ApiServer) -> Result<(), Error> {
 #[test]
 fn every_object_has_a_stage() {
     let stages = Stages::of(objects());
-    assert_eq!(stages.definitions.len(), 5);
+    assert_eq!(stages.definitions.len(), 7);
     assert_eq!(stages.namespaces.len(), 2);
     assert_eq!(stages.identity.len(), 1);
     assert_eq!(stages.services.len(), 2);
