@@ -9,13 +9,15 @@
 mod convergence;
 mod encoding;
 mod hub;
+mod proxy_status;
 mod server;
 mod stream;
 mod views;
 mod wire;
 
 pub use convergence::LastChange;
-pub use hub::{Handle, ProxyStatus, Stopped, spawn};
+pub use hub::{Handle, Stopped, spawn};
+pub use proxy_status::ProxyStatus;
 pub use server::{Admission, Server};
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub struct Inbound {
     pub mtls: MtlsMode,
     /// Which resource said so; none: the default.
     pub mtls_source: Option<ResourceRef>,
+    /// Whose `portLevelMtls` says what `ports` have of their own.
+    pub port_mtls_source: Option<ResourceRef>,
     /// Ports of which something is known.
     pub ports: Vec<InboundPort>,
     /// Who may call; `None`: no policy speaks of it.

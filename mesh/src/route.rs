@@ -51,6 +51,17 @@ pub struct HttpRule {
     pub filters: Filters,
 }
 
+impl fmt::Display for HttpRule {
+    /// As an error or a log names it: resource, and place or name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, rule {}", self.source, self.position)?;
+        match &self.name {
+            Some(name) => write!(f, " ({name})"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Conditions that must all hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestMatch {

@@ -125,6 +125,7 @@ mod tests {
             filters: Filters::default(),
         };
         let tcp = |apps: &[&str]| TcpRule {
+            place: "tcp[0]".to_owned(),
             source: source.clone(),
             matches: apps
                 .iter()

@@ -19,14 +19,16 @@ pub(crate) enum Error {
         service: ServicePort,
         sources: Vec<Arc<ResourceRef>>,
     },
-    #[error("{source_resource}: {reason}")]
+    #[error("{rule}: {reason}")]
     UnresolvedBackend {
-        source_resource: Arc<ResourceRef>,
+        rule: String,
         status: StatusCode,
         reason: String,
     },
-    #[error("{service}{} has no endpoint", subset_text(.subset.as_deref()))]
+    #[error("{}{service}{} has no endpoint", decided(.rule.as_deref()), subset_text(.subset.as_deref()))]
     NoEndpoint {
+        /// Which led there.
+        rule: Option<String>,
         service: ServicePort,
         subset: Option<String>,
     },
@@ -69,22 +71,16 @@ pub(crate) enum Error {
     },
     #[error("the request can't be forwarded: {0}")]
     BadRequest(String),
-    #[error("{source_resource}: no complete answer within {limit:?}")]
-    Timeout {
-        source_resource: Arc<ResourceRef>,
-        limit: Duration,
-    },
+    #[error("{rule}: no complete answer within {limit:?}")]
+    Timeout { rule: String, limit: Duration },
     #[error("the caller gave it {limit:?}, which have passed")]
     Deadline { limit: Duration },
     #[error("{0}")]
     Overflow(Box<Overflow>),
     #[error("{0}")]
     TlsMode(Box<TlsRefusal>),
-    #[error("{source_resource}: an injected fault")]
-    Fault {
-        source_resource: Arc<ResourceRef>,
-        status: AbortStatus,
-    },
+    #[error("{rule}: an injected fault")]
+    Fault { rule: String, status: AbortStatus },
 }
 
 fn names(sources: &[Arc<ResourceRef>]) -> String {
@@ -136,6 +132,10 @@ impl fmt::Display for TlsRefusal {
             self.address, self.reason
         )
     }
+}
+
+fn decided(rule: Option<&str>) -> String {
+    rule.map(|rule| format!("{rule}: ")).unwrap_or_default()
 }
 
 fn subset_text(subset: Option<&str>) -> String {

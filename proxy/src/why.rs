@@ -8,6 +8,7 @@
 
 mod inbound;
 mod outbound;
+mod words;
 
 pub(crate) use inbound::{authorization, explain as explain_inbound};
 pub(crate) use outbound::Explainer;
@@ -161,6 +162,9 @@ pub struct Backend {
     /// Why it can't be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What a request that draws it is answered where it can't be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
     /// What is done to its requests and their responses alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<Filter>,
@@ -204,6 +208,10 @@ pub struct Endpoint {
     pub note: Option<String>,
     /// Requests on their way, of all data threads of this sidecar.
     pub in_flight: u32,
+    /// How long its answers take of late, by the data thread that finds it slowest,
+    /// milliseconds; `None`: nobody has called it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
     /// What it must prove by mutual TLS; `None`: it is called in plaintext.
     pub identity: Option<String>,
 }

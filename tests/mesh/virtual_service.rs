@@ -247,7 +247,7 @@ async fn requests_follow_the_rules_of_a_virtual_service() {
         (
             "GET /broken",
             "",
-            "VirtualService default/payment: subset v9",
+            "VirtualService default/payment, rule 5: subset v9",
         ),
     ] {
         let answer = shop.ask(start, headers).await;

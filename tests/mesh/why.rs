@@ -266,7 +266,11 @@ async fn the_chain_is_the_one_that_requests_take() {
         .collect();
     assert_eq!(
         filters,
-        ["rewrite: path /old/a becomes /new/a", "timeout: 5s"]
+        [
+            "rewrite: path /old/a becomes /new/a",
+            "timeout: 5s",
+            "retries: by default: up to 2 more attempts where nobody looked at the request",
+        ]
     );
     let sent = old.backends[0].request.as_ref().unwrap();
     assert_eq!(

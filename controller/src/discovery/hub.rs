@@ -4,6 +4,7 @@
 use super::{
     convergence::{Convergence, LastChange, WaveId},
     encoding::Encoding,
+    proxy_status::ProxyStatus,
     stream::{Message, Stream, StreamId},
     views::Views,
 };
@@ -16,11 +17,7 @@ use crate::{
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use linnet_mesh::{SpiffeId, discovery::Target};
-use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
@@ -48,36 +45,6 @@ pub(super) struct Open {
     pub(super) pod_must_exist: bool,
     pub(super) queue: mpsc::Sender<Message>,
     pub(super) reply: oneshot::Sender<Result<(), Status>>,
-}
-
-/// A connected proxy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProxyStatus {
-    /// The pod.
-    pub pod: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Who it is.
-    pub identity: String,
-    /// The proxy's version.
-    pub proxy_version: String,
-    /// The version of the last message sent to it.
-    pub sent: u64,
-    /// The version of the last message that it acknowledged.
-    pub acknowledged: u64,
-    /// Why it did not put the last message in force.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// From the last change that concerned it to its acknowledgement.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub convergence_ms: Option<f64>,
-    /// What it asked for.
-    pub targets: usize,
-    /// What it is told of.
-    pub services: usize,
-    /// For how long it has been connected.
-    pub connected_seconds: u64,
 }
 
 /// The hub has ended.
@@ -505,25 +472,8 @@ impl Hub {
     }
 
     fn proxies(&self) -> Vec<ProxyStatus> {
-        let mut proxies: Vec<_> = self.streams.values().map(status).collect();
+        let mut proxies: Vec<ProxyStatus> = self.streams.values().map(Into::into).collect();
         proxies.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
         proxies
-    }
-}
-
-fn status(stream: &Stream) -> ProxyStatus {
-    let (sent, acknowledged) = stream.versions();
-    ProxyStatus {
-        pod: stream.pod.name.to_string(),
-        namespace: Arc::clone(stream.client()).to_string(),
-        identity: stream.identity.to_string(),
-        proxy_version: stream.proxy_version.clone(),
-        sent,
-        acknowledged,
-        error: stream.error.clone(),
-        convergence_ms: stream.convergence_ms,
-        targets: stream.targets().count(),
-        services: stream.services().count(),
-        connected_seconds: stream.connected.elapsed().as_secs(),
     }
 }

@@ -41,6 +41,7 @@ impl Index {
             workload,
             mtls: modes.mode,
             mtls_source: modes.source.cloned(),
+            port_mtls_source: modes.ports_source.cloned(),
             ports: ports.into_values().collect(),
             authorization: self.authorization(pod, labels),
             authentication: self.authentication(pod, labels),

@@ -18,6 +18,7 @@ pub(super) struct Modes<'a> {
     pub(super) mode: MtlsMode,
     pub(super) source: Option<&'a ResourceRef>,
     pub(super) ports: Option<&'a BTreeMap<u16, MtlsMode>>,
+    pub(super) ports_source: Option<&'a ResourceRef>,
 }
 
 impl Modes<'_> {
@@ -67,6 +68,9 @@ impl Index {
             mode: decisive.map_or_else(MtlsMode::default, |(mode, _)| mode),
             source: decisive.map(|(_, source)| source),
             ports: workload.map(|policy| &policy.ports),
+            ports_source: workload
+                .filter(|policy| !policy.ports.is_empty())
+                .map(|policy| &policy.source),
         }
     }
 

@@ -356,6 +356,7 @@ impl TryFrom<proto::Inbound> for Inbound {
             workload: Arc::new(message.workload.unwrap_or_default().into()),
             mtls: required("inbound.mtls", mode("inbound.mtls", message.mtls)?)?,
             mtls_source: message.mtls_source.map(Into::into),
+            port_mtls_source: message.port_mtls_source.map(Into::into),
             ports: all(message.ports)?,
             authorization: authorization::decode(message.authorization)?,
             authentication: authentication::decode(message.authentication)?,

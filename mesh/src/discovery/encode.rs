@@ -287,6 +287,7 @@ impl From<&Inbound> for proto::Inbound {
             mtls: proto::MtlsMode::from(inbound.mtls).into(),
             ports: inbound.ports.iter().map(Into::into).collect(),
             mtls_source: inbound.mtls_source.as_ref().map(Into::into),
+            port_mtls_source: inbound.port_mtls_source.as_ref().map(Into::into),
             authorization: inbound
                 .authorization
                 .iter()

@@ -22,6 +22,7 @@ impl From<&TcpRule> for proto::TcpRule {
             source: Some(rule.source.as_ref().into()),
             matches: rule.matches.iter().map(Into::into).collect(),
             backends: rule.backends.iter().map(Into::into).collect(),
+            place: rule.place.clone(),
         }
     }
 }
@@ -53,6 +54,7 @@ impl TryFrom<proto::TcpRule> for TcpRule {
             source: Arc::new(required("tcp.rules.source", message.source)?.into()),
             matches: all(message.matches)?,
             backends: all(message.backends)?,
+            place: message.place,
         })
     }
 }

@@ -191,6 +191,7 @@ fn service() -> Service {
     Service {
         tcp: Some(Arc::new(TcpRoutes {
             rules: vec![TcpRule {
+                place: "tls[1]".to_owned(),
                 source: resource("payment"),
                 matches: vec![ConnectionMatch {
                     server_names: vec!["*.example.com".into()],

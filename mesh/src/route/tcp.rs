@@ -4,7 +4,7 @@
 use super::{Backend, draw};
 use crate::ResourceRef;
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 /// The rules of one service port, in order: the first that matches decides. A
 /// connection that none matches goes to the service itself.
@@ -19,6 +19,8 @@ pub struct TcpRoutes {
 pub struct TcpRule {
     /// The resource it stands in.
     pub source: Arc<ResourceRef>,
+    /// Its place there, below `spec`: `tls[0]`, `tcp[1]`.
+    pub place: String,
     /// Any of these; none matches everything.
     pub matches: Vec<ConnectionMatch>,
     /// Where connections go, by weight.
@@ -47,16 +49,21 @@ pub struct ConnectionParts<'a> {
 }
 
 impl TcpRoutes {
-    /// The first rule that matches, with its position.
-    pub fn rule(&self, connection: &ConnectionParts<'_>) -> Option<(usize, &TcpRule)> {
-        let mut rules = self.rules.iter().enumerate();
-        rules.find(|(_, rule)| rule.matches(connection))
+    /// The first rule that matches.
+    pub fn rule(&self, connection: &ConnectionParts<'_>) -> Option<&TcpRule> {
+        self.rules.iter().find(|rule| rule.matches(connection))
     }
 
     /// Whether the name that a client asks for can make a difference.
     pub fn look_at_server_names(&self) -> bool {
         let mut entries = self.rules.iter().flat_map(|rule| &rule.matches);
         entries.any(|entry| !entry.server_names.is_empty())
+    }
+}
+
+impl fmt::Display for TcpRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.source, self.place)
     }
 }
 
@@ -153,6 +160,7 @@ mod tests {
     #[test]
     fn the_first_rule_that_matches_decides() {
         let rule = |names: &[&str]| TcpRule {
+            place: names.join(","),
             source: Arc::new(ResourceRef {
                 kind: "VirtualService".into(),
                 namespace: "default".into(),
@@ -169,7 +177,7 @@ mod tests {
         };
         for (name, position) in [(Some("a"), 0), (Some("b"), 1), (None, 2)] {
             let found = routes.rule(&connection(name, "10.0.0.1"));
-            assert_eq!(found.map(|(position, _)| position), Some(position));
+            assert_eq!(found, Some(&routes.rules[position]));
         }
         assert!(routes.look_at_server_names());
     }

@@ -109,7 +109,7 @@ impl Route {
             Destination::Service(balancer) => {
                 let service = balancer.cell.routed();
                 match service.as_ref().and_then(|service| service.http.as_ref()) {
-                    None => self.send_to_backend(balancer, None, call).await,
+                    None => self.send_to_backend(None, balancer, None, call).await,
                     // What rules can ask for is larger than what most requests need.
                     Some(routes) => Box::pin(self.follow(balancer, routes, call)).await,
                 }
@@ -163,9 +163,8 @@ impl Route {
 
     /// Does what a rule says.
     async fn obey(&self, rule: &HttpRule, mut call: Call) -> Result<Response<Body>, Error> {
-        let source = &rule.source;
         if let Some(fault) = &rule.filters.fault {
-            Box::pin(filter::inject(fault, source, &call.exchange)).await?;
+            Box::pin(filter::inject(fault, rule, &call.exchange)).await?;
         }
         if let Some(answer) = &rule.filters.answer {
             self.record_unplaced(&call.exchange);
@@ -174,7 +173,7 @@ impl Route {
         let backend = draw(rule)?;
         let found = self.thread.balancer_of(&backend.service);
         let balancer = found.ok_or_else(|| Error::UnresolvedBackend {
-            source_resource: source.clone(),
+            rule: rule.to_string(),
             status: StatusCode::SERVICE_UNAVAILABLE,
             reason: format!("the controller has not described {}", backend.service),
         })?;
@@ -190,13 +189,13 @@ impl Route {
         let exchange = call.exchange.clone();
         let sending = match policy {
             // What the default retries of plain HTTP needs no copy.
-            None => Either::Left(self.send_to_backend(&balancer, subset, call)),
+            None => Either::Left(self.send_to_backend(Some(rule), &balancer, subset, call)),
             Some(policy) => {
                 let (route, balancer) = (self, &balancer);
                 Either::Right(Box::pin(async move {
                     let attempts = Attempts {
                         policy,
-                        source,
+                        rule,
                         balancer,
                         subset,
                     };
@@ -207,7 +206,7 @@ impl Route {
         let sending = pin!(sending);
         let mut response = match rule.filters.timeout {
             None => sending.await?,
-            Some(limit) => filter::within(limit, source, &exchange, sending).await?,
+            Some(limit) => filter::within(limit, rule, &exchange, sending).await?,
         };
         filter::response_head(rule, backend, response.headers_mut());
         Ok(response)
@@ -215,6 +214,7 @@ impl Route {
 
     async fn send_to_backend(
         &self,
+        rule: Option<&HttpRule>,
         balancer: &Rc<Balancer>,
         subset: Option<&str>,
         call: Call,
@@ -229,6 +229,7 @@ impl Route {
             let asker = Asker::request(&request, self.source);
             let chosen = balancer.choose(subset, &tried, &asker);
             let in_flight = chosen.ok_or_else(|| Error::NoEndpoint {
+                rule: rule.map(ToString::to_string),
                 service: balancer.cell.key.clone(),
                 subset: subset.map(str::to_owned),
             })?;
@@ -307,12 +308,12 @@ impl Route {
 
 fn draw(rule: &HttpRule) -> Result<&Backend, Error> {
     let unresolved = |status: StatusCode, reason: String| Error::UnresolvedBackend {
-        source_resource: rule.source.clone(),
+        rule: rule.to_string(),
         status,
         reason,
     };
     let backend = rule.backend(rand::random()).ok_or_else(|| {
-        let reason = format!("rule {} gives every destination weight 0", rule.position);
+        let reason = "gives every destination weight 0".to_owned();
         unresolved(StatusCode::SERVICE_UNAVAILABLE, reason)
     })?;
     match &backend.unresolved {

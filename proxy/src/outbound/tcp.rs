@@ -55,30 +55,38 @@ pub(super) fn looks_at_server_names(destination: &Destination) -> bool {
     routes.is_some_and(|routes| routes.look_at_server_names())
 }
 
+/// Where a connection goes.
+struct Routed {
+    balancer: Rc<Balancer>,
+    subset: Option<String>,
+    /// The rule that says so.
+    rule: Option<String>,
+}
+
 /// Where the routes of a service send a connection: to a service and one of its
 /// subsets.
-fn route(
-    thread: &Thread,
-    balancer: &Rc<Balancer>,
-    facts: &Facts,
-) -> Result<(Rc<Balancer>, Option<String>), Error> {
+fn route(thread: &Thread, balancer: &Rc<Balancer>, facts: &Facts) -> Result<Routed, Error> {
     let service = balancer.cell.service();
     let parts = ConnectionParts {
         server_name: facts.server_name.as_deref(),
         destination: facts.destination,
     };
     let routes = service.as_ref().and_then(|service| service.tcp.as_ref());
-    let Some((position, rule)) = routes.and_then(|routes| routes.rule(&parts)) else {
-        return Ok((balancer.clone(), None));
+    let Some(rule) = routes.and_then(|routes| routes.rule(&parts)) else {
+        return Ok(Routed {
+            balancer: balancer.clone(),
+            subset: None,
+            rule: None,
+        });
     };
     let unresolved = |reason: String| Error::UnresolvedBackend {
-        source_resource: rule.source.clone(),
+        rule: rule.to_string(),
         status: StatusCode::SERVICE_UNAVAILABLE,
         reason,
     };
     let backend = rule.backend(rand::random());
-    let backend = backend
-        .ok_or_else(|| unresolved(format!("rule {position} gives every destination weight 0")))?;
+    let backend =
+        backend.ok_or_else(|| unresolved("gives every destination weight 0".to_owned()))?;
     if let Some(known) = &backend.unresolved {
         return Err(unresolved(known.reason.clone()));
     }
@@ -89,7 +97,11 @@ fn route(
             backend.service
         ))
     })?;
-    Ok((found, backend.subset.clone()))
+    Ok(Routed {
+        balancer: found,
+        subset: backend.subset.clone(),
+        rule: Some(rule.to_string()),
+    })
 }
 
 /// Opens a connection to one of a destination's endpoints.
@@ -100,12 +112,17 @@ pub(super) async fn open(
 ) -> Result<Upstream, Error> {
     match destination {
         Destination::Service(balancer) => {
-            let (balancer, subset) = route(thread, balancer, facts)?;
+            let Routed {
+                balancer,
+                subset,
+                rule,
+            } = route(thread, balancer, facts)?;
             let subset = subset.as_deref();
             let mut tried: Vec<SocketAddr> = Vec::new();
             loop {
                 let chosen = balancer.choose(subset, &tried, &Asker::connection(facts.source));
                 let mut in_flight = chosen.ok_or_else(|| Error::NoEndpoint {
+                    rule: rule.clone(),
                     service: balancer.cell.key.clone(),
                     subset: subset.map(str::to_owned),
                 })?;

@@ -97,7 +97,10 @@ fn mtls(inbound: &Inbound, port: u16, verified: bool) -> Mtls {
     Mtls {
         mode: mode_name(mode).to_owned(),
         source: match own {
-            Some(_) => "portLevelMtls of the workload's PeerAuthentication".to_owned(),
+            Some(_) => match &inbound.port_mtls_source {
+                Some(resource) => format!("{resource}, portLevelMtls.{port}"),
+                None => "portLevelMtls of the workload's PeerAuthentication".to_owned(),
+            },
             None => source(inbound),
         },
         satisfied: verified || mode != MtlsMode::Strict,

@@ -1,9 +1,11 @@
 //! The caller's part: destination, service, rule, filters, backends, endpoints.
 
 use super::{
-    Backend, Caller, Destination, DestinationKind, Endpoint, EndpointState, Filter, Invalid,
-    OutboundAnswer, OutboundQuestion, Outcome, Route, Rule, SentRequest, header_map, header_values,
-    method,
+    Backend, Caller, Destination, DestinationKind, Endpoint, Filter, Invalid, OutboundAnswer,
+    OutboundQuestion, Outcome, Route, Rule, SentRequest, header_map, header_values, method,
+    words::{
+        default_retries, endpoint_of, filter, policy_words, protocol_name, reach, shares, unseen,
+    },
 };
 use crate::{
     directory::{self, Directory, Resolved, ServiceCell},
@@ -11,10 +13,9 @@ use crate::{
 };
 use http::{Request, Uri, header::HOST};
 use linnet_mesh::{
-    AppProtocol, ServicePort, SpiffeId, Workload,
-    destination::{Balance, DestinationPolicy},
+    AppProtocol, Service, ServicePort, SpiffeId, Workload,
     discovery::Target,
-    route::{self, HttpRule},
+    route::{self, ConnectionParts, HttpRule},
 };
 use std::{
     net::SocketAddr,
@@ -160,9 +161,7 @@ impl Explainer {
             return (false, format!("503: service {} is gone", cell.key));
         };
         if service.protocol == AppProtocol::Opaque {
-            answer.backends.push(self.whole(&cell.key, request));
-            let text = "is not looked at: the port is declared to carry bytes, not HTTP";
-            return (true, text.to_owned());
+            return self.connection(cell, &service, request, answer);
         }
         let Some(routes) = &service.http else {
             let backend = self.whole(&cell.key, request);
@@ -196,6 +195,9 @@ impl Explainer {
         };
         let words = rule.filters.words(&parts, rule.matched_path(&parts));
         answer.filters = words.into_iter().map(filter).collect();
+        if rule.filters.answer.is_none() && rule.filters.retry.is_none() {
+            answer.filters.push(default_retries(request));
+        }
         if rule.filters.answer.is_some() {
             return (false, "answered by the rule itself".to_owned());
         }
@@ -212,6 +214,84 @@ impl Explainer {
         reach(&answer.backends)
     }
 
+    /// A connection that is not looked at: `tls` and `tcp` rules decide, without
+    /// the name that a TLS client might ask for.
+    fn connection(
+        &self,
+        cell: &Arc<ServiceCell>,
+        service: &Service,
+        request: &Request<()>,
+        answer: &mut OutboundAnswer,
+    ) -> (bool, String) {
+        let parts = ConnectionParts {
+            server_name: None,
+            destination: answer.destination.address.map(|address| address.ip()),
+        };
+        let rules = service.tcp.as_ref().map_or(&[][..], |tcp| &tcp.rules);
+        let matching = rules.iter().position(|rule| rule.matches(&parts));
+        let looked_at = matching.map_or(rules.len(), |position| position + 1);
+        answer.route = (!rules.is_empty()).then(|| Route {
+            total: rules.len(),
+            rules: rules[..looked_at]
+                .iter()
+                .zip(0..)
+                .map(|(rule, number)| Rule {
+                    resource: rule.source.to_string(),
+                    number,
+                    name: Some(rule.place.clone()),
+                    matched: rule.matches(&parts),
+                    because: match rule.matches(&parts) {
+                        true => Vec::new(),
+                        false => vec![
+                            "it asks for a TLS name, an address or labels that this is not"
+                                .to_owned(),
+                        ],
+                    },
+                })
+                .collect(),
+        });
+        let Some(rule) = matching.map(|position| &rules[position]) else {
+            answer.backends.push(self.whole(&cell.key, request));
+            let text = "is not looked at: the port is declared to carry bytes, not HTTP";
+            return (true, text.to_owned());
+        };
+        let shares = shares(&rule.backends);
+        answer.backends = rule
+            .backends
+            .iter()
+            .zip(shares)
+            .map(|(known, percent)| self.destination_of(known, percent))
+            .collect();
+        if rule.backend(0).is_none() {
+            return (
+                false,
+                format!("is closed: {rule} gives every destination weight 0"),
+            );
+        }
+        let (sent, text) = reach(&answer.backends);
+        // There is nobody to answer a status to.
+        let text = text.replace("is answered 503", "is closed");
+        (sent, text.replace("503: ", "is closed: "))
+    }
+
+    /// Where a rule leads, and what is known of it.
+    fn destination_of(&self, known: &route::Backend, percent: f64) -> Backend {
+        let subset = known.subset.as_deref();
+        let unresolved = known.unresolved.as_ref();
+        let described = self.directory.service(&known.service).is_some();
+        Backend {
+            subset: known.subset.clone(),
+            problem: match unresolved {
+                Some(unresolved) => Some(unresolved.reason.clone()),
+                None => (!described).then(|| "the controller has not described it".to_owned()),
+            },
+            status: unresolved.map(|unresolved| unresolved.status.as_u16()),
+            policies: self.policies(&known.service, subset),
+            endpoints: self.endpoints(&known.service, subset),
+            ..backend(known.service.to_string(), percent)
+        }
+    }
+
     /// The backend of a service without routes: the service itself.
     fn whole(&self, key: &ServicePort, request: &Request<()>) -> Backend {
         Backend {
@@ -223,18 +303,10 @@ impl Explainer {
     }
 
     fn backends(&self, rule: &HttpRule, request: &Request<()>) -> Vec<Backend> {
-        let total: f64 = rule.backends.iter().map(|b| f64::from(b.weight)).sum();
-        let mut backends = Vec::with_capacity(rule.backends.len());
-        for known in &rule.backends {
-            let percent = match rule.backends.as_slice() {
-                // A single one is drawn whatever its weight.
-                [_] => 100.0,
-                _ if total == 0.0 => 0.0,
-                _ => f64::from(known.weight) * 100.0 / total,
-            };
-            backends.push(self.backend(rule, known, percent, request));
-        }
+        let backends = rule.backends.iter().zip(shares(&rule.backends));
         backends
+            .map(|(known, percent)| self.backend(rule, known, percent, request))
+            .collect()
     }
 
     fn backend(
@@ -251,22 +323,16 @@ impl Explainer {
         *sent.uri_mut() = request.uri().clone();
         *sent.headers_mut() = request.headers().clone();
         let edited = request_head(rule, known, &mut sent);
-        let unresolved = known.unresolved.as_ref().map(|known| known.reason.clone());
-        let problem = unresolved
-            .or_else(|| edited.err().map(|error| error.to_string()))
-            .or_else(|| {
-                let described = self.directory.service(&known.service).is_some();
-                (!described).then(|| "the controller has not described it".to_owned())
-            });
-        let subset = known.subset.as_deref();
+        let to = self.destination_of(known, percent);
+        let problem = match (&to.problem, edited) {
+            (None, Err(error)) => Some(error.to_string()),
+            _ => to.problem.clone(),
+        };
         Backend {
-            subset: known.subset.clone(),
             request: problem.is_none().then(|| sent_request(&sent)),
             problem,
             filters: words.into_iter().map(filter).collect(),
-            policies: self.policies(&known.service, subset),
-            endpoints: self.endpoints(&known.service, subset),
-            ..backend(known.service.to_string(), percent)
+            ..to
         }
     }
 
@@ -362,6 +428,7 @@ fn backend(service: String, percent: f64) -> Backend {
         subset: None,
         percent,
         problem: None,
+        status: None,
         filters: Vec::new(),
         policies: Vec::new(),
         request: None,
@@ -378,115 +445,4 @@ fn sent_request(request: &Request<()>) -> SentRequest {
         path: path.to_owned(),
         headers: header_values(request.headers()),
     }
-}
-
-fn filter((name, does): (&'static str, String)) -> Filter {
-    Filter {
-        name: name.to_owned(),
-        does,
-    }
-}
-
-/// An endpoint by its own address, of which nobody keeps count.
-fn unseen(endpoint: Arc<linnet_mesh::Endpoint>) -> directory::EndpointState {
-    directory::EndpointState {
-        endpoint,
-        ejected_for: None,
-        in_flight: 0,
-        latency: 0.0,
-    }
-}
-
-fn endpoint_of(seen: &directory::EndpointState) -> Endpoint {
-    let endpoint = &seen.endpoint;
-    let (state, note) = match seen.ejected_for {
-        Some(left) => {
-            let note = format!("for another {:.1} s", left.as_secs_f64());
-            (EndpointState::Ejected, Some(note))
-        }
-        None if endpoint.terminating => (EndpointState::Terminating, None),
-        None => (EndpointState::Healthy, None),
-    };
-    Endpoint {
-        address: endpoint.address,
-        pod: endpoint.pod.to_string(),
-        namespace: endpoint.workload.namespace.clone(),
-        state,
-        note,
-        in_flight: seen.in_flight,
-        identity: endpoint.identity.as_ref().map(ToString::to_string),
-    }
-}
-
-/// How a chain of backends ends.
-fn reach(backends: &[Backend]) -> (bool, String) {
-    let drawn = backends.iter().filter(|backend| backend.percent > 0.0);
-    let (usable, broken): (Vec<_>, Vec<_>) =
-        drawn.partition(|backend| backend.problem.is_none() && !backend.endpoints.is_empty());
-    let why = |backend: &Backend| {
-        let name = backend_name(backend);
-        match &backend.problem {
-            Some(problem) => format!("{name}: {problem}"),
-            None => format!("{name} has no endpoint"),
-        }
-    };
-    let reasons: Vec<String> = broken.into_iter().map(why).collect();
-    match (usable.as_slice(), reasons.as_slice()) {
-        ([], reasons) => (false, format!("503: {}", reasons.join("; "))),
-        (_, []) => (true, "goes to an endpoint above".to_owned()),
-        (_, reasons) => (
-            true,
-            format!(
-                "goes to an endpoint above, or is answered 503: {}",
-                reasons.join("; ")
-            ),
-        ),
-    }
-}
-
-fn backend_name(backend: &Backend) -> String {
-    match &backend.subset {
-        None => backend.service.clone(),
-        Some(subset) => format!("{} subset {subset}", backend.service),
-    }
-}
-
-const fn protocol_name(protocol: AppProtocol) -> Option<&'static str> {
-    match protocol {
-        AppProtocol::Detect => None,
-        AppProtocol::Http1 => Some("HTTP/1"),
-        AppProtocol::Http2 => Some("HTTP/2"),
-        AppProtocol::Opaque => Some("bytes that are not looked at"),
-    }
-}
-
-fn policy_words(policy: &DestinationPolicy) -> Vec<Filter> {
-    let balance = match &policy.balance {
-        // A service's address is no endpoint's.
-        Balance::PeakEwma | Balance::Passthrough => {
-            "lowest latency times requests in flight of two"
-        }
-        Balance::LeastRequest => "fewest requests in flight of two",
-        Balance::RoundRobin => "in turn",
-        Balance::Random => "at random",
-        Balance::ConsistentHash(_) => "by a hash of the request",
-    };
-    let sources = &policy.sources;
-    let parts = [
-        ("balancing", Some(balance), &sources.balance),
-        ("connection pool", None, &sources.pool),
-        ("outlier detection", None, &sources.outlier),
-        ("client TLS", None, &sources.tls),
-    ];
-    parts
-        .into_iter()
-        .filter_map(|(name, what, source)| {
-            let source = source.as_ref()?;
-            let does = match what {
-                Some(what) => format!("{what}, by {source}"),
-                None => format!("by {source}"),
-            };
-            Some(filter((name, does)))
-        })
-        .collect()
 }

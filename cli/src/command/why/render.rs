@@ -190,6 +190,9 @@ fn endpoint(endpoint: &Endpoint) -> String {
         let _ = write!(text, " ({note})");
     }
     let _ = write!(text, ", {} in flight", endpoint.in_flight);
+    if let Some(latency) = endpoint.latency_ms {
+        let _ = write!(text, ", {latency:.1} ms");
+    }
     text
 }
 

@@ -18,6 +18,8 @@ use std::{net::IpAddr, sync::Arc};
 pub(super) struct ConnectionRule {
     /// `None`: always.
     matches: Option<Vec<ConnectionEntry>>,
+    /// `tls[0]`, `tcp[1]`.
+    place: String,
     pub(super) backends: Vec<Destination>,
 }
 
@@ -104,7 +106,11 @@ impl Compiler<'_> {
         if matches.as_ref().is_some_and(Vec::is_empty) {
             return None;
         }
-        Some(ConnectionRule { matches, backends })
+        Some(ConnectionRule {
+            matches,
+            place: path.trim_start_matches("spec.").to_owned(),
+            backends,
+        })
     }
 
     fn connection_entry(
@@ -192,6 +198,7 @@ impl ConnectionRule {
         let backends = self.backends.iter();
         Some(TcpRule {
             source: source.clone(),
+            place: self.place.clone(),
             matches,
             backends: backends
                 .map(|destination| destination.backend(of, surroundings))

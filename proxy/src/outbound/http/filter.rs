@@ -14,16 +14,13 @@ use crate::{
     telemetry::Flags,
 };
 use ::http::{HeaderMap, HeaderValue, Request, Response, header};
-use linnet_mesh::{
-    ResourceRef,
-    route::{Answer, Backend, Fault, HttpRule},
-};
-use std::{sync::Arc, time::Duration};
+use linnet_mesh::route::{Answer, Backend, Fault, HttpRule};
+use std::time::Duration;
 
 /// Waits, then refuses, as often as the fault says.
 pub(super) async fn inject(
     fault: &Fault,
-    source: &Arc<ResourceRef>,
+    rule: &HttpRule,
     exchange: &Exchange,
 ) -> Result<(), Error> {
     if let Some(delay) = fault.delay(rand::random()) {
@@ -33,7 +30,7 @@ pub(super) async fn inject(
     match fault.abort(rand::random()) {
         None => Ok(()),
         Some(status) => Err(Error::Fault {
-            source_resource: source.clone(),
+            rule: rule.to_string(),
             status,
         }),
     }
@@ -109,15 +106,14 @@ pub(super) fn response_head(rule: &HttpRule, backend: &Backend, headers: &mut He
 /// Gives an exchange so long, until the last of its response.
 pub(super) async fn within(
     limit: Duration,
-    source: &Arc<ResourceRef>,
+    rule: &HttpRule,
     exchange: &Exchange,
     sending: impl Future<Output = Result<Response<Body>, Error>>,
 ) -> Result<Response<Body>, Error> {
     let passed = || {
         exchange.gave_up();
-        let source_resource = source.clone();
         Error::Timeout {
-            source_resource,
+            rule: rule.to_string(),
             limit,
         }
     };

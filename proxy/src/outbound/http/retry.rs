@@ -18,14 +18,10 @@ use crate::{
     telemetry::Flags,
 };
 use ::http::{Request, Response, StatusCode, header::RETRY_AFTER};
-use linnet_mesh::{
-    ResourceRef,
-    route::{Outcome, RetryPolicy},
-};
+use linnet_mesh::route::{HttpRule, Outcome, RetryPolicy};
 use std::{
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -36,7 +32,7 @@ const LONGEST_ASKED: Duration = Duration::from_secs(10);
 /// Where a request goes, and how it may be sent again.
 pub(super) struct Attempts<'a> {
     pub(super) policy: &'a RetryPolicy,
-    pub(super) source: &'a Arc<ResourceRef>,
+    pub(super) rule: &'a HttpRule,
     pub(super) balancer: &'a Rc<Balancer>,
     pub(super) subset: Option<&'a str>,
 }
@@ -107,6 +103,7 @@ impl Attempts<'_> {
         let avoid = if self.policy.avoid_tried { tried } else { &[] };
         let chosen = self.balancer.choose(self.subset, avoid, asker);
         chosen.ok_or_else(|| Error::NoEndpoint {
+            rule: Some(self.rule.to_string()),
             service: self.balancer.cell.key.clone(),
             subset: self.subset.map(str::to_owned),
         })
@@ -125,9 +122,8 @@ impl Attempts<'_> {
             Some(limit) => match tokio::time::timeout(limit, sending).await {
                 Ok(sent) => sent,
                 Err(_) => {
-                    let source_resource = self.source.clone();
                     let error = Error::Timeout {
-                        source_resource,
+                        rule: self.rule.to_string(),
                         limit,
                     };
                     return Err((error, Outcome::TimedOut));

@@ -40,6 +40,64 @@ const ALL: Share = Share {
     per_million: 1_000_000,
 };
 
+/// Whatever a rule decides, the answer says which: resource, place and name.
+#[tokio::test]
+async fn an_error_names_the_rule_that_decided() {
+    local(async {
+        let (silent, _gate) = held().await;
+        let decided = |filters: Filters| HttpRule {
+            position: 4,
+            name: Some("canary".to_owned()),
+            ..rule(filters)
+        };
+        let abort = Abort {
+            share: ALL,
+            status: AbortStatus::Http(StatusCode::IM_A_TEAPOT),
+        };
+        let mut unresolved = decided(Filters::default());
+        unresolved.backends[0].unresolved = Some(Unresolved {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            reason: "nobody knows it".to_owned(),
+        });
+        let mut weightless = decided(Filters::default());
+        weightless.backends.push(weightless.backends[0].clone());
+        for backend in &mut weightless.backends {
+            backend.weight = 0;
+        }
+        let mut empty = decided(Filters::default());
+        empty.backends[0].subset = Some("v9".to_owned());
+        let hasty = decided(Filters {
+            timeout: Some(Duration::from_millis(20)),
+            ..Filters::default()
+        });
+        let hasty_try = decided(Filters {
+            retry: Some(RetryPolicy {
+                per_try_timeout: Some(Duration::from_millis(20)),
+                attempts: 0,
+                ..RetryPolicy::DEFAULT
+            }),
+            ..Filters::default()
+        });
+        for (rule, status, reason) in [
+            (decided(fault(None, Some(abort))), 418, "an injected fault"),
+            (unresolved, 500, "nobody knows it"),
+            (weightless, 503, "gives every destination weight 0"),
+            (empty, 503, "subset v9 has no endpoint"),
+            (hasty, 504, "no complete answer within 20ms"),
+            (hasty_try, 504, "no complete answer within 20ms"),
+        ] {
+            let sidecar = Sidecar::new(Some(vec![rule]), &[silent.address]);
+            let response = sidecar.get("/").await;
+            assert_eq!(response.status(), status, "{reason}");
+            let body = text(response).await;
+            let decided = "VirtualService default/payment, rule 4 (canary): ";
+            assert!(body.contains(decided), "{body}");
+            assert!(body.contains(reason), "{body}");
+        }
+    })
+    .await;
+}
+
 /// Raises a flag and returns who counted it.
 async fn raise(flag: &str) -> Sidecar {
     let good = Upstream::ok().await;
