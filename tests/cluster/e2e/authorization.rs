@@ -41,8 +41,33 @@ pub(crate) async fn only_the_allowed_reach_the_database(cluster: Cluster) {
     for target in [HTTP, TCP] {
         reaches(&client, target, true).await;
     }
+    a_telemetry_tells_who_got_through(&cluster, &client).await;
     cluster.delete(BACKEND, &for_others).await;
 }
+
+/// Without a restart: the sidecars begin to write what they let through.
+async fn a_telemetry_tells_who_got_through(cluster: &Cluster, client: &Caller) {
+    cluster.apply(BACKEND, TELEMETRY).await;
+    eventually("the audit names who got through", LIMIT, async || {
+        client.call(&format!("--count 1 {HTTP}")).await;
+        let text = linnet_succeeds(&["audit", "payments", "-n", BACKEND, "--since", "5m"]).await;
+        let callers = text.split("\nDenied\n").next().unwrap_or_default();
+        let named = callers.contains("spiffe://cluster.local/ns/default/sa/client");
+        named.then_some(()).ok_or(text)
+    })
+    .await;
+    cluster.delete(BACKEND, TELEMETRY).await;
+}
+
+const TELEMETRY: &str = "apiVersion: telemetry.istio.io/v1alpha1
+kind: Telemetry
+metadata:
+  name: access-log
+spec:
+  accessLogging:
+  - providers:
+    - name: envoy
+";
 
 /// Sidecars write denials unless they are told otherwise.
 async fn the_audit_says_so() {
