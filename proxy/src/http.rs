@@ -1,6 +1,7 @@
 //! What both directions' HTTP stacks are made of: small tower middlewares
 //! around one exchange.
 
+pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
@@ -17,7 +18,8 @@ pub(crate) mod tee;
 pub(crate) mod upgrade;
 
 use crate::clock::Coarse;
-use exchange::{Body, Exchange};
+use body::Body;
+use exchange::Exchange;
 use found::Found;
 use http::Request;
 use std::{rc::Rc, time::Duration};

@@ -13,7 +13,8 @@ use crate::{
     clock,
     error::Error,
     http::{
-        exchange::{Body, Exchange},
+        body::Body,
+        exchange::Exchange,
         forwarded,
         lease::{Home, Http1, Lease},
         one,

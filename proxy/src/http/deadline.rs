@@ -2,7 +2,7 @@
 //! `x-envoy-expected-rq-timeout-ms`. A route's timeout may be shorter, never
 //! longer; what is left goes on to the next hop.
 
-use super::exchange::{Body, Exchange};
+use super::{body::Body, exchange::Exchange};
 use crate::error::Error;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use std::time::Duration;

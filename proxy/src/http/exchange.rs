@@ -9,33 +9,19 @@ use crate::{
     balance::Blame,
     clock,
     error::Error,
-    http::{
-        grant::{Grant, Side},
-        lease::Lease,
-        one::{self, server},
-        replay::Reader,
-        rescue,
-        tee::{Copy, Tee},
-        upgrade::Tunnel,
-    },
+    http::grant::{Grant, Side},
     pool::Permit,
-    stream::Stream,
     telemetry::{Flags, HttpSeries, Outcome, Parties, RequestProtocol},
 };
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
-    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
-use tokio::time::Sleep;
 
 /// Whether a request is gRPC, by what it says it is.
 pub(crate) fn speaks_grpc(headers: &HeaderMap) -> bool {
@@ -263,7 +249,8 @@ impl Exchange {
         self.response_bytes.set(self.response_bytes.get() + bytes);
     }
 
-    fn note_grpc_status(&self, headers: &HeaderMap) {
+    /// A head or trailers have arrived that may say how the call ended.
+    pub(crate) fn note_grpc_status(&self, headers: &HeaderMap) {
         if let Some(code) = headers.get("grpc-status") {
             let code = code.to_str().ok().and_then(|text| text.parse().ok());
             self.grpc_status.set(code);
@@ -309,252 +296,6 @@ impl Drop for Exchange {
                 }
             }
             Sink::Slot(slot) => slot.record(outcome, record),
-        }
-    }
-}
-
-/// A body of either direction; streams, and is counted on its way.
-pub(crate) struct Body {
-    kind: Kind,
-    meter: Option<Meter>,
-    /// When it must have ended.
-    end: Option<Pin<Box<Sleep>>>,
-}
-
-/// Why a body ended early.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
-    #[error(transparent)]
-    Hyper(#[from] hyper::Error),
-    #[error("a policy forbids it now")]
-    Withdrawn,
-    #[error(transparent)]
-    Http1(#[from] one::Error),
-    #[error("the route's timeout has passed")]
-    TimedOut,
-    #[error("its original ended early, or went too far ahead")]
-    BrokenOff,
-}
-
-enum Kind {
-    /// Over HTTP/2.
-    Incoming(Incoming),
-    /// From an HTTP/1.1 client.
-    Received(server::Incoming<Stream>),
-    /// From an HTTP/1.1 server.
-    Leased(Lease),
-    /// No body, but what comes after the head: another protocol.
-    Tunnel(Box<Tunnel>),
-    Replay(Reader),
-    Tee(Box<Tee>),
-    Copy(Copy),
-    /// Made here.
-    Text(Option<Bytes>),
-}
-
-enum Meter {
-    Request(Rc<Exchange>),
-    Response(Rc<Exchange>),
-}
-
-impl From<Kind> for Body {
-    fn from(kind: Kind) -> Self {
-        Self {
-            kind,
-            meter: None,
-            end: None,
-        }
-    }
-}
-
-impl Body {
-    pub(crate) fn incoming(incoming: Incoming) -> Self {
-        Kind::Incoming(incoming).into()
-    }
-
-    pub(crate) fn received(incoming: server::Incoming<Stream>) -> Self {
-        Kind::Received(incoming).into()
-    }
-
-    pub(crate) fn tunnel(tunnel: Tunnel) -> Self {
-        Kind::Tunnel(Box::new(tunnel)).into()
-    }
-
-    pub(crate) fn leased(lease: Lease) -> Self {
-        Kind::Leased(lease).into()
-    }
-
-    /// The connection that it would be read from.
-    pub(crate) fn into_lease(self) -> Option<Lease> {
-        match self.kind {
-            Kind::Leased(lease) => Some(lease),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn replay(reader: Reader) -> Self {
-        Kind::Replay(reader).into()
-    }
-
-    pub(crate) fn tee(tee: Box<Tee>) -> Self {
-        Kind::Tee(tee).into()
-    }
-
-    pub(crate) fn copy(copy: Copy) -> Self {
-        Kind::Copy(copy).into()
-    }
-
-    pub(crate) fn text(text: impl Into<Bytes>) -> Self {
-        Kind::Text(Some(text.into())).into()
-    }
-
-    pub(crate) fn empty() -> Self {
-        Kind::Text(None).into()
-    }
-
-    pub(crate) fn count_request(mut self, exchange: Rc<Exchange>) -> Self {
-        self.meter = Some(Meter::Request(exchange));
-        self
-    }
-
-    pub(crate) fn count_response(mut self, exchange: Rc<Exchange>) -> Self {
-        self.meter = Some(Meter::Response(exchange));
-        self
-    }
-
-    /// Breaks the body off when it has not ended by then.
-    pub(crate) fn until(mut self, end: Pin<Box<Sleep>>) -> Self {
-        self.end = Some(end);
-        self
-    }
-
-    fn is_late(&mut self, context: &mut Context<'_>) -> bool {
-        let end = self.end.as_mut();
-        let late = end.is_some_and(|end| end.as_mut().poll(context).is_ready());
-        if late && let Some(Meter::Response(exchange)) = &self.meter {
-            exchange.flag(Flags::UT);
-        }
-        late
-    }
-
-    /// What a body ends with that no policy lets go on: with the trailers of a
-    /// refusal where the protocol has them.
-    fn withdrawn(&mut self, context: &Context<'_>) -> Option<Result<Frame<Bytes>, BodyError>> {
-        // An answer of the sidecar's own is told to its end.
-        if matches!(self.kind, Kind::Text(_)) {
-            return None;
-        }
-        let (side, exchange) = match self.meter.as_ref()? {
-            Meter::Request(exchange) => (Side::Request, exchange),
-            Meter::Response(exchange) => (Side::Response, exchange),
-        };
-        if exchange.poll_withdrawn(side, context).is_pending() {
-            return None;
-        }
-        let error = exchange.withdrawn().filter(|_| exchange.is_grpc());
-        let trailers = error.filter(|_| matches!(side, Side::Response));
-        let trailers = trailers.map(|error| Frame::trailers(rescue::grpc_trailers(&error)));
-        if let Some(frame) = &trailers {
-            self.note(Some(frame));
-        }
-        self.kind = Kind::Text(None);
-        self.meter = None;
-        Some(trailers.ok_or(BodyError::Withdrawn))
-    }
-
-    fn note(&self, frame: Option<&Frame<Bytes>>) {
-        let data = frame.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
-        match &self.meter {
-            Some(Meter::Request(exchange)) => {
-                exchange.count_request(data);
-            }
-            Some(Meter::Response(exchange)) => {
-                exchange.count_response(data);
-                if let Some(trailers) = frame.and_then(Frame::trailers_ref)
-                    && exchange.is_grpc()
-                {
-                    exchange.note_grpc_status(trailers);
-                }
-            }
-            None => {}
-        }
-    }
-}
-
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(end) = self.withdrawn(context) {
-            return Poll::Ready(Some(end));
-        }
-        let polled = match &mut self.kind {
-            Kind::Incoming(incoming) => Pin::new(incoming)
-                .poll_frame(context)
-                .map_err(BodyError::from),
-            Kind::Received(incoming) => Pin::new(incoming)
-                .poll_frame(context)
-                .map_err(BodyError::from),
-            Kind::Leased(lease) => lease.poll_frame(context).map_err(BodyError::from),
-            Kind::Tunnel(_) => Poll::Ready(None),
-            Kind::Replay(reader) => Pin::new(reader).poll_frame(context),
-            Kind::Tee(tee) => Pin::new(tee).poll_frame(context),
-            Kind::Copy(copy) => Pin::new(copy).poll_frame(context),
-            Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-        };
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => self.note(Some(frame)),
-            Poll::Ready(None) => self.note(None),
-            Poll::Ready(Some(Err(_))) => {}
-            Poll::Pending if self.is_late(context) => {
-                return Poll::Ready(Some(Err(BodyError::TimedOut)));
-            }
-            Poll::Pending => {}
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Incoming(incoming) => incoming.is_end_stream(),
-            Kind::Received(incoming) => incoming.is_end_stream(),
-            Kind::Leased(lease) => lease.is_ended(),
-            Kind::Tunnel(_) => true,
-            Kind::Replay(reader) => reader.is_end_stream(),
-            Kind::Tee(tee) => tee.is_end_stream(),
-            Kind::Copy(copy) => copy.is_end_stream(),
-            Kind::Text(text) => text.is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Incoming(incoming) => incoming.size_hint(),
-            Kind::Received(incoming) => incoming.size_hint(),
-            Kind::Leased(lease) => lease.size_hint(),
-            Kind::Tunnel(_) => SizeHint::with_exact(0),
-            Kind::Replay(reader) => reader.size_hint(),
-            Kind::Tee(tee) => tee.size_hint(),
-            Kind::Copy(copy) => copy.size_hint(),
-            Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-        }
-    }
-}
-
-impl server::Answer<Stream> for Body {
-    fn poll_progress(&mut self, context: &mut Context<'_>) {
-        if let Kind::Leased(lease) = &mut self.kind {
-            lease.poll_progress(context);
-        }
-    }
-
-    fn switch(self, stream: Stream, unread: Bytes) {
-        if let Kind::Tunnel(tunnel) = self.kind {
-            tunnel.begin(stream, unread);
         }
     }
 }

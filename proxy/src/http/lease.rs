@@ -5,8 +5,8 @@
 //! not.
 
 use super::{
+    body::Body,
     connection::Held,
-    exchange::Body,
     one::{Error, client},
 };
 use crate::pool::Pool;

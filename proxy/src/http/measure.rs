@@ -3,7 +3,8 @@
 
 use super::{
     Call,
-    exchange::{Body, Exchange, speaks_grpc},
+    body::Body,
+    exchange::{Exchange, speaks_grpc},
     found::Found,
 };
 use http::{Request, Response};

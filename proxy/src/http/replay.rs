@@ -4,7 +4,7 @@
 //! One reader counts at a time. An earlier one, left behind in a connection
 //! that is being closed, reads nothing more.
 
-use super::exchange::{Body, BodyError};
+use super::body::{Body, BodyError};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};

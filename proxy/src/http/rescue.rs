@@ -1,10 +1,7 @@
 //! Turns an error into the response that a caller understands: a status and a
 //! sentence, or for gRPC a trailers-only answer.
 
-use super::{
-    Call,
-    exchange::{Body, Exchange},
-};
+use super::{Call, body::Body, exchange::Exchange};
 use crate::error::Error;
 use http::{HeaderMap, HeaderValue, Response, header};
 use pin_project_lite::pin_project;

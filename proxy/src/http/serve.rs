@@ -3,7 +3,7 @@
 
 use super::{
     CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, MOST_LOCAL_RESETS, MOST_RESETS,
-    MOST_STREAMS, STREAM_WINDOW, aged, exchange::Body, one::server,
+    MOST_STREAMS, STREAM_WINDOW, aged, body::Body, one::server,
 };
 use crate::stream::Stream;
 use http::{Request, Response};

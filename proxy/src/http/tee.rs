@@ -3,7 +3,7 @@
 //! The copy never holds up the original: one that falls too far behind is
 //! broken off.
 
-use super::exchange::{Body, BodyError};
+use super::body::{Body, BodyError};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::{

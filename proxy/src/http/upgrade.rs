@@ -2,12 +2,7 @@
 //! any other, and once both sides have agreed the bytes are relayed.
 
 use super::{
-    Call,
-    connection::Held,
-    exchange::{Body, Exchange},
-    forwarded,
-    found::Found,
-    grant::Side,
+    Call, body::Body, connection::Held, exchange::Exchange, forwarded, found::Found, grant::Side,
     lease::Lease,
 };
 use crate::{

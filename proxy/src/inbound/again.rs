@@ -9,7 +9,8 @@ use crate::{
     access_log::{Decided, Decision, Record, draw_sample},
     error::Error,
     http::{
-        exchange::{Body, Exchange},
+        body::Body,
+        exchange::Exchange,
         found::Found,
         grant::{Asks, Head, Side, Withdrawal},
     },

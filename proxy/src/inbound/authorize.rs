@@ -12,7 +12,7 @@ use super::{
 use crate::{
     access_log::{Decided, Decision, Record, draw_sample},
     error::Error,
-    http::{Call, exchange::Body, grant::Head},
+    http::{Call, body::Body, grant::Head},
 };
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response, header::HOST};

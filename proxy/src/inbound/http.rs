@@ -9,8 +9,10 @@ use crate::{
     balance::Candidate,
     error::Error,
     http::{
-        Call, connection, deadline,
-        exchange::{Body, Exchange, Sink, Slot},
+        Call,
+        body::Body,
+        connection, deadline,
+        exchange::{Exchange, Sink, Slot},
         found::Found,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},

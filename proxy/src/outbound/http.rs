@@ -17,9 +17,10 @@ use crate::{
     error::Error,
     http::{
         Call,
+        body::Body,
         connection::{self, Answer, Failure},
         deadline,
-        exchange::{Body, Exchange, Sink},
+        exchange::{Exchange, Sink},
         found::Found,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},

@@ -5,8 +5,8 @@ use crate::{
     connect,
     error::Error,
     http::{
-        CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, STREAM_WINDOW, aged,
-        exchange::Body, lease::Http1, one::client,
+        CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, STREAM_WINDOW, aged, body::Body,
+        lease::Http1, one::client,
     },
     pool::{Limit, Pool, Room, StreamSlot, Streams},
     stream::Stream,

@@ -7,10 +7,7 @@
 use super::Route;
 use crate::{
     error::Error,
-    http::{
-        exchange::{Body, Exchange},
-        rescue::rescued,
-    },
+    http::{body::Body, exchange::Exchange, rescue::rescued},
 };
 use ::http::{HeaderValue, Request, Response};
 use linnet_mesh::route::Cors;

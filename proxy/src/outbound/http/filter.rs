@@ -7,10 +7,7 @@
 use super::{authority, request_parts};
 use crate::{
     error::Error,
-    http::{
-        deadline,
-        exchange::{Body, Exchange},
-    },
+    http::{body::Body, deadline, exchange::Exchange},
     telemetry::Flags,
 };
 use ::http::{HeaderMap, HeaderValue, Request, Response, header};

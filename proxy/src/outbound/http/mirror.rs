@@ -2,7 +2,7 @@
 
 use super::Route;
 use crate::balance::{Asker, Verdict};
-use crate::http::{connection, exchange::Body, tee::tee};
+use crate::http::{body::Body, connection, tee::tee};
 use ::http::{Request, uri::Authority};
 use http_body_util::BodyExt;
 use linnet_mesh::route::{Mirror, Rewrite};

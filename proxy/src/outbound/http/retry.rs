@@ -10,8 +10,9 @@ use crate::{
     error::Error,
     http::{
         Call,
+        body::Body,
         connection::{Answer, Failure},
-        exchange::{Body, Exchange},
+        exchange::Exchange,
         replay::Replay,
     },
     pool::Limit,
