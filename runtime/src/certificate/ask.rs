@@ -2,12 +2,14 @@
 
 use std::{fmt, path::PathBuf, time::SystemTime};
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use linnet_mesh::{SpiffeId, TrustDomain};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::{
     RootCertStore,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
+use serde::Deserialize;
 
 use super::{
     Workload,
@@ -85,6 +87,7 @@ impl Identity {
             .map_err(|error| RequestError::Answer(error.to_string()))?;
         let workload = Workload::new(&issued.certificates, key, bundle, issued.federation)?;
         self.check(&workload)?;
+        check_holder(workload.id(), token.trim())?;
         Ok(Answered { workload, skew })
     }
 
@@ -119,6 +122,38 @@ impl Identity {
     }
 }
 
+/// Whose a token says it is, in the claims of Kubernetes' ServiceAccount tokens
+/// or of standalone ones.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Claims {
+    Kubernetes { sub: String },
+    Standalone { ns: String, sa: String },
+}
+
+/// A certificate is for whom the token names, if it names somebody: identity may
+/// be trusted by all, but this workload asked for itself alone. The token's
+/// signature is identity's to verify.
+fn check_holder(id: &SpiffeId, token: &str) -> Result<(), RequestError> {
+    let payload = token.split('.').nth(1);
+    let payload = payload.and_then(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok());
+    let claims = payload.and_then(|json| serde_json::from_slice(&json).ok());
+    let holder = match claims {
+        Some(Claims::Kubernetes { sub }) => match sub.strip_prefix("system:serviceaccount:") {
+            Some(holder) => holder.to_owned(),
+            None => return Ok(()),
+        },
+        Some(Claims::Standalone { ns, sa }) => format!("{ns}:{sa}"),
+        None => return Ok(()),
+    };
+    if holder != format!("{}:{}", id.namespace(), id.service_account()) {
+        return Err(RequestError::Answer(format!(
+            "the certificate is for {id}, the token for {holder} (namespace:service account)"
+        )));
+    }
+    Ok(())
+}
+
 /// The service decides about names; the request is only about the key.
 fn signing_request(key: &KeyPair) -> Result<String, rcgen::Error> {
     let mut params = CertificateParams::default();
@@ -146,5 +181,40 @@ mod tests {
             format!("{:?}", TokenSource::Text("secret".to_owned())),
             "Text(..)"
         );
+    }
+    fn held_by(claims: &str) -> String {
+        format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn a_certificate_is_for_whom_the_token_is() {
+        let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/payment".parse().unwrap();
+        for own in [
+            r#"{"sub":"system:serviceaccount:shop:payment","aud":["linnet-identity"]}"#,
+            r#"{"ns":"shop","sa":"payment","exp":1}"#,
+        ] {
+            check_holder(&id, &held_by(own)).unwrap();
+        }
+        for other in [
+            r#"{"sub":"system:serviceaccount:shop:frontend"}"#,
+            r#"{"sub":"system:serviceaccount:bank:payment"}"#,
+            r#"{"ns":"shop","sa":"frontend"}"#,
+        ] {
+            let error = check_holder(&id, &held_by(other)).unwrap_err().to_string();
+            assert!(error.contains(id.as_str()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_names_nobody_is_identitys_to_judge() {
+        let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/payment".parse().unwrap();
+        for token in [
+            "opaque",
+            "a.b.c",
+            &held_by("{}"),
+            &held_by(r#"{"sub":"alice"}"#),
+        ] {
+            check_holder(&id, token).unwrap();
+        }
     }
 }
