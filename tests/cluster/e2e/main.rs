@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod authorization;
+mod configuration;
 mod install;
 mod mtls;
 mod pods;
@@ -74,6 +75,11 @@ fn point_4_weights_hold_and_edits_lose_nothing() {
 #[test]
 fn point_4b_trouble_is_contained() {
     run(resilience::trouble_is_contained);
+}
+
+#[test]
+fn point_4c_apply_says_what_becomes_of_it() {
+    run(configuration::apply_says_what_becomes_of_it);
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::header::WARNING;
+use http_body_util::BodyExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -88,6 +90,40 @@ impl Cluster {
                 panic!("cannot apply {}: {error}", describe(&object));
             }
         }
+    }
+
+    /// `kubectl apply --server-side` of one document: the warnings that it brings.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub(crate) async fn try_apply(
+        &self,
+        namespace: &str,
+        yaml: &str,
+    ) -> Result<Vec<String>, String> {
+        let object = documents(yaml).remove(0);
+        let (name, api) = self.locate(namespace, &object).await;
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let request = kube::core::Request::new(api.resource_url());
+        let request = request
+            .patch(&name, &params, &Patch::Apply(&object))
+            .unwrap();
+        let answer = self.client.send(request.map(Into::into)).await.unwrap();
+        let warnings = answer.headers().get_all(WARNING).into_iter();
+        let warnings = warnings.map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned());
+        let warnings = warnings.collect();
+        if answer.status().is_success() {
+            return Ok(warnings);
+        }
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        Err(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// A document as the cluster has it.
+    pub(crate) async fn object(&self, namespace: &str, yaml: &str) -> DynamicObject {
+        let object = documents(yaml).remove(0);
+        let (name, api) = self.locate(namespace, &object).await;
+        api.get(&name).await.unwrap()
     }
 
     /// `kubectl delete` of every document; what is not there is fine.
