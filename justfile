@@ -78,6 +78,7 @@ deploy *arguments: images
 # Linnet beside Envoy, nginx and haproxy on this machine (root, 12 min); `--quick` takes under three
 bench *arguments: bench-peers
     cargo build --profile dist -p linnet-proxy -p linnet-bench-relay
+    cargo build --release -p linnet-bench-control
     {{ as_root }} benches/bench {{ arguments }}
 
 # The control plane: convergence with 1,000 proxies, webhook, signatures (root, 4 min); `--quick` takes one

@@ -23,12 +23,16 @@ subjectAltName = URI:{identity}
 """
 
 
-def create(directory, names):
-    """Fills `directory/NAME/{ca.pem,leaf.pem,leaf.key}` for each name."""
+def create(directory, names, others=None):
+    """Fills `directory/NAME/{ca.pem,leaf.pem,leaf.key}` for each name.
+
+    `others`: the identities of more names, which are of no service account of the bench's.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -config openssl.cnf"
-    for position, name in enumerate(names):
-        configuration = CONFIGURATION.format(identity=IDENTITY.format(name))
+    identities = {name: IDENTITY.format(name) for name in names} | (others or {})
+    for position, (name, identity) in enumerate(identities.items()):
+        configuration = CONFIGURATION.format(identity=identity)
         (directory / "openssl.cnf").write_text(configuration)
         if position == 0:
             run(directory, f"req -x509 -days 30 -extensions root {new_key} -keyout ca.key -out ca.pem")

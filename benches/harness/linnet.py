@@ -7,6 +7,8 @@ from .envoy import address
 # The port of each service; those of OPAQUE are passed on unseen.
 SERVICE = {"http": 80, "http2": 81, "tcp": 9001, "iperf": 9002}
 OPAQUE = "9001,9002"
+# What a controller says instead.
+ALONE = ("LINNET_STATIC_CONFIG", "LINNET_OPAQUE_PORTS")
 
 
 def host(name):

@@ -11,7 +11,7 @@ import socket
 import string
 import time
 
-from . import envoy, linnet, load, machine, ports
+from . import envoy, full, linnet, load, machine, ports
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 CURVE = "X25519MLKEM768"
@@ -45,9 +45,11 @@ class Catalogue:
     """All subjects, given where the programs are and a place for files."""
 
     def __init__(self, work, programs):
-        """`programs`: paths by the names envoy, linnet and relay."""
+        """`programs`: paths by the names envoy, linnet, relay and control."""
         self.work = work
-        self.envoy, self.linnet, self.relay = (programs.get(name) for name in ("envoy", "linnet", "relay"))
+        names = ("envoy", "linnet", "relay", "control")
+        self.envoy, self.linnet, self.relay, self.control = map(programs.get, names)
+        self.control_plane = None
 
     def all(self):
         """In the order of the report."""
@@ -66,9 +68,10 @@ class Catalogue:
                     ("closed", "bodies", "paced"), quick=False),
             Subject("envoy", "Envoy, two hops, mutual TLS, HTTP/2 between", self.envoy_h2,
                     (*SIDECARS, "connections", "resumed", *LAST)),
-            # A pair with all features on joins here once there are features.
             Subject("linnet", "Linnet, two hops, mutual TLS, bare", self.linnet_bare,
                     (*SIDECARS, "resumed_tcp", *LAST)),
+            Subject("linnet-full", "Linnet, two hops, mutual TLS, everything on", self.linnet_full,
+                    (*HTTP, *HTTP2, *MESH_TCP)),
             Subject("linnet-fresh", "Linnet, two hops, no session ever resumed",
                     self.linnet_full_handshakes, ("connections",)),
         ]
@@ -136,6 +139,20 @@ class Catalogue:
         processes.start([self.linnet], linnet.server_side(self.work))
         wait_listening(ports.INNER["http"])
         processes.start([self.linnet], linnet.client_side(self.work))
+
+    def linnet_full(self, processes):
+        """Routes, policies, limits and an access log, as full.py has them."""
+        if self.control_plane is None:
+            self.control_plane = full.ControlPlane(self.work, self.control, processes.log)
+        told = self.control_plane.sidecar
+        processes.start([self.linnet], told(self.work, "server", linnet.server_side(self.work)))
+        wait_listening(ports.INNER["http"])
+        processes.start([self.linnet], told(self.work, "client", linnet.client_side(self.work)))
+
+    def stop(self):
+        """Ends what subjects share."""
+        if self.control_plane is not None:
+            self.control_plane.stop()
 
     def linnet_full_handshakes(self, processes):
         """Each connection to another address of the server side, so that there is

@@ -7,13 +7,15 @@
 mod again;
 mod authorize;
 mod http;
+mod refusal;
 pub(crate) mod token;
 
 pub(crate) use authorize::Decisions;
 use authorize::Verdict;
+pub(crate) use refusal::Refusals;
 
 use crate::{
-    access_log::{Decided, Decision, Record, draw_sample},
+    access_log::{Record, draw_sample},
     connect,
     detect::{Finding, Hello},
     http::serve::{HttpVersion, serve},
@@ -185,11 +187,8 @@ impl Arrival {
 
     async fn serve_mesh(self: &Rc<Self>, client: Rewind<TcpStream>) -> Result<(), ConnectionError> {
         let accepted = Box::pin(self.thread.tls.accept(client)).await;
-        let (stream, peer, protocol) = accepted.inspect_err(|error| {
-            let (peer, port) = (self.peer, self.port);
-            tracing::warn!(%peer, port, %error, "refused a mutual TLS handshake");
-            metrics::counter!("linnet_inbound_refused_total", "reason" => "handshake").increment(1);
-        })?;
+        let (stream, peer, protocol) =
+            accepted.inspect_err(|error| self.handshake_failed(error))?;
         let caller = Caller::Verified(peer);
         let stream = Stream::Server(Box::new(stream));
         match protocol {
@@ -199,39 +198,6 @@ impl Arrival {
                 return Box::pin(self.relay(stream, Bytes::new(), None, caller)).await;
             }
         }
-        Ok(())
-    }
-
-    fn refuse_plaintext(&self, client: &TcpStream) -> Result<(), ConnectionError> {
-        let source = self.thread.directory().inbound().mtls_source.clone();
-        let decided_by = source.map_or_else(|| "the default".to_owned(), |s| s.to_string());
-        let by = format!("{decided_by} says STRICT");
-        let inbound = self.thread.directory().inbound();
-        let log = &inbound.access_log.server;
-        if log.writes(true, draw_sample) {
-            let decided = Some(Decided {
-                decision: Decision::Denied,
-                by: by.clone(),
-            });
-            // Whose address it is would take a look-up, by which it is kept waiting.
-            let parties = self.parties(&Caller::Unknown, Arc::default());
-            let record = self.record(log).decided(decided);
-            write(Some(record), &parties, &ended(Flags::UAEX));
-        }
-        self.refuse(client, "plaintext", &format!("plaintext, and {by}"))
-    }
-
-    /// Ends a connection with a reset, before a byte of it reaches the application.
-    fn refuse(
-        &self,
-        client: &TcpStream,
-        kind: &'static str,
-        reason: &str,
-    ) -> Result<(), ConnectionError> {
-        let (peer, port) = (self.peer, self.port);
-        tracing::info!(%peer, port, reason, "refused a connection");
-        metrics::counter!("linnet_inbound_refused_total", "reason" => kind).increment(1);
-        socket2::SockRef::from(client).set_linger(Some(Duration::ZERO))?;
         Ok(())
     }
 

@@ -15,8 +15,11 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Lines that may wait to be written: some hundred kilobytes.
-const ROOM: usize = 1024;
+/// Lines that may wait to be written: less than a megabyte.
+const ROOM: usize = 2048;
+/// How long lines gather before they are written. To wake the writer costs a data
+/// thread more than to make a line; so it is woken once for many.
+const GATHERING: Duration = Duration::from_millis(10);
 /// What is written at once, bytes.
 const BATCH: usize = 64 * 1024;
 /// How long the end of the process waits for the last lines.
@@ -115,6 +118,7 @@ fn write_all(lines: &Receiver<Box<[u8]>>, mut target: impl Write, missing: &Miss
     let mut batch = Vec::new();
     let mut failing = false;
     while let Ok(line) = lines.recv() {
+        std::thread::sleep(GATHERING);
         batch.extend_from_slice(&line);
         let mut count = 1;
         while batch.len() < BATCH

@@ -1,6 +1,7 @@
 //! What the access log says of what policies decided.
 
 use super::*;
+use linnet_runtime::certificate::testing::Leaf;
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const FRONTEND: &str = "spiffe://cluster.local/ns/shop/sa/frontend";
@@ -185,6 +186,30 @@ async fn a_full_log_holds_up_no_request() {
             assert_eq!(read(response).await.0, 403);
         }
         assert_eq!(world.lines().len(), 1024);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Nobody is known by then, but where the caller was, and what it lacked.
+#[tokio::test]
+async fn a_caller_with_another_roots_certificate_is_written() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![]);
+        let (chain, key) = Authority::default().issue_pem(&Leaf::new(&[WEB]));
+        let bundle = world.authority.bundle_pem();
+        let own = certificate::Workload::from_pem(&chain, &key, &bundle).unwrap();
+        let stream = world.plain().await;
+        let from = stream.local_addr().unwrap();
+        let tls = Tls::new(certificate::Handle::fixed(own), &[]);
+        let expected: SpiffeId = DB.parse().unwrap();
+        // By TLS 1.3 a client is done before its certificate is looked at.
+        let _stream = tls.connect(stream, world.app, &expected, HTTP1).await;
+        let line = world.line().await;
+        assert_eq!((&*line.decision, &*line.flags), ("denied", "UAEX"));
+        assert!(line.decided_by.starts_with("mutual TLS: "), "{line:?}");
+        assert_eq!(line.source_address, from.to_string());
+        assert_eq!(line.source_principal, "");
     };
     LocalSet::new().run_until(test).await;
 }
