@@ -164,8 +164,18 @@ async fn the_access_log_names_both_identities_and_what_decided() {
     assert_eq!(denied, [("http/1.1", Some(403)), ("tcp", None)]);
 
     // The caller's own log says the same, from its end.
-    let own = mesh.access_log("frontend");
-    let refused = own.iter().find(|line| line.status == Some(403)).unwrap();
+    let refused = async {
+        loop {
+            let mut own = mesh.access_log("frontend").into_iter();
+            if let Some(line) = own.find(|line| line.status == Some(403)) {
+                break line;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, refused)
+        .await
+        .expect("the caller's sidecar writes it, too");
     assert_eq!(refused.reporter, "source");
     assert_eq!(refused.source_principal, identity("frontend"));
     assert_eq!(refused.destination_principal, identity("payment"));
