@@ -102,7 +102,7 @@ sbom:
     cargo cyclonedx --quiet --format json --describe binaries
     mkdir -p target/sbom
     for part in proxy init identity injector controller cli; do mv "$part"/*_bin.cdx.json target/sbom/; done
-    rm -f target/sbom/crds_bin.cdx.json */*_bin.cdx.json benches/relay/*_bin.cdx.json
+    rm -f target/sbom/crds_bin.cdx.json */*_bin.cdx.json benches/*/*_bin.cdx.json
     @ls -l target/sbom
 
 # Everything, as CI does on a fresh machine (root)
