@@ -21,7 +21,17 @@ pub(crate) use yaml::documents;
 pub use yaml::parse_yaml;
 
 use linnet_mesh::ResourceRef;
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// Whether labels hold all that is wanted.
+pub(crate) fn carries(
+    labels: &BTreeMap<String, String>,
+    wanted: &BTreeMap<String, String>,
+) -> bool {
+    wanted
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+}
 
 /// A namespace and a name in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

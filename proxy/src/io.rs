@@ -219,15 +219,25 @@ where
     let mut forth = Direction::new();
     let mut back = Direction::new();
     poll_fn(|context| {
-        let forth = forth.poll_copy(context, client, upstream, &mut sent)?;
-        let back = back.poll_copy(context, upstream, client, &mut received)?;
-        if forth.is_ready() && back.is_ready() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
+        let forth = forth.poll_copy(context, client, upstream, &mut sent);
+        both(forth, || {
+            back.poll_copy(context, upstream, client, &mut received)
+        })
     })
     .await
+}
+
+/// Ready once both directions of a relay have ended, or one has failed.
+fn both(
+    forth: Poll<io::Result<()>>,
+    back: impl FnOnce() -> Poll<io::Result<()>>,
+) -> Poll<io::Result<()>> {
+    let forth = forth?;
+    let back = back()?;
+    match forth.is_ready() && back.is_ready() {
+        true => Poll::Ready(Ok(())),
+        false => Poll::Pending,
+    }
 }
 
 #[cfg(test)]

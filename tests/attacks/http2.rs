@@ -3,6 +3,7 @@
 //! ends its own connection or waits, and others are served.
 
 use crate::{
+    frame::frame,
     support::{Mesh, Pair, sample},
     wire::{PATIENCE, inbound, send},
 };
@@ -32,15 +33,6 @@ const GET: &[u8] = b"\x82\x86\x84\x41\x07payment";
 const POST: &[u8] = b"\x83\x86\x84\x41\x07payment";
 /// `:status: 200`, as it is always encoded.
 const OK: u8 = 0x88;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
 
 /// The number of the `n`th stream of a client.
 fn stream(n: u32) -> u32 {

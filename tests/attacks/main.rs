@@ -11,6 +11,7 @@
 mod app;
 mod certificate;
 mod doors;
+mod frame;
 mod headers;
 mod http1;
 mod http2;

@@ -7,10 +7,13 @@
     reason = "in a test a failure is a panic with a line number"
 )]
 
+#[path = "../attacks/frame.rs"]
+mod frame;
 #[allow(dead_code, reason = "shared with the target `mesh`")]
 #[path = "../mesh/support.rs"]
 mod support;
 
+use frame::frame;
 use std::{fs, net::SocketAddr, time::Duration};
 use support::{Mesh, Sidecar};
 use tokio::{
@@ -87,15 +90,6 @@ async fn pour(sidecar: SocketAddr, first: &[u8], again: &[u8], times: usize) -> 
         }
     }
     stream
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 #[tokio::test]

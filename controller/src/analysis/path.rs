@@ -25,16 +25,6 @@ pub(super) fn labels(value: Option<&Value>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Whether labels hold all that is wanted.
-pub(super) fn carries(
-    labels: &BTreeMap<String, String>,
-    wanted: &BTreeMap<String, String>,
-) -> bool {
-    wanted
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
-}
-
 /// Labels as `kubectl` takes them.
 pub(super) fn selector(labels: &BTreeMap<String, String>) -> String {
     let pairs: Vec<_> = labels

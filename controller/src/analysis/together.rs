@@ -2,12 +2,12 @@
 
 use super::{
     Input,
-    path::{carries, items, labels, selector, text},
+    path::{items, labels, selector, text},
 };
 use crate::{
     compile::{Context, Host, Note},
     index::ROOTS,
-    object::{Configuration, Kind, Name, Object},
+    object::{Configuration, Kind, Name, Object, carries},
 };
 use serde_json::Value;
 use std::collections::HashMap;

@@ -2,7 +2,10 @@
 //! namespace, and of these the ones that select it.
 
 use super::{Index, configuration::ROOTS};
-use crate::{compile::Target, object::Name};
+use crate::{
+    compile::Target,
+    object::{Name, carries},
+};
 use linnet_mesh::authorization::Policies;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -32,9 +35,7 @@ impl Index {
         labels: &BTreeMap<String, String>,
     ) -> bool {
         match target {
-            Target::Labels(wanted) => wanted
-                .iter()
-                .all(|(key, value)| labels.get(key) == Some(value)),
+            Target::Labels(wanted) => carries(labels, wanted),
             Target::Services(services) => self
                 .cluster
                 .services_of(pod)

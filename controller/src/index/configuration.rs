@@ -74,6 +74,15 @@ impl Configurations {
         self.entries.get(reference)
     }
 
+    /// The version of a resource that is in force.
+    pub(super) fn compiled(&self, kind: Kind, name: &Name) -> Option<&Compiled> {
+        let name = name.clone();
+        self.entries
+            .get(&ObjectRef { kind, name })?
+            .compiled
+            .as_ref()
+    }
+
     pub(super) fn set(
         &mut self,
         configuration: &Configuration,
@@ -164,16 +173,12 @@ impl Configurations {
         namespace: &str,
     ) -> impl Iterator<Item = &AuthorizationPolicy> {
         let names = self.authorization.get(namespace).into_iter().flatten();
-        names.filter_map(|name| {
-            let reference = ObjectRef {
-                kind: Kind::AuthorizationPolicy,
-                name: name.clone(),
-            };
-            match self.entries.get(&reference)?.compiled.as_ref()? {
+        names.filter_map(
+            |name| match self.compiled(Kind::AuthorizationPolicy, name)? {
                 Compiled::AuthorizationPolicy(policy) => Some(policy),
                 _ => None,
-            }
-        })
+            },
+        )
     }
 
     /// The RequestAuthentications of a namespace, by name.
@@ -192,11 +197,7 @@ impl Configurations {
     }
 
     fn request_authentication(&self, name: &Name) -> Option<&RequestAuthentication> {
-        let reference = ObjectRef {
-            kind: Kind::RequestAuthentication,
-            name: name.clone(),
-        };
-        match self.entries.get(&reference)?.compiled.as_ref()? {
+        match self.compiled(Kind::RequestAuthentication, name)? {
             Compiled::RequestAuthentication(policy) => Some(policy),
             _ => None,
         }
@@ -215,22 +216,14 @@ impl Configurations {
     }
 
     pub(super) fn virtual_service(&self, name: &Name) -> Option<&VirtualService> {
-        let reference = ObjectRef {
-            kind: Kind::VirtualService,
-            name: name.clone(),
-        };
-        match self.entries.get(&reference)?.compiled.as_ref()? {
+        match self.compiled(Kind::VirtualService, name)? {
             Compiled::VirtualService(service) => Some(service),
             _ => None,
         }
     }
 
     pub(super) fn destination_rule(&self, name: &Name) -> Option<&DestinationRule> {
-        let reference = ObjectRef {
-            kind: Kind::DestinationRule,
-            name: name.clone(),
-        };
-        match self.entries.get(&reference)?.compiled.as_ref()? {
+        match self.compiled(Kind::DestinationRule, name)? {
             Compiled::DestinationRule(rule) => Some(rule),
             _ => None,
         }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     compile::PeerAuthentication,
-    object::{Name, Pod},
+    object::{Name, Pod, carries},
 };
 use linnet_mesh::{MtlsMode, ResourceRef};
 use std::collections::BTreeMap;
@@ -49,11 +49,8 @@ impl Index {
     /// The modes of a workload.
     pub(super) fn modes(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Modes<'_> {
         let workload = self.configurations.policies_of(namespace).find(|policy| {
-            policy.selector.as_ref().is_some_and(|selector| {
-                selector
-                    .iter()
-                    .all(|(key, value)| labels.get(key) == Some(value))
-            })
+            let selector = policy.selector.as_ref();
+            selector.is_some_and(|selector| carries(labels, selector))
         });
         let decisive = [
             workload,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     compile::{Compiled, Logging, Note, STDOUT, Status, Telemetry, Verdict},
-    object::{AccessLogSetting, Kind, ObjectRef, Pod},
+    object::{AccessLogSetting, Kind, Pod, carries},
 };
 use linnet_mesh::{
     ResourceRef,
@@ -21,15 +21,9 @@ impl Configurations {
     /// The Telemetries of a namespace that are for workloads, oldest first.
     fn telemetries_of(&self, namespace: &str) -> impl Iterator<Item = &Telemetry> {
         let names = self.telemetries.get(namespace).into_iter().flatten();
-        names.filter_map(|(_, name)| {
-            let reference = ObjectRef {
-                kind: Kind::Telemetry,
-                name: name.clone(),
-            };
-            match self.entry(&reference)?.compiled.as_ref()? {
-                Compiled::Telemetry(telemetry) => Some(telemetry).filter(|t| !t.nowhere),
-                _ => None,
-            }
+        names.filter_map(|(_, name)| match self.compiled(Kind::Telemetry, name)? {
+            Compiled::Telemetry(telemetry) => Some(telemetry).filter(|t| !t.nowhere),
+            _ => None,
         })
     }
 
@@ -44,10 +38,8 @@ impl Configurations {
         labels: &BTreeMap<String, String>,
     ) -> Option<&Telemetry> {
         self.telemetries_of(namespace).find(|telemetry| {
-            telemetry.selector.as_ref().is_some_and(|selector| {
-                let mut wanted = selector.iter();
-                wanted.all(|(key, value)| labels.get(key) == Some(value))
-            })
+            let selector = telemetry.selector.as_ref();
+            selector.is_some_and(|selector| carries(labels, selector))
         })
     }
 

@@ -6,7 +6,7 @@ use linnet_mesh::{
     discovery::{Resolution, Target},
 };
 
-fn index(yaml: &str) -> Index {
+pub(super) fn index(yaml: &str) -> Index {
     let context = Context {
         cluster_domain: "cluster.local".to_owned(),
     };
@@ -15,7 +15,7 @@ fn index(yaml: &str) -> Index {
     index
 }
 
-fn apply(index: &mut Index, yaml: &str) {
+pub(super) fn apply(index: &mut Index, yaml: &str) {
     for object in parse_yaml(yaml, "test").unwrap() {
         index.apply(Change::Apply(object));
     }

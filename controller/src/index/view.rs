@@ -4,7 +4,7 @@
 use super::{Index, configuration::Configurations, locality};
 use crate::{
     compile::{DestinationRule, Subset, Surroundings, VirtualService, destination},
-    object::{Name, Pod, SliceEndpoint},
+    object::{Name, Pod, SliceEndpoint, carries},
 };
 use linnet_mesh::{
     Endpoint, MtlsMode, Service, ServicePort, SpiffeId, Workload,
@@ -161,10 +161,7 @@ impl Index {
         if let Some(pod) = pod {
             endpoint.subsets = subsets
                 .iter()
-                .filter(|subset| {
-                    let mut labels = subset.labels.iter();
-                    labels.all(|(key, value)| pod.labels.get(key) == Some(value))
-                })
+                .filter(|subset| carries(&pod.labels, &subset.labels))
                 .map(|subset| subset.name.clone())
                 .collect();
         }

@@ -3,7 +3,7 @@
 
 use super::{
     Arrival, Caller,
-    authorize::{AuthorizeLayer, accepted, authority},
+    authorize::{AuthorizeLayer, accepted, as_asked, authority},
 };
 use crate::{
     access_log::{Decided, Decision, Record, draw_sample},
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 use http::{Request, Response};
-use linnet_mesh::authorization::{HttpRequest, Policies, Scope};
+use linnet_mesh::authorization::{Policies, Scope};
 use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
@@ -57,13 +57,7 @@ impl Arrival {
             (Ok(_), Some(_), Err(_)) => unknown(),
             (Ok(_), Some(policies), Ok(_)) if !whole && policies.go_by_headers() => unknown(),
             (Ok(_), Some(policies), Ok(authority)) => {
-                let http = HttpRequest {
-                    method: request.method().as_str(),
-                    authority,
-                    path: request.uri().path(),
-                    headers: request.headers(),
-                    token: accepted(&token),
-                };
+                let http = as_asked(request, authority, accepted(&token));
                 let decision = policies.decide(Scope::Enforced, &connection, Some(&http));
                 if decision.allowed {
                     return None;

@@ -149,13 +149,7 @@ impl Arrival {
         let verdict = match (&token, &inbound.authorization, &named) {
             (Err(refused), ..) => self.unauthenticated(caller, refused),
             (Ok(_), Some(policies), Ok(authority)) => {
-                let http = HttpRequest {
-                    method: request.method().as_str(),
-                    authority,
-                    path: request.uri().path(),
-                    headers: request.headers(),
-                    token: accepted(&token),
-                };
+                let http = as_asked(request, authority, accepted(&token));
                 self.authorize(policies, caller, Some(&http))
             }
             _ => Verdict::default(),
@@ -327,6 +321,21 @@ fn count_denial(by: By<'_>, dry_run: &'static str) {
 
 pub(super) fn accepted(token: &Result<Option<Accepted>, Refused>) -> Option<&Token> {
     Some(&*token.as_ref().ok()?.as_ref()?.token)
+}
+
+/// A request as policies look at it.
+pub(super) fn as_asked<'a, B>(
+    request: &'a Request<B>,
+    authority: &'a str,
+    token: Option<&'a Token>,
+) -> HttpRequest<'a> {
+    HttpRequest {
+        method: request.method().as_str(),
+        authority,
+        path: request.uri().path(),
+        headers: request.headers(),
+        token,
+    }
 }
 
 /// The host that a request is for. A request with two could be one for the

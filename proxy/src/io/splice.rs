@@ -5,6 +5,7 @@
 //! few spare ones then. Where there is none to be had, or the system can't
 //! splice, the bytes are copied.
 
+use super::both;
 use bytes::{Buf, Bytes};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use socket2::SockRef;
@@ -242,13 +243,10 @@ pub(crate) async fn relay(
     let mut forth = Half::new(said);
     let mut back = Half::new(answered);
     poll_fn(|context| {
-        let forth = forth.poll_move(context, client, upstream, &mut sent)?;
-        let back = back.poll_move(context, upstream, client, &mut received)?;
-        if forth.is_ready() && back.is_ready() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
+        let forth = forth.poll_move(context, client, upstream, &mut sent);
+        both(forth, || {
+            back.poll_move(context, upstream, client, &mut received)
+        })
     })
     .await
 }

@@ -1,25 +1,10 @@
 use super::*;
 use crate::{
-    compile::Context,
-    object::{Name, parse_yaml},
+    index::tests::{apply, index},
+    object::{Name, ObjectRef},
     source::Change,
 };
 use linnet_mesh::{SpiffeId, TrustDomain};
-
-fn index(yaml: &str) -> Index {
-    let context = Context {
-        cluster_domain: "cluster.local".to_owned(),
-    };
-    let mut index = Index::new(context, TrustDomain::default());
-    apply(&mut index, yaml);
-    index
-}
-
-fn apply(index: &mut Index, yaml: &str) {
-    for object in parse_yaml(yaml, "test").unwrap() {
-        index.apply(Change::Apply(object));
-    }
-}
 
 fn pod(annotations: &str) -> String {
     format!(

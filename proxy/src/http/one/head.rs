@@ -86,15 +86,12 @@ pub(super) fn request(unread: &mut Bytes) -> Head<Request<()>, Asked> {
         &bytes,
         &mut headers,
     );
-    let length = match status {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) if bytes.starts_with(HTTP2_PREFACE) => return Err(Error::Http2),
-        Err(error) => return Err(malformed(error)),
-    };
-    if length > LARGEST_HEAD {
-        return Err(Error::TooLarge);
+    if status.is_err() && bytes.starts_with(HTTP2_PREFACE) {
+        return Err(Error::Http2);
     }
+    let Some(length) = length_of(status)? else {
+        return Ok(None);
+    };
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
     else {
         unreachable!("a whole head has a method, a target and a version");
@@ -214,14 +211,9 @@ pub(super) fn response(unread: &mut Bytes, head: bool) -> Head<Response<()>, Ans
             &bytes,
             &mut headers,
         );
-        let length = match status {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(error) => return Err(malformed(error)),
+        let Some(length) = length_of(status)? else {
+            return Ok(None);
         };
-        if length > LARGEST_HEAD {
-            return Err(Error::TooLarge);
-        }
         let (Some(code), Some(version)) = (parsed.code, parsed.version) else {
             unreachable!("a whole head has a status and a version");
         };
@@ -259,6 +251,14 @@ pub(super) fn response(unread: &mut Bytes, head: bool) -> Head<Response<()>, Ans
     }
 }
 
+/// Whether a response has no body by its status, whatever its headers say (RFC
+/// 9112, 6.3).
+pub(super) fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+}
+
 /// RFC 9112, 6.3.
 fn response_framing(
     status: StatusCode,
@@ -266,11 +266,7 @@ fn response_framing(
     headers: &HeaderMap,
     head: bool,
 ) -> Result<Framing, Error> {
-    let bodiless = head
-        || status.is_informational()
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED;
-    if bodiless {
+    if head || is_bodiless(status) {
         return Ok(Framing::Length(0));
     }
     let codings = headers.get_all(TRANSFER_ENCODING);
@@ -307,6 +303,15 @@ pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> 
         }
     }
     Ok(length)
+}
+
+/// The length of a head that was parsed, if it is whole.
+fn length_of(parsed: httparse::Result<usize>) -> Result<Option<usize>, Error> {
+    match parsed.map_err(malformed)? {
+        httparse::Status::Complete(length) if length > LARGEST_HEAD => Err(Error::TooLarge),
+        httparse::Status::Complete(length) => Ok(Some(length)),
+        httparse::Status::Partial => Ok(None),
+    }
 }
 
 /// Refuses a head that is not whole with so many bytes.

@@ -79,6 +79,16 @@ pub(crate) struct Incoming<S> {
     link: Option<Rc<RefCell<Link<S>>>>,
 }
 
+impl<S> Link<S> {
+    /// Nobody reads the request's body any more.
+    fn leave(&mut self, reader: Reader) {
+        self.reader = reader;
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     fn poll_frame(
         &mut self,
@@ -104,13 +114,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             if ready!(self.wire.poll_read(context))? == 0 {
                 self.decoder.close()?;
             }
-        }
-    }
-
-    fn leave(&mut self, reader: Reader) {
-        self.reader = reader;
-        if let Some(waiter) = self.waiter.take() {
-            waiter.wake();
         }
     }
 
@@ -189,11 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Body for Incoming<S> {
 impl<S> Drop for Incoming<S> {
     fn drop(&mut self) {
         if let Some(link) = self.link.take() {
-            let mut link = link.borrow_mut();
-            link.reader = Reader::None;
-            if let Some(waiter) = link.waiter.take() {
-                waiter.wake();
-            }
+            link.borrow_mut().leave(Reader::None);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{
     Error,
-    head::{Asked, content_length, has_token, is_chunked},
+    head::{Asked, content_length, has_token, is_bodiless, is_chunked},
     wire::Out,
 };
 use bytes::Bytes;
@@ -244,7 +244,7 @@ pub(super) fn response<B: Body>(
     status_line(flat, head, asked.version);
     let status = head.status;
     let http_1_1 = asked.version == Version::HTTP_11;
-    let bodiless = asked.head || is_bodiless(status, asked.connect);
+    let bodiless = asked.head || has_none(status, asked);
     let chunkable = http_1_1 && !bodiless;
     let mut facts = Facts::default();
     for (name, value) in &head.headers {
@@ -295,7 +295,7 @@ fn response_framing<B: Body>(
     facts: &Facts,
 ) -> Result<Encoder, Error> {
     let status = head.status;
-    if is_bodiless(status, asked.connect) {
+    if has_none(status, asked) {
         return Ok(Encoder::Length(0));
     }
     if asked.head {
@@ -330,12 +330,10 @@ fn response_framing<B: Body>(
     Ok(facts.chunked(&head.headers))
 }
 
-/// Whether a response has no body, whatever its headers say (RFC 9112, 6.3).
-fn is_bodiless(status: StatusCode, connect: bool) -> bool {
-    status.is_informational()
-        || connect && status.is_success()
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED
+/// Whether an answer to such a request has no body: behind one to CONNECT would be
+/// a tunnel.
+fn has_none(status: StatusCode, asked: &Asked) -> bool {
+    is_bodiless(status) || asked.connect && status.is_success()
 }
 
 /// Writes the answer to a head that could not be read.

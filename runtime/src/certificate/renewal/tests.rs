@@ -137,7 +137,8 @@ async fn outage(lifetime: Duration, crowd: usize, per_second: usize) -> Duration
     for (handle, _) in &workloads {
         handle.wait().await;
     }
-    tokio::time::sleep(lifetime.mul_f64(0.4)).await;
+    // Certificates end on whole seconds, so the first falls due up to one earlier.
+    tokio::time::sleep(lifetime.mul_f64(0.4) - Duration::from_secs(1)).await;
     service.away.store(true, Ordering::Relaxed);
     let back = Instant::now() + lifetime.mul_f64(0.4);
     while Instant::now() < back {
