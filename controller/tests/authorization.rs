@@ -94,11 +94,14 @@ fn outcome(policies: Option<&Policies>, scope: Scope, request: &str) -> String {
     let (mut authority, mut port) = ("db", 8080);
     let mut headers = HeaderMap::new();
     let mut token: Option<Token> = None;
+    let mut server_name = None;
     for word in words {
         if let Some(text) = word.strip_prefix("port=") {
             port = text.parse().unwrap();
         } else if let Some(text) = word.strip_prefix("host=") {
             authority = text;
+        } else if let Some(text) = word.strip_prefix("sni=") {
+            server_name = Some(text);
         } else if let Some(claims) = word.strip_prefix("jwt=") {
             token = Some(Claims::new(serde_json::from_str(claims).unwrap()).into());
         } else {
@@ -113,6 +116,7 @@ fn outcome(policies: Option<&Policies>, scope: Scope, request: &str) -> String {
         identity: identity.as_ref(),
         source: ip.parse().unwrap(),
         destination: SocketAddr::new([10, 0, 0, 1].into(), port),
+        server_name,
     };
     let http = HttpRequest {
         method,
@@ -274,7 +278,15 @@ fn what_does_not_count_is_said() {
         ),
         (
             "p: {rules: [{when: [{key: connection.sni, values: [x]}]}]}",
-            "p: accepted; spec.rules[0].when[0].key connection.sni: can't be evaluated yet, so this rule allows nobody",
+            "p: accepted; spec.rules[0].when[0].key: is known of TLS that an application speaks itself, not between sidecars, where this rule allows nobody",
+        ),
+        (
+            "p: {action: DENY, rules: [{when: [{key: connection.sni, values: [x]}]}]}",
+            "p: accepted; spec.rules[0].when[0].key: is known of TLS that an application speaks itself, not between sidecars, where the rule denies without regard to it",
+        ),
+        (
+            "p: {rules: [{when: [{key: custom.attribute, values: [x]}]}]}",
+            "p: accepted; spec.rules[0].when[0].key custom.attribute: can't be evaluated yet, so this rule allows nobody",
         ),
         (
             "p: {action: DENY, rules: [{from: [{source: {requestPrincipals: [x]}}]}]}",

@@ -38,6 +38,7 @@ fn used(update: &Update) {
         identity: None,
         source: [10, 0, 0, 9].into(),
         destination: ([10, 0, 0, 1], 8080).into(),
+        server_name: None,
     };
     if let Some(policies) = &inbound.authorization {
         for scope in [Scope::Enforced, Scope::WithDryRun] {

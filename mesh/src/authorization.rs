@@ -86,6 +86,9 @@ pub struct Connection<'a> {
     pub source: IpAddr,
     /// The workload's address and port.
     pub destination: SocketAddr,
+    /// The name that the application's own TLS asks for. `None`: nobody knows, since
+    /// sidecars tell one another none, and plaintext has none to tell.
+    pub server_name: Option<&'a str>,
 }
 
 /// What a request is known by.

@@ -41,7 +41,7 @@ const CONDITIONS: &[(&str, &[&str])] = &[
     ("remote.ip", BLOCKS),
     ("destination.port", PORTS),
     ("destination.ip", &["10.0.0.1", "10.1.0.0/16"]),
-    ("connection.sni", &["x"]),
+    ("connection.sni", HOSTS),
 ];
 const PIECES: &[&str] = &[
     "/", "a", "b", ".", "..", "%2e", "%2F", "c", "\\", ";x", "?q", "//", "/./",
@@ -152,6 +152,7 @@ pub fn authorization(data: &[u8]) {
         identity: identity.as_ref(),
         source: source.parse().unwrap(),
         destination: ([10, 0, 0, 1], choices.of(&[80, 8080])).into(),
+        server_name: choices.of(&[None, Some("shop"), Some("A.Shop."), Some("x")]),
     };
     let mut headers = HeaderMap::new();
     for value in choices.list(3, |choices| choices.of(&["1", "2", "", "22"])) {

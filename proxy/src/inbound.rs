@@ -62,8 +62,9 @@ pub(crate) struct Arrival {
 #[derive(Clone, Debug)]
 enum Caller {
     Verified(VerifiedPeer),
-    /// In plaintext: an address is no identity.
-    Unknown,
+    /// In plaintext or TLS of the application's own, with the name that this asks
+    /// for: an address is no identity.
+    Unknown(Option<Arc<str>>),
 }
 
 /// Serves one connection.
@@ -133,14 +134,15 @@ impl Arrival {
             None => sniff::UNKNOWN,
         };
         let open = async {
-            if !self.admits(&Caller::Unknown) {
+            let caller = Caller::Unknown(None);
+            if !self.admits(&caller) {
                 // It may yet turn out to be HTTP, or a mesh peer.
                 tokio::time::sleep(HELLO_TIMEOUT).await;
-                let verdict = self.authorize_connection(&Caller::Unknown);
+                let verdict = self.authorize_connection(&caller);
                 let line = self.line(&verdict);
                 if let Some(denied) = verdict.denied {
-                    let source = self.source(&Caller::Unknown).await;
-                    let parties = self.parties(&Caller::Unknown, source);
+                    let source = self.source(&caller).await;
+                    let parties = self.parties(&caller, source);
                     write(line, &parties, &ended(Flags::UAEX));
                     return Err(denied);
                 }
@@ -157,19 +159,23 @@ impl Arrival {
             Sniffed::Client(finding, bytes, upstream) => {
                 self.thread.remember(&target, FirstSpeaker::Client);
                 let client = Stream::Plain(Rewind::new(bytes, client));
+                let unknown = Caller::Unknown(None);
                 match finding {
                     Finding::Http1 if !opaque => {
-                        self.serve_http(client, HttpVersion::Http1, Caller::Unknown)
-                            .await;
+                        self.serve_http(client, HttpVersion::Http1, unknown).await;
                         Ok(())
                     }
                     Finding::Http2 if !opaque => {
-                        self.serve_http(client, HttpVersion::Http2, Caller::Unknown)
-                            .await;
+                        self.serve_http(client, HttpVersion::Http2, unknown).await;
                         Ok(())
                     }
+                    Finding::Tls(hello) => {
+                        let caller = Caller::Unknown(hello.server_name.map(Arc::from));
+                        let relayed = self.relay(client, Bytes::new(), upstream, caller);
+                        Box::pin(relayed).await
+                    }
                     _ => {
-                        let relayed = self.relay(client, Bytes::new(), upstream, Caller::Unknown);
+                        let relayed = self.relay(client, Bytes::new(), upstream, unknown);
                         Box::pin(relayed).await
                     }
                 }
@@ -177,7 +183,7 @@ impl Arrival {
             Sniffed::Server(greeting, upstream) => {
                 self.thread.remember(&target, FirstSpeaker::Server);
                 let client = Stream::Plain(Rewind::new(Bytes::new(), client));
-                let relayed = self.relay(client, greeting, Some(upstream), Caller::Unknown);
+                let relayed = self.relay(client, greeting, Some(upstream), Caller::Unknown(None));
                 Box::pin(relayed).await
             }
             Sniffed::Unreachable(error) => Err(error.into()),
@@ -303,8 +309,8 @@ impl Arrival {
         match (caller, by_address) {
             (Caller::Verified(peer), Some(workload)) if belongs(&workload, peer) => workload,
             (Caller::Verified(peer), _) => Arc::new(Workload::from_identity(&peer.0)),
-            (Caller::Unknown, Some(workload)) => workload,
-            (Caller::Unknown, None) => Arc::default(),
+            (Caller::Unknown(_), Some(workload)) => workload,
+            (Caller::Unknown(_), None) => Arc::default(),
         }
     }
 
@@ -316,7 +322,7 @@ impl Arrival {
             .map(destination_service);
         let source_principal = match caller {
             Caller::Verified(peer) => Some(peer.0.clone()),
-            Caller::Unknown => None,
+            Caller::Unknown(_) => None,
         };
         let secured = source_principal.is_some();
         Parties {

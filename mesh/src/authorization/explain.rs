@@ -229,6 +229,10 @@ fn attribute_value(demand: &Demand, view: View<'_>) -> String {
         Demand::Audiences(_) => claim_words(&["aud".to_owned()], view),
         Demand::Presenter(_) => claim_words(&["azp".to_owned()], view),
         Demand::Claim(path, _) => claim_words(path, view),
+        Demand::ServerName(_) => match connection.server_name {
+            Some(name) => format!("it is {name:?}"),
+            None => "nobody knows it: only the application's own TLS tells one".to_owned(),
+        },
         Demand::Unknown(_) => "it is not known to this version".to_owned(),
     }
 }
@@ -267,6 +271,7 @@ impl Display for Demand {
             | Self::RequestPrincipal(values)
             | Self::Audiences(values)
             | Self::Presenter(values)
+            | Self::ServerName(values)
             | Self::Claim(_, values) => values.fmt(f),
             Self::SourceIp(blocks) | Self::RemoteIp(blocks) | Self::DestinationIp(blocks) => {
                 blocks.fmt(f)

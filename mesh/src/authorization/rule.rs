@@ -80,6 +80,8 @@ pub enum Demand {
     DestinationIp(Match<IpNet>),
     /// `destination.port`
     DestinationPort(Match<u16>),
+    /// `connection.sni`
+    ServerName(Match<Pattern>),
     /// `request.auth.principal`
     RequestPrincipal(Match<Pattern>),
     /// `request.auth.audiences`
@@ -144,6 +146,7 @@ impl Condition {
             "source.serviceAccount" => Demand::ServiceAccount(read(v, n, account)?),
             "destination.ip" => Demand::DestinationIp(read(v, n, block)?),
             "destination.port" => Demand::DestinationPort(read(v, n, port)?),
+            "connection.sni" => Demand::ServerName(read(v, n, str::parse)?),
             "request.auth.principal" => Demand::RequestPrincipal(read(v, n, str::parse)?),
             "request.auth.audiences" => Demand::Audiences(read(v, n, str::parse)?),
             "request.auth.presenter" => Demand::Presenter(read(v, n, str::parse)?),
@@ -323,6 +326,7 @@ impl Condition {
             identity,
             source,
             destination,
+            server_name,
         } = *view.connection;
         match &self.demand {
             Demand::Header(name, demand) => match view.http {
@@ -343,6 +347,10 @@ impl Condition {
                 demand.holds(|block| contains(block, destination.ip()))
             }
             Demand::DestinationPort(demand) => demand.holds(|port| *port == destination.port()),
+            Demand::ServerName(demand) => server_name.map_or(view.unknown, |name| {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                demand.holds(|pattern| pattern.matches_ignoring_case(name))
+            }),
             Demand::RequestPrincipal(_)
             | Demand::Audiences(_)
             | Demand::Presenter(_)

@@ -38,6 +38,7 @@ pub(super) fn plaintext() -> Connection<'static> {
         identity: None,
         source: [10, 0, 0, 9].into(),
         destination: ([10, 0, 0, 1], 8080).into(),
+        server_name: None,
     }
 }
 
@@ -272,7 +273,9 @@ fn condition() -> impl Strategy<Value = Condition> {
             ("source.ip", "10.0.0.0/24"),
             ("destination.port", "80"),
             ("destination.ip", "10.0.0.1"),
+            ("connection.sni", "*.Shop"),
             ("connection.sni", "x"),
+            ("custom.attribute", "x"),
             ("request.auth.principal", "issuer/*"),
             ("request.auth.audiences", "shop"),
             ("request.auth.presenter", "web"),
@@ -392,6 +395,7 @@ proptest! {
         identity in option::of(select(&["shop/web", "shop/db", "other/web"][..])),
         source in select(&["10.0.0.9", "10.0.1.9", "fd00::9", "::ffff:10.0.0.9"][..]),
         port in select(&[80u16, 8080][..]),
+        server_name in select(&[None, Some("shop"), Some("A.Shop."), Some("x")][..]),
         http in option::weighted(0.8, (
             select(&["GET", "POST", "PUT"][..]),
             select(&["shop", "a.Shop", "shop:80", "Shop.", "other"][..]),
@@ -408,6 +412,7 @@ proptest! {
             identity: identity.as_ref(),
             source: source.parse().unwrap(),
             destination: ([10, 0, 0, 1], port).into(),
+            server_name,
         };
         let mut headers = HeaderMap::new();
         let token = http.as_ref().and_then(|(.., token)| *token).map(token);

@@ -222,6 +222,7 @@ impl From<&Condition> for proto::AuthorizationCondition {
             | Demand::RequestPrincipal(demand)
             | Demand::Audiences(demand)
             | Demand::Presenter(demand)
+            | Demand::ServerName(demand)
             | Demand::Claim(_, demand) => write(demand),
             Demand::SourceIp(demand) | Demand::RemoteIp(demand) | Demand::DestinationIp(demand) => {
                 write(demand)

@@ -102,13 +102,15 @@ impl Verdict {
 
 impl Arrival {
     pub(super) fn connection<'a>(&self, caller: &'a Caller) -> Connection<'a> {
+        let (identity, server_name) = match caller {
+            Caller::Verified(peer) => (Some(&peer.0), None),
+            Caller::Unknown(name) => (None, name.as_deref()),
+        };
         Connection {
-            identity: match caller {
-                Caller::Verified(peer) => Some(&peer.0),
-                Caller::Unknown => None,
-            },
+            identity,
             source: self.peer.ip(),
             destination: SocketAddr::new(self.app.ip(), self.port),
+            server_name,
         }
     }
 

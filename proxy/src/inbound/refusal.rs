@@ -86,7 +86,7 @@ impl Arrival {
             return record.lose();
         }
         // Whose address it is would take a look-up, by which it is kept waiting.
-        let parties = self.parties(&Caller::Unknown, Arc::default());
+        let parties = self.parties(&Caller::Unknown(None), Arc::default());
         write(Some(record), &parties, &ended(Flags::UAEX));
     }
 }

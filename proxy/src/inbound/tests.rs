@@ -32,6 +32,7 @@ use tokio::{
 mod callers;
 mod log;
 mod open;
+mod server_name;
 
 /// What a caller speaks through the mesh.
 const HTTP1: MeshProtocol = MeshProtocol::Http1;

@@ -33,6 +33,7 @@ pub(crate) fn explain(
         identity: identity.as_ref(),
         source: question.ip.unwrap_or(unspecified),
         destination: SocketAddr::new(own_ip.unwrap_or(unspecified), question.port),
+        server_name: None,
     };
     let headers = header_map(&question.headers)?;
     let method = question.method.as_deref().map(method).transpose()?;

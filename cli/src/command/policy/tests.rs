@@ -128,6 +128,7 @@ async fn what_was_seen_is_allowed_and_nothing_else() {
             identity: id.as_ref(),
             source: "10.0.0.7".parse().unwrap(),
             destination: line["upstream"].as_str().unwrap().parse().unwrap(),
+            server_name: None,
         };
         let request = HttpRequest {
             method: line["method"].as_str().unwrap(),

@@ -183,6 +183,17 @@ impl Reader<'_> {
         ));
     }
 
+    fn server_name(&mut self, field: String) {
+        let effect = if self.allows {
+            "where this rule allows nobody"
+        } else {
+            "where the rule denies without regard to it"
+        };
+        let known = "is known of TLS that an application speaks itself, not between sidecars";
+        self.notes
+            .push(Note::new(field, format!("{known}, {effect}")));
+    }
+
     fn to(&mut self, field: &str, to: &AuthorizationTo) -> Operation {
         let path = format!("{field}.operation");
         let operation = to.operation.clone().unwrap_or_default();
@@ -226,6 +237,8 @@ impl Reader<'_> {
                     self.cannot_tell(format!("{field}.key {key}"));
                 } else if key == "remote.ip" {
                     self.remote(format!("{field}.key"));
+                } else if key == "connection.sni" {
+                    self.server_name(format!("{field}.key"));
                 }
                 Some(condition)
             }

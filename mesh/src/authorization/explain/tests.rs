@@ -126,7 +126,11 @@ fn every_part_says_what_it_wants_and_what_is_there() {
         ),
         (
             when("connection.sni", "x"),
-            "when connection.sni: it is not known to this version, rule wants x",
+            "when connection.sni: nobody knows it: only the application's own TLS tells one, rule wants x",
+        ),
+        (
+            when("custom.attribute", "x"),
+            "when custom.attribute: it is not known to this version, rule wants x",
         ),
         (
             Rule {

@@ -172,6 +172,10 @@ fn fits(
                 within(demand, connection.source)
             }
             Demand::DestinationIp(demand) => within(demand, connection.destination.ip()),
+            Demand::ServerName(demand) => match connection.server_name {
+                None => denies,
+                Some(name) => lower(demand, name.trim_end_matches('.')),
+            },
             Demand::DestinationPort(demand) => {
                 text(demand, Some(&connection.destination.port().to_string()))
             }
@@ -214,6 +218,12 @@ fn claim(request: &HttpRequest<'_>, path: &[&str]) -> Vec<String> {
 
 fn of_token<T: ToString>(demand: &Match<T>, values: &[String]) -> bool {
     let hit = |p: &T| values.iter().any(|value| glob(&p.to_string(), value));
+    (demand.any.is_empty() || demand.any.iter().any(hit)) && !demand.none.iter().any(hit)
+}
+
+/// By how the patterns are written, in any case.
+fn lower<T: ToString>(demand: &Match<T>, value: &str) -> bool {
+    let hit = |p: &T| glob(&p.to_string().to_lowercase(), &value.to_lowercase());
     (demand.any.is_empty() || demand.any.iter().any(hit)) && !demand.none.iter().any(hit)
 }
 

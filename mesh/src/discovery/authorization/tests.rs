@@ -58,7 +58,8 @@ fn policies() -> Policies {
             condition("request.auth.principal", "i/*"),
             condition("request.auth.audiences", "x"),
             condition("request.auth.presenter", "x"),
-            condition("connection.sni", "x"),
+            condition("connection.sni", "*.shop"),
+            condition("custom.attribute", "x"),
         ],
         void: true,
     };
