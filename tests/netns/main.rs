@@ -4,6 +4,7 @@
 //! Every answer names the listener that took the connection and where the
 //! kernel says it was headed, so a test reads as "who got it".
 
+mod doors;
 mod namespace;
 
 use namespace::{

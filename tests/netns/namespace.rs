@@ -81,9 +81,15 @@ impl Namespace {
 
     /// Starts listeners inside and returns once they are bound.
     pub(crate) fn serve(&self, tcp: &str, udp: &str) -> Servers {
+        self.start(&[PEER, "serve", "--tcp", tcp, "--udp", udp], &[])
+    }
+
+    /// Starts a role of the peer inside, and returns once it is ready.
+    pub(crate) fn start(&self, command: &[&str], environment: &[(&str, String)]) -> Servers {
         let mut process = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}", self.name))
-            .args([PEER, "serve", "--tcp", tcp, "--udp", udp])
+            .args(command)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -171,6 +177,11 @@ pub(crate) struct Link {
 impl Link {
     /// Both ends up, nothing redirected yet.
     pub(crate) fn new() -> Self {
+        Self::with_listeners("15001,15006,15020,8080,8081,9090", "53,15001,15006")
+    }
+
+    /// The same, with these ports served in the pod.
+    pub(crate) fn with_listeners(tcp: &str, udp: &str) -> Self {
         let (pod, peer) = (Namespace::new("pod"), Namespace::new("peer"));
         must(
             "ip",
@@ -198,10 +209,7 @@ impl Link {
             );
             namespace.must("ip", &["link", "set", "eth0", "up"]);
         }
-        let servers = [
-            pod.serve("15001,15006,15020,8080,8081,9090", "53,15001,15006"),
-            peer.serve("80,443,3306,15020", "53"),
-        ];
+        let servers = [pod.serve(tcp, udp), peer.serve("80,443,3306,15020", "53")];
         Self {
             _servers: servers,
             pod,

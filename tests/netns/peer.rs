@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use linnet_proxy::config::Config;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Long enough that only a packet that is dropped runs into it.
@@ -32,6 +33,10 @@ enum Role {
     },
     /// Connects and prints what answered: `<listener's port> <original destination>`.
     Tcp { address: SocketAddr },
+    /// Sends an HTTP/1.1 request and prints all that comes back.
+    Http { address: SocketAddr, path: String },
+    /// Runs the sidecar, its settings in the environment, until its standard input ends.
+    Sidecar,
     /// Sends a datagram and prints what answered: `<listener's port>`.
     Udp { address: SocketAddr },
     /// Runs linnet-init with these arguments.
@@ -46,6 +51,8 @@ fn main() -> ExitCode {
     let outcome = match Role::parse() {
         Role::Serve { tcp, udp } => serve(&tcp, &udp),
         Role::Tcp { address } => ask_tcp(address),
+        Role::Http { address, path } => ask_http(address, &path),
+        Role::Sidecar => sidecar(),
         Role::Udp { address } => ask_udp(address),
         Role::Init { arguments } => {
             let line = std::iter::once("linnet-init".to_owned()).chain(arguments);
@@ -137,12 +144,40 @@ fn answer_udp(socket: &UdpSocket, port: u16) {
     }
 }
 
+fn sidecar() -> io::Result<()> {
+    let config = Config::from_env(&|name| std::env::var(name).ok()).map_err(io::Error::other)?;
+    let log = linnet_runtime::logging::init("warn");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let building = config.build(linnet_proxy::server::Deps { log });
+    let _running = runtime.block_on(building).map_err(io::Error::other)?;
+    println!("ready");
+    let ended = runtime.spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new()).map(drop));
+    runtime.block_on(ended)?
+}
+
 fn ask_tcp(address: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    print_answer(&mut stream)
+}
+
+fn ask_http(address: SocketAddr, path: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n\r\n");
+    // It may be closed before all is sent; what was answered is there all the same.
+    let _ = stream.write_all(request.as_bytes());
+    print_answer(&mut stream)
+}
+
+/// What comes until the other side closes; a reset after it is an end as well.
+fn print_answer(stream: &mut TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    print!("{answer}");
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => return Err(error),
+        _ => print!("{}", String::from_utf8_lossy(&answer)),
+    }
     Ok(())
 }
 
