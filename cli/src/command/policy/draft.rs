@@ -27,11 +27,16 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 struct Caller {
     count: u64,
-    /// The methods of each path, normalized.
-    paths: BTreeMap<String, BTreeSet<String>>,
+    /// Of each port, the methods of each path, normalized.
+    requests: BTreeMap<Port, Paths>,
     /// Ports of connections that are not HTTP.
-    ports: BTreeSet<u16>,
+    connections: BTreeSet<Port>,
 }
+
+/// `None`: no line told, so there is nothing to limit it to.
+type Port = Option<u16>;
+/// The methods of each path.
+type Paths = BTreeMap<String, BTreeSet<String>>;
 
 impl Group {
     /// Takes a line into account.
@@ -51,15 +56,15 @@ impl Group {
         };
         let caller = self.callers.entry(principal.to_owned()).or_default();
         caller.count += 1;
+        let port = line.upstream.rsplit_once(':');
+        let port = port.and_then(|(_, port)| port.parse().ok());
         if line.method.is_empty() {
-            let port = line.upstream.rsplit_once(':');
-            let port = port.and_then(|(_, port)| port.parse().ok());
-            // Without a port there is nothing to limit it to.
-            caller.ports.insert(port.unwrap_or_default());
+            caller.connections.insert(port);
         } else {
+            let paths = caller.requests.entry(port).or_default();
             // A rule that allows has to fit a path as it was sent and as it is meant.
             for path in [&*line.path, &*normalize(&line.path)] {
-                let methods = caller.paths.entry(pattern(path)).or_default();
+                let methods = paths.entry(pattern(path)).or_default();
                 methods.insert(line.method.to_string());
             }
         }
@@ -82,11 +87,11 @@ type Operation = (BTreeSet<String>, Vec<String>);
 
 /// What a caller did, in as few operations as say it, and a remark where they
 /// say more.
-fn operations(paths: &BTreeMap<String, BTreeSet<String>>) -> (Vec<Operation>, Option<String>) {
+fn operations(paths: &Paths) -> (Vec<Operation>, Option<String>) {
     if paths.len() <= NAMED {
         return (grouped(paths), None);
     }
-    let mut prefixes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut prefixes = Paths::new();
     for (path, methods) in paths {
         let rest = path.get(1..).unwrap_or_default();
         let first = rest.find('/').map(|at| &path[..at + 2]);
@@ -104,7 +109,7 @@ fn operations(paths: &BTreeMap<String, BTreeSet<String>>) -> (Vec<Operation>, Op
 }
 
 /// Paths with the same methods in one operation.
-fn grouped(paths: &BTreeMap<String, BTreeSet<String>>) -> Vec<Operation> {
+fn grouped(paths: &Paths) -> Vec<Operation> {
     let mut by_methods: BTreeMap<&BTreeSet<String>, Vec<String>> = BTreeMap::new();
     for (path, methods) in paths {
         by_methods.entry(methods).or_default().push(path.clone());
@@ -195,9 +200,13 @@ impl Draft {
 
 impl Caller {
     fn write(&self, f: &mut fmt::Formatter<'_>, principal: &str) -> fmt::Result {
-        let (operations, remark) = operations(&self.paths);
+        let at = |(port, paths)| (port, operations(paths));
+        let requests_at: Vec<(&Port, _)> = self.requests.iter().map(at).collect();
         writeln!(f, "  # {}", requests(self.count))?;
-        if let Some(remark) = remark {
+        for remark in requests_at
+            .iter()
+            .filter_map(|(_, (_, remark))| remark.as_ref())
+        {
             writeln!(f, "  # {remark}")?;
         }
         writeln!(
@@ -205,19 +214,25 @@ impl Caller {
             "  - from:\n    - source:\n        principals: [{}]",
             quoted(principal)
         )?;
-        if self.ports.contains(&0) {
+        if self.connections.contains(&None) {
             // A connection whose port no line told: whatever it asks for.
             return Ok(());
         }
         writeln!(f, "    to:")?;
-        for (methods, paths) in &operations {
-            writeln!(f, "    - operation:\n        methods: {}", list(methods))?;
-            if !paths.is_empty() {
-                writeln!(f, "        paths: {}", list(paths))?;
+        for (port, (operations, _)) in &requests_at {
+            for (methods, paths) in operations {
+                writeln!(f, "    - operation:\n        methods: {}", list(methods))?;
+                if !paths.is_empty() {
+                    writeln!(f, "        paths: {}", list(paths))?;
+                }
+                if let Some(port) = port {
+                    writeln!(f, "        ports: {}", list([&port.to_string()]))?;
+                }
             }
         }
-        if !self.ports.is_empty() {
-            let ports = self.ports.iter().map(u16::to_string).collect::<Vec<_>>();
+        let ports = self.connections.iter().flatten();
+        let ports: Vec<_> = ports.map(u16::to_string).collect();
+        if !ports.is_empty() {
             writeln!(f, "    - operation:\n        ports: {}", list(&ports))?;
         }
         Ok(())

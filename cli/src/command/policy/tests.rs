@@ -29,8 +29,14 @@ fn connection(account: &str) -> Value {
     line
 }
 
+fn at(port: u16, mut line: Value) -> Value {
+    line["upstream"] = json!(format!("10.0.0.9:{port}"));
+    line
+}
+
 fn lines() -> Vec<Value> {
     let mut lines = vec![
+        at(9090, line("web", "GET", "/stats", "")),
         line("web", "GET", "/cards", "allowed"),
         line("web", "GET", "/cards", ""),
         line("web", "POST", "/cards", "audited"),
@@ -153,6 +159,9 @@ async fn what_was_seen_is_allowed_and_nothing_else() {
         line("crawler", "GET", "/admin", ""),
         line("scanner", "POST", "/0/x", ""),
         line("report", "GET", "/cards", ""),
+        line("web", "GET", "/stats", ""),
+        at(9090, line("web", "GET", "/cards", "")),
+        at(8080, connection("report")),
         connection("web"),
     ] {
         assert!(!allowed(&other), "{other}");
