@@ -83,9 +83,14 @@ async fn an_obscured_transfer_encoding_is_refused() {
 
 #[tokio::test]
 async fn two_transfer_encodings_are_no_way_out() {
-    for other in ["identity", "x"] {
-        let headers = format!("transfer-encoding: chunked\r\ntransfer-encoding: {other}\r\n");
-        refused(&post(&headers, &format!("0\r\n\r\n{SMUGGLED}"))).await;
+    for other in ["identity", "x", "th: 5", "chunked", ""] {
+        for headers in [
+            format!("transfer-encoding: chunked\r\ntransfer-encoding: {other}\r\n"),
+            format!("transfer-encoding: {other}\r\ntransfer-encoding: chunked\r\n"),
+            format!("transfer-encoding: {other}, chunked\r\ncontent-length: 4\r\n"),
+        ] {
+            refused(&post(&headers, &format!("0\r\n\r\n{SMUGGLED}"))).await;
+        }
     }
 }
 

@@ -130,7 +130,7 @@ fn request_headers(
     let mut headers = map(parsed.len());
     let mut closes = false;
     let mut length: Option<u64> = None;
-    let (mut lengths, mut codings, mut chunked) = (false, false, false);
+    let (mut lengths, mut codings) = (false, false);
     for parsed in parsed {
         let (name, value) = header(bytes, parsed)?;
         match name {
@@ -138,8 +138,13 @@ fn request_headers(
                 if asked.version == Version::HTTP_10 {
                     return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
                 }
+                // Whoever is behind could go by any other that is named.
+                if codings || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Error::Malformed(
+                        "its Transfer-Encoding is not chunked alone",
+                    ));
+                }
                 codings = true;
-                chunked = is_chunked(&value);
                 // It counts alone (RFC 9112, 6.3): nobody behind is to see the length.
                 if length.take().is_some() {
                     headers.remove(CONTENT_LENGTH);
@@ -172,11 +177,6 @@ fn request_headers(
             _ => {}
         }
         headers.append(name, value);
-    }
-    if codings && !chunked {
-        return Err(Error::Malformed(
-            "its Transfer-Encoding does not end in chunked",
-        ));
     }
     // Somebody before us may have been misled.
     asked.keep &= !(codings && lengths);

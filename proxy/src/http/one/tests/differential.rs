@@ -10,7 +10,10 @@ use crate::http::{
     one::{client::Connection, server},
 };
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::TRANSFER_ENCODING, request,
+};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -292,12 +295,26 @@ fn without_wording(seen: &[Seen], lines: &[String]) -> Vec<String> {
     told
 }
 
+/// Requests that hyper takes and the codec refuses: those with a transfer coding
+/// besides `chunked`, which somebody behind could go by.
+fn oddly_coded(seen: &Seen) -> bool {
+    let mut codings = seen.headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    codings
+        .next()
+        .is_some_and(|first| !chunked(first) || codings.next().is_some())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn requests_are_hypers(pieces in requests()) {
         let (ours, theirs) = (by_us(&pieces), by_hyper(&pieces));
+        if let Some(odd) = theirs.0.iter().position(oddly_coded) {
+            prop_assert_eq!(&ours.0, &theirs.0[..odd], "{:?}", shown(&pieces));
+            return Ok(());
+        }
         prop_assert_eq!(&ours.0, &theirs.0, "{:?}", shown(&pieces));
         let told = without_wording(&ours.0, &ours.1);
         let their_told = without_wording(&theirs.0, &theirs.1);
@@ -470,7 +487,7 @@ fn stricter(_: &[Vec<u8>], theirs: &Option<Told>) -> bool {
     theirs.as_ref().is_some_and(|told| {
         let headers = &told.headers;
         let both = headers.contains_key(http::header::CONTENT_LENGTH)
-            && headers.contains_key(http::header::TRANSFER_ENCODING);
+            && headers.contains_key(TRANSFER_ENCODING);
         both || told.status == StatusCode::SWITCHING_PROTOCOLS
     })
 }
