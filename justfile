@@ -36,7 +36,8 @@ test-netns: netns-packages
 fuzz target seconds="60":
     command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
     mkdir -p target/fuzz/corpus/{{ target }}
-    cargo fuzz run --fuzz-dir fuzz/libfuzzer --target-dir target/fuzz --sanitizer none {{ target }} \
+    RUSTC_WRAPPER={{ justfile_directory() }}/fuzz/libfuzzer/rustc \
+        cargo fuzz run --fuzz-dir fuzz/libfuzzer --target-dir target/fuzz --sanitizer none {{ target }} \
         target/fuzz/corpus/{{ target }} fuzz/corpus/{{ target }} -- -max_total_time={{ seconds }} -max_len=16384
 
 # Container images of all services, as archives in target/images
