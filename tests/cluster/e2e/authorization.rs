@@ -5,6 +5,7 @@ use linnet_runtime::token::Issuer;
 use serde_json::json;
 use std::time::Duration;
 
+use crate::support::cluster::guide;
 use crate::support::command::linnet_succeeds;
 use crate::support::load::Caller;
 use crate::support::workload::{BACKEND, MESHED};
@@ -23,7 +24,7 @@ pub(crate) async fn only_the_allowed_reach_the_database(cluster: Cluster) {
         reaches(&client, target, true).await;
     }
 
-    let for_others = only("cluster.local/ns/default/sa/checkout");
+    let for_others = guide("payments-backend-callers.yaml");
     cluster.apply(BACKEND, &for_others).await;
     for target in [HTTP, TCP] {
         reaches(&client, target, false).await;
@@ -36,7 +37,7 @@ pub(crate) async fn only_the_allowed_reach_the_database(cluster: Cluster) {
     the_audit_says_so().await;
 
     cluster
-        .apply(BACKEND, &only("cluster.local/ns/default/sa/client"))
+        .apply(BACKEND, &for_others.replace("sa/checkout", "sa/client"))
         .await;
     for target in [HTTP, TCP] {
         reaches(&client, target, true).await;
@@ -87,23 +88,6 @@ async fn the_audit_says_so() {
         all.then_some(()).ok_or(text)
     })
     .await;
-}
-
-/// The policy of a database that one service account may call.
-fn only(principal: &str) -> String {
-    format!(
-        "apiVersion: security.istio.io/v1beta1
-kind: AuthorizationPolicy
-metadata:
-  name: database
-spec:
-  action: ALLOW
-  rules:
-  - from:
-    - source:
-        principals: [{principal}]
-"
-    )
 }
 
 /// A token of the right issuer reaches it, and nothing else does.

@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod authorization;
+mod clocks;
 mod configuration;
 mod install;
 mod mtls;
@@ -95,6 +96,11 @@ fn point_6_certificates_rotate_under_load() {
 #[test]
 fn point_6b_another_root_takes_over_under_load() {
     run(root_rotation::another_root_takes_over_under_load);
+}
+
+#[test]
+fn point_6c_clocks_that_are_off_and_identity_away() {
+    run(clocks::clocks_may_be_off_and_identity_away);
 }
 
 #[test]

@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Api, Patch, PatchParams};
 use linnet_mesh::names::CONTROL_PLANE_NAMESPACE;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::cluster::PATIENCE;
 use crate::support::command::linnet_succeeds;
@@ -80,22 +78,13 @@ pub(crate) async fn another_root_takes_over_under_load(cluster: Cluster) {
 async fn events(cluster: &Cluster) {
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_secs(WAIT_SECONDS / 2)).await;
-        let replicas = scale(cluster, 0).await;
+        let replicas = cluster.scale(CONTROL_PLANE_NAMESPACE, IDENTITY, 0).await;
         tokio::time::sleep(Duration::from_secs(24)).await;
-        scale(cluster, replicas).await;
+        cluster
+            .scale(CONTROL_PLANE_NAMESPACE, IDENTITY, replicas)
+            .await;
         tokio::time::sleep(Duration::from_secs(WAIT_SECONDS / 2)).await;
     }
-}
-
-/// Sets the number of replicas; what it was.
-async fn scale(cluster: &Cluster, replicas: i32) -> i32 {
-    let api: Api<Deployment> = cluster.api(CONTROL_PLANE_NAMESPACE);
-    let before = api.get(IDENTITY).await.unwrap().spec.unwrap().replicas;
-    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    api.patch(IDENTITY, &PatchParams::default(), &patch)
-        .await
-        .unwrap();
-    before.unwrap_or(1)
 }
 
 async fn status() -> Value {

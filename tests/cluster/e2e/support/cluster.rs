@@ -204,6 +204,17 @@ impl Cluster {
         self.rolled_out(namespace, name).await;
     }
 
+    /// Sets a deployment's number of replicas; what it was.
+    pub(crate) async fn scale(&self, namespace: &str, name: &str, replicas: i32) -> i32 {
+        let api: Api<Deployment> = self.api(namespace);
+        let before = api.get(name).await.unwrap().spec.unwrap().replicas;
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        api.patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+        before.unwrap_or(1)
+    }
+
     /// The names of running pods that no deletion has begun for.
     pub(crate) async fn pods(&self, namespace: &str, labels: &str) -> Vec<String> {
         let pods = self.pod_objects(namespace, labels).await;

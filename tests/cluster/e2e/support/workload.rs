@@ -140,6 +140,7 @@ impl Cluster {
             "mesh-strict.yaml",
             "namespace-strict.yaml",
             "payments-backend-strict.yaml",
+            "payments-backend-callers.yaml",
             "meshpolicy.yaml",
             "payment-service.yaml",
             "checkout-service.yaml",
