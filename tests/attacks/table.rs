@@ -1,6 +1,11 @@
-//! README.md lists each attack with its test: neither may lack the other.
+//! README.md lists each attack with its test: neither may lack the other. What
+//! docs/security.md names as proof is there, too.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 const README: &str = include_str!("README.md");
 const FAMILIES: [(&str, &str); 7] = [
@@ -37,19 +42,36 @@ fn tests(source: &str) -> Vec<&str> {
     found
 }
 
-/// What the table names: `file::test` in its last column.
-fn listed() -> BTreeSet<&'static str> {
-    let rows = README.lines().filter(|line| line.starts_with("| "));
-    let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit_once("| "));
-    cells
-        .flat_map(|(_, last)| last.split('`'))
-        .filter(|text| text.contains("::"))
-        .collect()
+/// What a text names: `file::test`, wherever a backtick encloses it.
+fn named(text: &str) -> BTreeSet<&str> {
+    let texts = text.split('`');
+    texts.filter(|text| text.contains(".rs::")).collect()
+}
+
+/// Whether a file of the project has that test: a function right after an
+/// attribute that makes it one, or what a macro of this folder makes.
+fn is_there(entry: &str) -> bool {
+    let (file, test) = entry.rsplit_once("::").unwrap();
+    let source = fs::read_to_string(root().join(file)).unwrap_or_default();
+    if tests(&source).contains(&test) {
+        return true;
+    }
+    let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
+    let begins = |line: &&str| line.contains(&format!("fn {test}("));
+    lines.iter().position(begins).is_some_and(|at| {
+        let above = lines[..at].iter().rev();
+        let mut attributes = above.take_while(|line| line.starts_with("#["));
+        attributes.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
+    })
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 #[test]
 fn the_table_and_the_tests_are_the_same() {
-    let listed = listed();
+    let listed = named(README);
     let mut own = BTreeSet::new();
     for (file, source) in FAMILIES.into_iter().chain([SLOW]) {
         own.extend(
@@ -61,15 +83,43 @@ fn the_table_and_the_tests_are_the_same() {
     for test in &own {
         assert!(listed.contains(&**test), "{test} is not in README.md");
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for entry in &listed {
-        if own.contains(*entry) {
-            continue;
-        }
-        let (file, test) = entry.rsplit_once("::").unwrap();
-        let source = fs::read_to_string(root.join(file));
-        let there = source.is_ok_and(|source| source.contains(&format!("fn {test}(")));
+    for entry in listed {
+        let there = own.contains(entry) || is_there(entry);
         assert!(there, "README.md names {entry}, which is not there");
     }
     assert!(own.len() >= 40, "{} attacks", own.len());
+}
+
+/// Each promise of docs/security.md names what proves it: tests that exist, and
+/// recipes that CI runs.
+#[test]
+fn what_security_md_calls_proof_is_there() {
+    let text = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let promises = text.split_once("| promise | proved by |").unwrap().1;
+    let promises = promises.split_once("\n\n").unwrap().0;
+    let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
+    let mut rows = 0;
+    for row in promises.lines().skip(2) {
+        rows += 1;
+        let tests = named(row);
+        let recipes = row.split('`').filter(|text| text.starts_with("just "));
+        let recipes: Vec<&str> = recipes.collect();
+        assert!(!tests.is_empty() || !recipes.is_empty(), "unproved: {row}");
+        for recipe in recipes {
+            let step = format!("step {recipe}\n");
+            assert!(ci.contains(&step), "CI does not run {recipe}");
+        }
+    }
+    assert!(rows >= 30, "{rows} promises");
+    for entry in named(&text) {
+        assert!(
+            is_there(entry),
+            "docs/security.md names {entry}, which is not there"
+        );
+    }
+    let files = text.split('`').filter(|text| text.ends_with(".rs"));
+    for file in files.filter(|file| file.contains('/') && !file.contains(' ')) {
+        let there = root().join(file).is_file();
+        assert!(there, "docs/security.md names {file}, which is not there");
+    }
 }
