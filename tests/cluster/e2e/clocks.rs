@@ -42,7 +42,7 @@ pub(crate) async fn clocks_may_be_off_and_identity_away(cluster: Cluster) {
     linnet_succeeds(&["install", "-y", "--set", LIFETIME_OF_SKEWED]).await;
     cluster.rolled_out(CONTROL_PLANE_NAMESPACE, IDENTITY).await;
     // The later one's certificates have a minute left: they are renewed, too.
-    for (ahead, load) in [(120, "15s"), (-120, "40s")] {
+    for (ahead, load) in [(120, "10s"), (-120, "40s")] {
         identity_is_ahead(&cluster, Some(ahead)).await;
         work_goes_on_and_it_is_told(&cluster, ahead, load).await;
     }
@@ -186,7 +186,7 @@ impl Scrape {
 async fn an_outage_fails_nobody(cluster: &Cluster) {
     let client = Caller::client_in(cluster, MESHED).await;
     let load = |words: &str| {
-        let call = format!("{words} --duration 90s --timeout 5s http://payment-service/");
+        let call = format!("{words} --duration 75s --timeout 5s http://payment-service/");
         let client = client.clone();
         async move { client.succeeds(&call).await }
     };
