@@ -5,6 +5,9 @@ use futures_util::{StreamExt, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper_util::server::conn::auto;
+use linnet_mesh::authentication::{Authentication, JwtRule, jwk};
+use linnet_runtime::token::Issuer;
+use std::time::SystemTime;
 
 /// A world whose application never comes to an end: it answers with a piece and keeps
 /// the rest to itself, sends an upgrade's bytes back, and says nothing to `/silent`.
@@ -246,6 +249,74 @@ async fn policies_that_go_by_headers_are_asked_with_them() {
         let (_sender, mut unknown) = open(vec![]).await;
         world.set(by_header("bob"));
         assert!(piece(&mut unknown).await.is_err());
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A token is looked at when its request begins, and when policies change.
+#[tokio::test]
+async fn a_stream_outlives_its_token_until_policies_change() {
+    let test = async {
+        let world = world().await;
+        let issuer = Issuer::default();
+        let (keys, _) = jwk::read(issuer.jwks().to_string().as_bytes()).unwrap();
+        let source = ResourceRef {
+            kind: "RequestAuthentication".into(),
+            namespace: "shop".into(),
+            name: "jwt".into(),
+        };
+        let rule = JwtRule {
+            issuer: "issuer".into(),
+            keys,
+            problem: None,
+            ..JwtRule::refusing(source, 0, String::new())
+        };
+        let authentication = Arc::new(Authentication::new(vec![rule]).unwrap());
+        let set = |policies: Vec<Policy>| {
+            let inbound = Inbound {
+                mtls: MtlsMode::Permissive,
+                authentication: Some(authentication.clone()),
+                authorization: Some(Arc::new(Policies::new(policies))),
+                ..Inbound::default()
+            };
+            let update = Update::Inbound(Arc::new(inbound));
+            world.thread.directory().apply(vec![update]);
+        };
+        set(deny("/other"));
+        let now = || {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            since.unwrap().as_secs()
+        };
+        // It ends within the second, with the minute that clocks may be off; on a slow
+        // machine it may have ended before it is looked at.
+        let (mut body, end) = loop {
+            let end = now() + 1;
+            let claims = serde_json::json!({"iss": "issuer", "sub": "ann", "exp": end - 60});
+            let bearer = format!("Bearer {}", issuer.token("ES256", &claims));
+            let mut request = get("/events");
+            let headers = request.headers_mut();
+            headers.insert("authorization", bearer.parse().unwrap());
+            let response = http1(&world).await.send_request(request).await.unwrap();
+            if response.status() == 200 {
+                break (response.into_body(), end);
+            }
+        };
+        assert_eq!(
+            &piece(&mut body).await.unwrap().into_data().unwrap()[..],
+            b"hello"
+        );
+        // Of the attempts that came too late.
+        world.lines();
+        while now() <= end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let quiet = tokio::time::timeout(Duration::from_millis(20), piece(&mut body)).await;
+        assert!(quiet.is_err(), "it goes on without its token");
+        set(deny("/another"));
+        assert!(piece(&mut body).await.is_err());
+        let line = world.line().await;
+        assert_eq!(line.decision, "denied");
+        assert!(line.decided_by.contains("jwt"), "{line:?}");
     };
     LocalSet::new().run_until(test).await;
 }
