@@ -1,19 +1,30 @@
 //! The access log: one line for each request and opaque connection that ended,
 //! with both identities and what decided.
 //!
-//! A data thread formats a line and hands it over a bounded queue to the one
-//! thread that writes; it never waits. A line that finds the queue full is
-//! dropped, counted in `linnet_access_log_dropped_total`, and the log itself
-//! says how many are missing once there is room again. What is not written
+//! A data thread makes a line and appends it to the bounded bytes that wait for
+//! the one thread that writes; it never waits for that thread. A line that finds
+//! no room is dropped, counted in `linnet_access_log_dropped_total`, and the log
+//! itself says how many are missing once there is room again. What is not written
 //! costs a comparison.
+//!
+//! [`Line`] says what a line has. What writes it as JSON is our own, for its price,
+//! and held to what serde makes of the same.
 
+mod decided;
+mod ends;
+mod json;
 mod line;
 mod queue;
 mod record;
+mod time;
 
+pub(crate) use decided::{Decided, Decision, Names};
+pub(crate) use ends::Ends;
 pub use line::{KIND, Line};
+#[cfg(test)]
+pub(crate) use queue::Lines;
 pub(crate) use queue::{Log, Writer};
-pub(crate) use record::{Decided, Decision, Record};
+pub(crate) use record::Record;
 
 use linnet_mesh::access_log;
 use std::{

@@ -17,6 +17,7 @@ pub(crate) use key::Asker;
 pub(crate) use outlier::Verdict;
 
 use crate::{
+    access_log::Ends,
     budget::Budget,
     clock,
     directory::ServiceCell,
@@ -69,6 +70,8 @@ struct Series {
     meshed: bool,
     http: Option<Arc<HttpSeries>>,
     grpc: Option<Arc<HttpSeries>>,
+    /// Who is on both ends, for the access log.
+    ends: Option<Rc<Ends>>,
 }
 
 impl Candidate {
@@ -155,6 +158,18 @@ impl Candidate {
         };
         slot.get_or_insert_with(|| telemetry.http(&parties(), protocol))
             .clone()
+    }
+
+    /// Who is on both ends of requests to this endpoint, resolved the first time;
+    /// as current as the series that were asked for last.
+    pub(crate) fn ends(&self, parties: impl FnOnce() -> Parties) -> Rc<Ends> {
+        let known = &mut self.series.borrow_mut().ends;
+        if let Some(ends) = known {
+            return ends.clone();
+        }
+        let ends = Rc::new(Ends::new(parties()));
+        *known = Some(ends.clone()).filter(|ends| ends.are_complete());
+        ends
     }
 }
 

@@ -15,7 +15,7 @@ use authorize::Verdict;
 pub(crate) use refusal::Refusals;
 
 use crate::{
-    access_log::{Record, draw_sample},
+    access_log::{Ends, Record, draw_sample},
     connect,
     detect::{Finding, Hello},
     http::serve::{HttpVersion, serve},
@@ -359,7 +359,7 @@ fn ended(flags: Flags) -> Outcome {
 
 fn write(line: Option<Record>, parties: &Parties, outcome: &Outcome) {
     if let Some(line) = line {
-        line.write(outcome, false, Some(parties));
+        line.write(outcome, false, Some(&Ends::new(parties.clone())));
     }
 }
 

@@ -1,35 +1,62 @@
-//! From the data threads to the one that writes: a bounded queue that nobody
-//! waits at.
+//! From the data threads to the one that writes: bytes that wait, bounded, behind a
+//! lock that is held for as long as a line is copied or the bytes change hands. So no
+//! data thread waits for what is written to.
 
-use super::{line::Line, record::now};
+use super::{line::Line, time::now};
 use linnet_mesh::access_log::Format;
 use metrics::Counter;
 use std::{
     io::{self, Write},
+    mem,
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::Duration,
 };
 use tokio::sync::oneshot;
 
-/// Lines that may wait to be written: less than a megabyte.
-const ROOM: usize = 2048;
+/// Bytes of lines that may wait to be written; as many again are being written.
+const ROOM: usize = 1024 * 1024;
 /// How long lines gather before they are written. To wake the writer costs a data
 /// thread more than to make a line; so it is woken once for many.
 const GATHERING: Duration = Duration::from_millis(10);
-/// What is written at once, bytes.
-const BATCH: usize = 64 * 1024;
+/// Memory that the writer keeps when there is little to write, bytes.
+const KEPT: usize = 64 * 1024;
 /// How long the end of the process waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Where data threads put their lines.
 #[derive(Clone, Debug)]
-pub(crate) struct Log {
-    sender: SyncSender<Box<[u8]>>,
-    missing: Arc<Missing>,
+pub(crate) struct Log(Arc<Handle>);
+
+/// What all handles share; with it the lines end.
+#[derive(Debug)]
+struct Handle(Arc<Queue>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.waiting().over = true;
+        self.0.filled.notify_one();
+    }
+}
+
+/// What data threads and the writer share.
+#[derive(Debug)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// There is something to write, or nothing will come any more.
+    filled: Condvar,
+    room: usize,
+    missing: Missing,
+}
+
+/// Lines that wait to be written.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    lines: u64,
+    over: bool,
 }
 
 /// Lines that could not be written.
@@ -47,6 +74,28 @@ impl Missing {
     }
 }
 
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics amid a line.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Exchanges the empty `batch` for the lines that wait, as soon as some do and
+    /// have gathered, and says how many these are; `None` at the end.
+    fn take(&self, batch: &mut Vec<u8>) -> Option<u64> {
+        let nothing = |waiting: &mut Waiting| waiting.bytes.is_empty() && !waiting.over;
+        let waiting = self.filled.wait_while(self.waiting(), nothing);
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        if !waiting.over {
+            drop(waiting);
+            std::thread::sleep(GATHERING);
+            waiting = self.waiting();
+        }
+        mem::swap(&mut waiting.bytes, batch);
+        (!batch.is_empty()).then(|| mem::take(&mut waiting.lines))
+    }
+}
+
 /// The end of the thread that writes.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -59,50 +108,83 @@ impl Log {
     /// # Errors
     /// The thread can't be made.
     pub(crate) fn start(target: impl Write + Send + 'static) -> io::Result<(Self, Writer)> {
-        let (log, lines) = Self::new(ROOM);
-        let missing = log.missing.clone();
+        let (log, queue) = Self::new(ROOM);
         let (ending, ended) = oneshot::channel();
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || {
-                write_all(&lines, target, &missing);
+                write_all(&queue, target);
                 // Nobody may be waiting for it.
                 let _ = ending.send(());
             })?;
         Ok((log, Writer { ended }))
     }
 
-    fn new(room: usize) -> (Self, Receiver<Box<[u8]>>) {
-        let (sender, lines) = sync_channel(room);
-        let missing = Arc::new(Missing {
-            untold: AtomicU64::new(0),
-            total: metrics::counter!("linnet_access_log_dropped_total"),
+    fn new(room: usize) -> (Self, Arc<Queue>) {
+        let queue = Arc::new(Queue {
+            waiting: Mutex::default(),
+            filled: Condvar::new(),
+            room,
+            missing: Missing {
+                untold: AtomicU64::new(0),
+                total: metrics::counter!("linnet_access_log_dropped_total"),
+            },
         });
-        (Self { sender, missing }, lines)
+        (Self(Arc::new(Handle(queue.clone()))), queue)
     }
 
-    /// A log whose lines a test reads itself.
-    #[cfg(test)]
-    pub(crate) fn for_test(room: usize) -> (Self, Receiver<Box<[u8]>>) {
-        Self::new(room)
+    fn queue(&self) -> &Queue {
+        &self.0.0
     }
 
     /// Hands a line over, or drops it.
     pub(super) fn put(&self, line: &[u8]) {
-        if self.sender.try_send(line.into()).is_err() {
-            self.missing.add(1);
+        let queue = self.queue();
+        let mut waiting = queue.waiting();
+        if line.len() > queue.room - waiting.bytes.len() {
+            drop(waiting);
+            return self.lose();
+        }
+        let first = waiting.bytes.is_empty();
+        waiting.bytes.extend_from_slice(line);
+        waiting.lines += 1;
+        drop(waiting);
+        if first {
+            queue.filled.notify_one();
         }
     }
 
     /// Counts a line that could not be made.
     pub(super) fn lose(&self) {
-        self.missing.add(1);
+        self.queue().missing.add(1);
     }
 
     /// Lines that were dropped and that the log has not told of.
     #[cfg(test)]
     pub(crate) fn untold(&self) -> u64 {
-        self.missing.untold.load(Relaxed)
+        self.queue().missing.untold.load(Relaxed)
+    }
+}
+
+/// What a test reads that has no writer.
+#[cfg(test)]
+pub(crate) struct Lines(Arc<Queue>);
+
+#[cfg(test)]
+impl Lines {
+    /// What waits, and then no longer does.
+    pub(crate) fn take(&self) -> String {
+        let bytes = mem::take(&mut self.0.waiting().bytes);
+        String::from_utf8(bytes).expect("lines are text")
+    }
+}
+
+#[cfg(test)]
+impl Log {
+    /// A log of so many bytes, whose lines a test reads itself.
+    pub(crate) fn for_test(room: usize) -> (Self, Lines) {
+        let (log, queue) = Self::new(room);
+        (log, Lines(queue))
     }
 }
 
@@ -114,19 +196,11 @@ impl Writer {
     }
 }
 
-fn write_all(lines: &Receiver<Box<[u8]>>, mut target: impl Write, missing: &Missing) {
+fn write_all(queue: &Queue, mut target: impl Write) {
+    let missing = &queue.missing;
     let mut batch = Vec::new();
     let mut failing = false;
-    while let Ok(line) = lines.recv() {
-        std::thread::sleep(GATHERING);
-        batch.extend_from_slice(&line);
-        let mut count = 1;
-        while batch.len() < BATCH
-            && let Ok(line) = lines.try_recv()
-        {
-            batch.extend_from_slice(&line);
-            count += 1;
-        }
+    while let Some(count) = queue.take(&mut batch) {
         let untold = missing.untold.swap(0, Relaxed);
         if untold > 0 {
             Line::missing(untold, &now()).write(Format::Json, &mut batch);
@@ -140,7 +214,10 @@ fn write_all(lines: &Receiver<Box<[u8]>>, mut target: impl Write, missing: &Miss
             }
         }
         failing = written.is_err();
+        // What a burst took is given back, and what each round takes is not.
+        let wanted = KEPT.max(2 * batch.len());
         batch.clear();
+        batch.shrink_to(wanted);
     }
     // What was dropped after the last line went out.
     let untold = missing.untold.swap(0, Relaxed);
@@ -154,10 +231,7 @@ fn write_all(lines: &Receiver<Box<[u8]>>, mut target: impl Write, missing: &Miss
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{
-        Mutex,
-        mpsc::{self, Sender},
-    };
+    use std::sync::mpsc::{self, Receiver, Sender};
 
     /// Writes nothing until it may.
     struct Blocked {
@@ -196,8 +270,10 @@ mod tests {
         log.put(b"{\"first\":1}\n");
         // The first line is out of the queue, and stuck.
         writing.recv().unwrap();
-        for _ in 0..ROOM + 7 {
-            log.put(b"{}\n");
+        let line = [&[b' '; 1020], &b"{}\n"[..]].concat();
+        let fitting = ROOM / line.len();
+        for _ in 0..fitting + 7 {
+            log.put(&line);
         }
         assert_eq!(log.untold(), 7);
         drop(open);
@@ -205,7 +281,7 @@ mod tests {
         writer.finish().await;
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 1 + ROOM + 1);
+        assert_eq!(lines.len(), 1 + fitting + 1);
         let notices: Vec<Line<'_>> = lines
             .iter()
             .map(|line| serde_json::from_str::<Line<'_>>(line).unwrap())
@@ -226,16 +302,11 @@ mod tests {
                 Ok(())
             }
         }
-        let (log, lines) = Log::for_test(ROOM);
+        let (log, queue) = Log::new(ROOM);
         log.put(b"a\n");
         log.put(b"b\n");
-        let missing = log.missing.clone();
         drop(log);
         // As if the notice at the end could be written.
-        let total = Missing {
-            untold: AtomicU64::new(0),
-            total: missing.total.clone(),
-        };
         let mut noted = Vec::new();
         struct Sink<'a>(Full, &'a mut Vec<u8>, u32);
         impl Write for Sink<'_> {
@@ -251,8 +322,26 @@ mod tests {
                 Ok(())
             }
         }
-        write_all(&lines, Sink(Full, &mut noted, 0), &total);
+        write_all(&queue, Sink(Full, &mut noted, 0));
         let notice: Line<'_> = serde_json::from_slice(&noted).unwrap();
         assert_eq!(notice.dropped, Some(2));
+    }
+
+    #[test]
+    fn lines_that_no_longer_wait_leave_room() {
+        let (log, queue) = Log::new(1 << 20);
+        let line = vec![b'x'; 1000];
+        let mut batch = Vec::new();
+        for lines in [1000, 1, 1000] {
+            for _ in 0..lines {
+                log.put(&line);
+            }
+            assert_eq!(queue.take(&mut batch), Some(lines));
+            assert_eq!(batch.len() as u64, lines * 1000);
+            batch.clear();
+        }
+        assert_eq!(log.untold(), 0);
+        drop(log);
+        assert_eq!(queue.take(&mut batch), None);
     }
 }

@@ -1,8 +1,15 @@
 //! What is kept of a request until it ends and its line is written.
+//!
+//! What a line says of a request's head is copied into one text: a part of the block
+//! that it was read into would keep all of that block.
 
 use super::{
+    decided::Decided,
+    ends::{Ends, principal},
+    json,
     line::{KIND, Line},
     queue::Log,
+    time,
 };
 use crate::telemetry::{Outcome, Parties, Reporter};
 use http::{HeaderName, Request, Version};
@@ -14,10 +21,10 @@ use std::{
     borrow::Cow,
     cell::RefCell,
     net::SocketAddr,
+    rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// The longest path that is written, bytes.
 const LONGEST_PATH: usize = 1024;
@@ -31,42 +38,6 @@ thread_local! {
     static DRAFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What the policies said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
-    Allowed,
-    Denied,
-    /// Allowed, but a policy in dry run would have denied it.
-    WouldDeny,
-    /// Allowed, and an AUDIT rule fits.
-    Audited,
-}
-
-impl Decision {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Allowed => "allowed",
-            Self::Denied => "denied",
-            Self::WouldDeny => "dry_run_denied",
-            Self::Audited => "audited",
-        }
-    }
-}
-
-/// What the policies said, and which.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Decided {
-    pub(crate) decision: Decision,
-    pub(crate) by: String,
-}
-
-impl Decided {
-    /// Whether it is more than being let through.
-    pub(crate) fn is_noteworthy(&self) -> bool {
-        self.decision != Decision::Allowed
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -78,20 +49,22 @@ pub(crate) struct Record {
     request: Option<Head>,
     decided: Option<Decided>,
     /// For whom the request's token speaks.
-    request_principal: String,
+    request_principal: Option<Box<str>>,
     source: Option<SocketAddr>,
     upstream: Option<SocketAddr>,
-    parties: Option<Parties>,
+    ends: Option<Rc<Ends>>,
 }
 
 /// What is kept of a request's head.
 #[derive(Debug)]
 struct Head {
     method: http::Method,
-    path: String,
-    authority: String,
     version: Version,
-    id: String,
+    /// Path, authority and ID, one after the other.
+    text: Box<str>,
+    /// Where the authority and the ID begin.
+    authority: usize,
+    id: usize,
     /// What a filter asks for besides.
     asked: Option<Box<Asked>>,
 }
@@ -127,10 +100,10 @@ impl Record {
             began: SystemTime::now(),
             request: None,
             decided: None,
-            request_principal: String::new(),
+            request_principal: None,
             source: None,
             upstream: None,
-            parties: None,
+            ends: None,
         }
     }
 
@@ -141,21 +114,8 @@ impl Record {
         request: &Request<B>,
         authority: &str,
     ) -> Self {
-        let id = request.headers().get(&REQUEST_ID);
         Self {
-            request: Some(Head {
-                method: request.method().clone(),
-                path: cut(request.uri().path(), LONGEST_PATH).to_owned(),
-                authority: cut(authority, LONGEST).to_owned(),
-                version: request.version(),
-                id: id
-                    .and_then(|id| id.to_str().ok())
-                    .map_or_else(String::new, |id| cut(id, LONGEST).to_owned()),
-                asked: setting
-                    .filter
-                    .as_ref()
-                    .map(|filter| Box::new(Asked::of(filter, request))),
-            }),
+            request: Some(Head::of(setting, request, authority)),
             ..Self::of_connection(log, setting)
         }
     }
@@ -171,7 +131,7 @@ impl Record {
     }
 
     pub(crate) fn speaking_for(mut self, principal: Option<&str>) -> Self {
-        self.request_principal = cut(principal.unwrap_or_default(), LONGEST).to_owned();
+        self.request_principal = principal.map(|principal| cut(principal, LONGEST).into());
         self
     }
 
@@ -191,8 +151,8 @@ impl Record {
     }
 
     /// Notes where it went; of several attempts the last counts.
-    pub(crate) fn place(&mut self, parties: Parties, upstream: Option<SocketAddr>) {
-        self.parties = Some(parties);
+    pub(crate) fn place(&mut self, ends: Rc<Ends>, upstream: Option<SocketAddr>) {
+        self.ends = Some(ends);
         self.upstream = upstream;
     }
 
@@ -201,57 +161,123 @@ impl Record {
         self.log.lose();
     }
 
-    /// Writes it; `parties` where it was not placed.
-    pub(crate) fn write(&self, outcome: &Outcome, grpc: bool, parties: Option<&Parties>) {
-        let Some(parties) = self.parties.as_ref().or(parties) else {
+    /// Writes it; `ends` where it was not placed.
+    pub(crate) fn write(&self, outcome: &Outcome, grpc: bool, ends: Option<&Ends>) {
+        let Some(ends) = self.ends.as_deref().or(ends) else {
             return self.lose();
         };
         if let Some(filter) = &self.filter
-            && !filter.holds(&|attribute| self.value(attribute, outcome, parties))
+            && !filter.holds(&|attribute| self.value(attribute, outcome, &ends.parties))
         {
             return;
         }
-        let time = text_of(self.began);
+        DRAFT.with_borrow_mut(|draft| {
+            draft.clear();
+            match self.format {
+                Format::Json => self.write_json(outcome, grpc, ends, draft),
+                Format::Text => self.write_line(outcome, grpc, ends, draft),
+            }
+            self.log.put(draft);
+        });
+    }
+
+    /// Writes it by way of [`Line`]: what [`Record::write_json`] is held to.
+    fn write_line(&self, outcome: &Outcome, grpc: bool, ends: &Ends, out: &mut Vec<u8>) {
+        let parties = &ends.parties;
+        let time = time::text_of(self.began);
         let flags = outcome.flags.to_string();
         let address = |address: Option<SocketAddr>| -> Cow<'_, str> {
             address.map_or(Cow::Borrowed(""), |address| address.to_string().into())
         };
         let decided = self.decided.as_ref();
         let service = parties.service.as_ref();
+        let request = self.request.as_ref();
         let line = Line {
             log: KIND.into(),
-            time: time.as_str().into(),
-            reporter: match parties.reporter {
-                Reporter::Source => "source".into(),
-                Reporter::Destination => "destination".into(),
-            },
+            time: time.into(),
+            reporter: reporter(parties.reporter).into(),
+            protocol: self.protocol(grpc).into(),
+            method: request.map_or("", Head::method).into(),
+            path: request.map_or("", Head::path).into(),
+            authority: request.map_or("", Head::authority).into(),
             status: (outcome.status != 0).then_some(outcome.status),
             grpc_status: outcome.grpc_status,
-            flags: flags.as_str().into(),
+            flags: flags.into(),
             decision: decided
                 .map_or("", |decided| decided.decision.as_str())
                 .into(),
-            decided_by: decided.map_or("", |decided| decided.by.as_str()).into(),
-            request_principal: self.request_principal.as_str().into(),
-            source_principal: principal(parties.source_principal.as_ref()),
+            decided_by: decided.map_or("", |decided| &decided.by).into(),
+            request_principal: self.request_principal().into(),
+            source_principal: principal(parties.source_principal.as_ref()).into(),
             source_workload: parties.source.name.as_str().into(),
             source_namespace: parties.source.namespace.as_str().into(),
             source_address: address(self.source),
-            destination_principal: principal(parties.destination_principal.as_ref()),
+            destination_principal: principal(parties.destination_principal.as_ref()).into(),
             destination_workload: parties.destination.name.as_str().into(),
             destination_namespace: parties.destination.namespace.as_str().into(),
             destination_service: service.map_or("", |service| &*service.hostname).into(),
             bytes_in: Some(outcome.request_bytes),
             bytes_out: Some(outcome.response_bytes),
-            duration_ms: Some(milliseconds(outcome.duration)),
+            duration_ms: Some(microseconds(outcome.duration) / 1e3),
             upstream: address(self.upstream),
-            ..self.head(grpc)
+            request_id: request.map_or("", Head::id).into(),
+            dropped: None,
         };
-        DRAFT.with_borrow_mut(|draft| {
-            draft.clear();
-            line.write(self.format, draft);
-            self.log.put(draft);
-        });
+        line.write(self.format, out);
+    }
+
+    /// Writes what serde would write of the line, without a copy of any of it.
+    fn write_json(&self, outcome: &Outcome, grpc: bool, ends: &Ends, out: &mut Vec<u8>) {
+        out.extend_from_slice(br#"{"log":"access","time":""#);
+        time::write(self.began, out);
+        json::word(out, r#"","reporter":"#, reporter(ends.parties.reporter));
+        json::word(out, r#","protocol":"#, self.protocol(grpc));
+        if let Some(head) = &self.request {
+            json::text(out, r#","method":"#, head.method());
+            json::text(out, r#","path":"#, head.path());
+            json::text(out, r#","authority":"#, head.authority());
+        }
+        if outcome.status != 0 {
+            json::number(out, r#","status":"#, outcome.status.into());
+        }
+        if let Some(status) = outcome.grpc_status {
+            json::number(out, r#","grpc_status":"#, status.into());
+        }
+        if outcome.flags.is_empty() {
+            out.extend_from_slice(br#","flags":"-""#);
+        } else {
+            json::word(out, r#","flags":"#, &outcome.flags.to_string());
+        }
+        if let Some(decided) = &self.decided {
+            json::word(out, r#","decision":"#, decided.decision.as_str());
+            json::text(out, r#","decided_by":"#, &decided.by);
+        }
+        json::text(out, r#","request_principal":"#, self.request_principal());
+        out.extend_from_slice(ends.caller());
+        json::address(out, r#","source_address":"#, self.source);
+        out.extend_from_slice(ends.callee());
+        json::number(out, r#","bytes_in":"#, outcome.request_bytes);
+        json::number(out, r#","bytes_out":"#, outcome.response_bytes);
+        json::milliseconds(out, r#","duration_ms":"#, outcome.duration);
+        json::address(out, r#","upstream":"#, self.upstream);
+        if let Some(head) = &self.request {
+            json::text(out, r#","request_id":"#, head.id());
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn protocol(&self, grpc: bool) -> &'static str {
+        match self.request.as_ref().map(|head| head.version) {
+            None => "tcp",
+            Some(_) if grpc => "grpc",
+            Some(Version::HTTP_10) => "http/1.0",
+            Some(Version::HTTP_2) => "http/2",
+            Some(_) => "http/1.1",
+        }
+    }
+
+    fn request_principal(&self) -> &str {
+        self.request_principal.as_deref().unwrap_or_default()
     }
 
     /// What a filter asks for.
@@ -290,42 +316,58 @@ impl Record {
             | Attribute::Header(_) => self.request.as_ref()?.value(attribute),
         }
     }
-
-    fn head(&self, grpc: bool) -> Line<'_> {
-        let Some(head) = &self.request else {
-            return Line {
-                protocol: "tcp".into(),
-                ..Line::default()
-            };
-        };
-        Line {
-            protocol: match head.version {
-                _ if grpc => "grpc".into(),
-                Version::HTTP_10 => "http/1.0".into(),
-                Version::HTTP_2 => "http/2".into(),
-                _ => "http/1.1".into(),
-            },
-            method: cut(head.method.as_str(), LONGEST).into(),
-            path: head.path.as_str().into(),
-            authority: head.authority.as_str().into(),
-            request_id: head.id.as_str().into(),
-            ..Line::default()
-        }
-    }
 }
 
 impl Head {
+    fn of<B>(setting: &AccessLog, request: &Request<B>, authority: &str) -> Self {
+        let id = request.headers().get(&REQUEST_ID);
+        let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let path = cut(request.uri().path(), LONGEST_PATH);
+        let (authority, id) = (cut(authority, LONGEST), cut(id, LONGEST));
+        let mut text = String::with_capacity(path.len() + authority.len() + id.len());
+        text.push_str(path);
+        text.push_str(authority);
+        text.push_str(id);
+        Self {
+            method: request.method().clone(),
+            version: request.version(),
+            text: text.into(),
+            authority: path.len(),
+            id: path.len() + authority.len(),
+            asked: setting
+                .filter
+                .as_ref()
+                .map(|filter| Box::new(Asked::of(filter, request))),
+        }
+    }
+
+    fn method(&self) -> &str {
+        cut(self.method.as_str(), LONGEST)
+    }
+
+    fn path(&self) -> &str {
+        &self.text[..self.authority]
+    }
+
+    fn authority(&self) -> &str {
+        &self.text[self.authority..self.id]
+    }
+
+    fn id(&self) -> &str {
+        &self.text[self.id..]
+    }
+
     fn value(&self, attribute: Attribute) -> Option<Value<'_>> {
         let asked = self.asked.as_deref()?;
         match attribute {
             Attribute::Method => Some(self.method.as_str().into()),
             Attribute::Path => Some(match &asked.query {
-                Some(query) => Value::Text(format!("{}?{query}", self.path).into()),
-                None => self.path.as_str().into(),
+                Some(query) => Value::Text(format!("{}?{query}", self.path()).into()),
+                None => self.path().into(),
             }),
-            Attribute::UrlPath => Some(self.path.as_str().into()),
+            Attribute::UrlPath => Some(self.path().into()),
             Attribute::Query => Some(asked.query.as_deref().unwrap_or_default().into()),
-            Attribute::Host => Some(self.authority.as_str().into()),
+            Attribute::Host => Some(self.authority().into()),
             Attribute::Protocol => Some(match self.version {
                 Version::HTTP_10 => "HTTP/1.0".into(),
                 Version::HTTP_2 => "HTTP/2".into(),
@@ -337,26 +379,21 @@ impl Head {
     }
 }
 
-fn principal(id: Option<&SpiffeId>) -> Cow<'_, str> {
-    id.map_or("", SpiffeId::as_str).into()
+const fn reporter(reporter: Reporter) -> &'static str {
+    match reporter {
+        Reporter::Source => "source",
+        Reporter::Destination => "destination",
+    }
 }
 
 fn cut(text: &str, longest: usize) -> &str {
     &text[..text.floor_char_boundary(longest)]
 }
 
-fn milliseconds(duration: Duration) -> f64 {
-    // Whole microseconds: more digits would say nothing.
-    (duration.as_secs_f64() * 1e6).round() / 1e3
+/// Whole ones: more digits would say nothing.
+pub(super) fn microseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round()
 }
 
-/// The present time, as lines write it.
-pub(super) fn now() -> String {
-    text_of(SystemTime::now())
-}
-
-fn text_of(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time);
-    let time = time.replace_millisecond(time.millisecond()).unwrap_or(time);
-    time.format(&Rfc3339).unwrap_or_default()
-}
+#[cfg(test)]
+mod tests;

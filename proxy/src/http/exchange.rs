@@ -5,7 +5,7 @@
 //! when the last of them lets go, however that comes about.
 
 use crate::{
-    access_log::Record,
+    access_log::{Ends, Record},
     balance::Blame,
     clock,
     error::Error,
@@ -78,14 +78,14 @@ type Ended = (Outcome, Option<Box<Record>>);
 
 struct Known {
     series: Arc<HttpSeries>,
-    parties: Parties,
+    ends: Ends,
 }
 
 impl Known {
     fn record(&self, outcome: &Outcome, record: Option<Box<Record>>) {
         self.series.record(outcome);
         if let Some(record) = record {
-            record.write(outcome, self.series.is_grpc(), Some(&self.parties));
+            record.write(outcome, self.series.is_grpc(), Some(&self.ends));
         }
     }
 }
@@ -95,7 +95,8 @@ const MOST_WAITING: usize = 1024;
 
 impl Slot {
     pub(crate) fn fill(&self, series: Arc<HttpSeries>, parties: Parties) {
-        let known = Known { series, parties };
+        let ends = Ends::new(parties);
+        let known = Known { series, ends };
         for (outcome, record) in self.waiting.take() {
             known.record(&outcome, record);
         }
@@ -158,13 +159,9 @@ impl Exchange {
     }
 
     /// Notes where it went, if its end is a line of the access log.
-    pub(crate) fn note_place(
-        &self,
-        parties: impl FnOnce() -> Parties,
-        upstream: Option<SocketAddr>,
-    ) {
+    pub(crate) fn note_place(&self, ends: impl FnOnce() -> Rc<Ends>, upstream: Option<SocketAddr>) {
         if let Some(record) = &mut *self.record.borrow_mut() {
-            record.place(parties(), upstream);
+            record.place(ends(), upstream);
         }
     }
 

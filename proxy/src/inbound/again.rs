@@ -76,7 +76,7 @@ impl Arrival {
                 .speaking_for(accepted(&token).and_then(|token| token.principal.as_deref()))
                 .decided(Some(Decided {
                     decision: Decision::Denied,
-                    by: by.clone(),
+                    by: by.as_str().into(),
                 }))
                 .called_from(Some(self.peer))
                 .sent_to(self.app)

@@ -10,7 +10,7 @@ use super::{
     token::{Accepted, Refused},
 };
 use crate::{
-    access_log::{Decided, Decision, Record, draw_sample},
+    access_log::{Decided, Decision, Names, Record, draw_sample},
     error::Error,
     http::{Call, body::Body, grant::Head},
 };
@@ -38,10 +38,12 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 const OUTCOMES: [&str; 4] = ["allowed", "denied", "dry_run_denied", "audited"];
 const ACTIONS: [&str; 5] = ["CUSTOM", "DENY", "ALLOW", "AUDIT", "none"];
 
-/// A data thread's count of decisions, and its memory of when it logged last.
+/// A data thread's count of decisions, and its memory of what they are called and of
+/// when it logged last.
 #[derive(Default)]
 pub(crate) struct Decisions {
     counters: [[OnceCell<Counter>; OUTCOMES.len()]; ACTIONS.len()],
+    names: Names,
     logged: Cell<Option<Instant>>,
     unlogged: Cell<u64>,
 }
@@ -193,7 +195,7 @@ impl Arrival {
             }),
             decided: Some(Decided {
                 decision: Decision::Denied,
-                by: refused.by.clone(),
+                by: refused.by.as_str().into(),
             }),
         }
     }
@@ -206,7 +208,7 @@ impl Arrival {
     ) -> Verdict {
         let connection = self.connection(caller);
         let decisions = &self.thread.decisions;
-        let scope = self.thread.directory().inbound().access_log.server.scope;
+        let scope = self.thread.inbound().access_log.server.scope;
         let audited = policies.audit(&connection, http);
         if let Some(by) = audited {
             decisions.count(by.action(), Decision::Audited);
@@ -215,7 +217,7 @@ impl Arrival {
             let wanted = decision != Decision::Allowed || scope == log::Scope::All;
             wanted.then(|| Decided {
                 decision,
-                by: by.to_string(),
+                by: decisions.names.name(by),
             })
         };
         let decision = policies.decide(Scope::Enforced, &connection, http);

@@ -81,7 +81,10 @@ impl Arrival {
             return;
         }
         let decision = Decision::Denied;
-        let record = self.record(log).decided(Some(Decided { decision, by }));
+        let record = self.record(log).decided(Some(Decided {
+            decision,
+            by: by.into(),
+        }));
         if !self.thread.refusals.may_be_named(clock::instant()) {
             return record.lose();
         }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{
-    access_log::{Line, Log},
+    access_log::{Line, Lines, Log},
     directory::Directory,
     telemetry::Telemetry,
     thread::Shared,
@@ -38,6 +38,9 @@ mod server_name;
 const HTTP1: MeshProtocol = MeshProtocol::Http1;
 const OPAQUE: MeshProtocol = MeshProtocol::Opaque;
 
+/// Bytes of the access log that may wait to be read.
+const LOG: usize = 64 * 1024;
+
 struct World {
     authority: Authority,
     thread: Rc<Thread>,
@@ -45,7 +48,7 @@ struct World {
     /// Connections that the application saw.
     reached: Rc<Cell<usize>>,
     /// The access log.
-    lines: std::sync::mpsc::Receiver<Box<[u8]>>,
+    lines: Lines,
     _signal: drain::Signal,
 }
 
@@ -81,7 +84,7 @@ impl World {
         let (directory, commands) = Directory::new(vec![]);
         drop(commands);
         let (signal, watch) = drain::channel();
-        let (access_log, lines) = Log::for_test(1024);
+        let (access_log, lines) = Log::for_test(LOG);
         let thread = Thread::new(Shared {
             directory,
             certificates: certificate::Handle::fixed(authority.workload("shop", "db")),
@@ -106,9 +109,10 @@ impl World {
 
     /// The lines written so far.
     fn lines(&self) -> Vec<Line<'static>> {
-        let lines = self.lines.try_iter();
+        let lines = self.lines.take();
         lines
-            .map(|line| serde_json::from_slice(&line).unwrap())
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     }
 

@@ -11,7 +11,7 @@ mod tests;
 use self::retry::Attempts;
 use super::{Destination, destination_service, parties, unplaced};
 use crate::{
-    access_log::{Record, draw_sample},
+    access_log::{Ends, Record, draw_sample},
     balance::{Asker, Balancer, InFlight, Verdict},
     clock,
     error::Error,
@@ -286,7 +286,7 @@ impl Route {
         let parties = unplaced(&self.thread, self.destination.service());
         let telemetry = &self.thread.shared.telemetry;
         exchange.record_in(Sink::Series(telemetry.http(&parties, exchange.protocol)));
-        exchange.note_place(|| parties, None);
+        exchange.note_place(|| Rc::new(Ends::new(parties)), None);
     }
 
     /// Notes where an exchange went.
@@ -302,7 +302,8 @@ impl Route {
         let telemetry = &thread.shared.telemetry;
         let series = candidate.series(telemetry, exchange.protocol, own, pool, parties);
         exchange.record_in(Sink::Series(series));
-        exchange.note_place(parties, Some(candidate.endpoint.address));
+        let upstream = candidate.endpoint.address;
+        exchange.note_place(|| candidate.ends(parties), Some(upstream));
         exchange.expect_of(in_flight.blame());
     }
 }

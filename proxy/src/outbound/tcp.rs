@@ -2,7 +2,7 @@
 
 use super::{ConnectionError, Destination, destination_service, open_endpoint, parties, unplaced};
 use crate::{
-    access_log::{Record, draw_sample},
+    access_log::{Ends, Record, draw_sample},
     balance::{Asker, Balancer, InFlight},
     connect,
     error::Error,
@@ -199,7 +199,8 @@ pub(super) async fn relay(
             series.opened();
             series.closed(error.flags());
             if let Some(mut record) = record(thread) {
-                record.place(unplaced(thread, destination.service()), None);
+                let ends = Ends::new(unplaced(thread, destination.service()));
+                record.place(Rc::new(ends), None);
                 record.write(
                     &Outcome {
                         flags: error.flags(),
@@ -233,7 +234,7 @@ pub(super) async fn relay_greeted(
         let service = upstream.service.as_deref().map(destination_service);
         let endpoint = &held.candidate.endpoint;
         let parties = parties(thread, service, endpoint, &held.pool);
-        record.place(parties, Some(endpoint.address));
+        record.place(Rc::new(Ends::new(parties)), Some(endpoint.address));
     }
     let (bytes_in, bytes_out) = (Cell::new(0u64), Cell::new(0u64));
     let began = Instant::now();
@@ -273,7 +274,7 @@ pub(super) async fn relay_greeted(
             response_bytes: bytes_out.get(),
             ..Outcome::default()
         };
-        record.write(&outcome, false, Some(&unplaced(thread, None)));
+        record.write(&outcome, false, Some(&Ends::new(unplaced(thread, None))));
     }
     result?;
     Ok(())
