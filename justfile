@@ -90,6 +90,7 @@ bench-control *arguments: bench-packages
 # Instructions per request by callgrind, against benches/instructions.json (root); `--accept` rewrites it
 bench-instructions *arguments: bench-packages
     cargo build --profile dist -p linnet-proxy
+    cargo build --release -p linnet-bench-control
     {{ as_root }} benches/instructions {{ arguments }}
 
 # Licenses, sources and banned crates of everything we depend on
