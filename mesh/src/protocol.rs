@@ -38,7 +38,10 @@ impl AppProtocol {
 /// application's own TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MeshProtocol {
-    /// HTTP/1.1.
+    /// Many streams over the connection, each of them HTTP/1.1.
+    Shared,
+    /// HTTP/1.1, one connection for each request at a time: what sidecars spoke
+    /// before there was [`MeshProtocol::Shared`].
     Http1,
     /// HTTP/2.
     Http2,
@@ -47,12 +50,13 @@ pub enum MeshProtocol {
 }
 
 impl MeshProtocol {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Http1, Self::Http2, Self::Opaque];
+    /// All of them, the preferred one of a client's several first.
+    pub const ALL: [Self; 4] = [Self::Shared, Self::Http1, Self::Http2, Self::Opaque];
 
     /// The ALPN protocol name.
     pub const fn alpn(self) -> &'static [u8] {
         match self {
+            Self::Shared => b"linnet/shared",
             Self::Http1 => b"linnet/http1",
             Self::Http2 => b"linnet/http2",
             Self::Opaque => b"linnet/opaque",

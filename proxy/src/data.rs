@@ -2,6 +2,7 @@
 //! pools, and serves a connection from accept to end.
 
 use crate::{
+    cap::Direction,
     clock::Coarse,
     inbound::{self, Arrival},
     listen::{canonical, host_target, original_destination},
@@ -13,10 +14,6 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -45,49 +42,11 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    const fn direction(&self) -> &'static str {
+    const fn direction(&self) -> Direction {
         match self {
-            Self::OutboundRedirected | Self::OutboundExplicit(_) => "outbound",
-            Self::InboundRedirected | Self::InboundExplicit(_) => "inbound",
+            Self::OutboundRedirected | Self::OutboundExplicit(_) => Direction::Outbound,
+            Self::InboundRedirected | Self::InboundExplicit(_) => Direction::Inbound,
         }
-    }
-}
-
-/// How many connections may be open, in each direction on its own: a flood from
-/// outside must not take the workload's own connections from it.
-#[derive(Clone, Debug)]
-pub(crate) struct Cap {
-    most: usize,
-    outbound: Arc<AtomicUsize>,
-    inbound: Arc<AtomicUsize>,
-}
-
-impl Cap {
-    pub(crate) fn new(most: usize) -> Self {
-        Self {
-            most,
-            outbound: Arc::default(),
-            inbound: Arc::default(),
-        }
-    }
-
-    /// A place for one more connection; `None`: there is none left.
-    fn take(&self, role: &Role) -> Option<Place> {
-        let open = match role.direction() {
-            "outbound" => &self.outbound,
-            _ => &self.inbound,
-        };
-        let place = Place(open.clone());
-        (open.fetch_add(1, Relaxed) < self.most).then_some(place)
-    }
-}
-
-/// See [`Cap::take`].
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -99,7 +58,6 @@ pub(crate) fn start(
     index: usize,
     listeners: Vec<(Role, StdListener)>,
     shared: Shared,
-    cap: Cap,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name(format!("data-{index}"))
@@ -109,20 +67,20 @@ pub(crate) fn start(
                 .enable_all()
                 .build_local(LocalOptions::default());
             match runtime {
-                Ok(runtime) => runtime.block_on(run(listeners, shared, cap)),
+                Ok(runtime) => runtime.block_on(run(listeners, shared)),
                 Err(error) => tracing::error!(index, %error, "cannot start a data thread"),
             }
         })
 }
 
-async fn run(listeners: Vec<(Role, StdListener)>, shared: Shared, cap: Cap) {
+async fn run(listeners: Vec<(Role, StdListener)>, shared: Shared) {
     let thread = Thread::new(shared);
     let sweep = tokio::task::spawn_local(thread.clone().sweep());
     let mut accepting = tokio::task::JoinSet::new();
     for (role, listener) in listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                accepting.spawn_local(accept(thread.clone(), role, listener, cap.clone()));
+                accepting.spawn_local(accept(thread.clone(), role, listener));
             }
             Err(error) => tracing::error!(?role, %error, "cannot serve a listener"),
         }
@@ -138,9 +96,10 @@ async fn run(listeners: Vec<(Role, StdListener)>, shared: Shared, cap: Cap) {
 
 /// Accepts until the drain finds nothing left to do. During a drain connections
 /// are still taken: callers learn of the pod's end only by and by.
-async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener, cap: Cap) {
+async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener) {
+    let direction = role.direction();
     let refused = metrics::counter!(
-        "linnet_connections_refused_total", "direction" => role.direction()
+        "linnet_connections_refused_total", "direction" => direction.as_str()
     );
     let drained = drained(&thread);
     let mut drained = std::pin::pin!(drained);
@@ -152,7 +111,7 @@ async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener, cap: Cap)
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = cap.take(&role) else {
+                let Some(place) = thread.shared.cap.take(direction) else {
                     refused.increment(1);
                     tracing::debug!(?role, %peer, "as many connections are open as may be");
                     continue;
@@ -259,17 +218,5 @@ mod tests {
         }
         let (task, most) = (size(connection), 384);
         assert!(task <= most, "{task} bytes, of {most}");
-    }
-
-    #[test]
-    fn each_direction_has_its_own_places_and_gets_them_back() {
-        let cap = Cap::new(2);
-        let (inbound, outbound) = (Role::InboundRedirected, Role::OutboundRedirected);
-        let places = [cap.take(&inbound), cap.take(&inbound)];
-        assert!(places.iter().all(Option::is_some));
-        assert!(cap.clone().take(&inbound).is_none());
-        assert!(cap.take(&outbound).is_some());
-        drop(places);
-        assert!(cap.take(&inbound).is_some());
     }
 }

@@ -16,10 +16,13 @@ pub(crate) use refusal::Refusals;
 
 use crate::{
     access_log::{Ends, Record, draw_sample},
+    cap::Direction,
+    clock::Coarse,
     connect,
     detect::{Finding, Hello},
     http::serve::{HttpVersion, serve},
     io::Rewind,
+    mux,
     outbound::ConnectionError,
     sniff::{self, Sniffed, sniff},
     stream::{Stream, relay},
@@ -198,6 +201,7 @@ impl Arrival {
         let caller = Caller::Verified(peer);
         let stream = Stream::Server(Box::new(stream));
         match protocol {
+            MeshProtocol::Shared => return Box::pin(self.serve_shared(stream, caller)).await,
             MeshProtocol::Http1 => self.serve_http(stream, HttpVersion::Http1, caller).await,
             MeshProtocol::Http2 => self.serve_http(stream, HttpVersion::Http2, caller).await,
             MeshProtocol::Opaque => {
@@ -205,6 +209,27 @@ impl Arrival {
             }
         }
         Ok(())
+    }
+
+    /// Serves each stream of a connection like a connection of its own.
+    async fn serve_shared(
+        self: &Rc<Self>,
+        client: Stream,
+        caller: Caller,
+    ) -> Result<(), ConnectionError> {
+        let shared = &self.thread.shared;
+        let accept = |stream| {
+            let Some(place) = shared.cap.take(Direction::Inbound) else {
+                return;
+            };
+            let (arrival, caller) = (self.clone(), caller.clone());
+            tokio::task::spawn_local(Coarse::new(async move {
+                let _place = place;
+                let stream = Stream::Shared(stream);
+                arrival.serve_http(stream, HttpVersion::Http1, caller).await;
+            }));
+        };
+        Ok(mux::serve(client, accept, shared.drain.clone()).await?)
     }
 
     async fn serve_http(self: &Rc<Self>, client: Stream, version: HttpVersion, caller: Caller) {

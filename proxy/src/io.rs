@@ -3,7 +3,10 @@
 //!
 //! No idle connection holds a buffer: bytes are read when the socket has some.
 
+mod ahead;
 pub(crate) mod splice;
+
+pub(crate) use ahead::Ahead;
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::{

@@ -76,7 +76,7 @@ impl Originator {
             }
         }?;
         let config = match protocol {
-            MeshProtocol::Http1 => made.http1,
+            MeshProtocol::Shared | MeshProtocol::Http1 => made.http1,
             MeshProtocol::Http2 => made.http2,
             MeshProtocol::Opaque => made.opaque,
         };

@@ -3,6 +3,7 @@
 use crate::{
     access_log::{Log, Writer},
     admin,
+    cap::Cap,
     config::{CertificateSource, Config, Discovery, InboundListener, OutboundListener},
     data::{self, Role},
     directory::{Directory, client, fixed},
@@ -111,17 +112,17 @@ impl Config {
             telemetry: telemetry.clone(),
             opaque_ports: Arc::new(self.opaque_ports.iter().copied().collect()),
             drain: watch,
+            cap: Cap::new(self.max_connections.get()),
         };
         let data = self.bind()?;
         let metrics = TcpListener::bind(self.metrics).await?;
         let admin = TcpListener::bind(self.admin).await?;
         let (metrics_address, admin_address) = (metrics.local_addr()?, admin.local_addr()?);
-        let cap = data::Cap::new(self.max_connections.get());
         let threads = data
             .threads
             .into_iter()
             .enumerate()
-            .map(|(index, listeners)| data::start(index, listeners, shared.clone(), cap.clone()))
+            .map(|(index, listeners)| data::start(index, listeners, shared.clone()))
             .collect::<io::Result<_>>()?;
         // Held by the data threads alone: the drain ends with them.
         drop(shared);

@@ -1,7 +1,11 @@
-//! The one stream type that HTTP and relays run on: plain, or either side of
-//! mutual TLS.
+//! The one stream type that HTTP and relays run on: plain, either side of mutual
+//! TLS, or one of many that share such a connection.
 
-use crate::io::{Rewind, relay as relay_bytes, splice};
+use crate::{
+    io::{Ahead, Rewind, relay as relay_bytes, splice},
+    mux,
+};
+use linnet_mesh::protocol::MeshProtocol;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -17,9 +21,24 @@ use tokio_rustls::{client, server};
 pub(crate) enum Stream {
     Plain(Rewind<TcpStream>),
     /// We connected.
-    Client(Box<client::TlsStream<TcpStream>>),
+    Client(Box<client::TlsStream<Ahead<TcpStream>>>),
     /// We accepted.
-    Server(Box<server::TlsStream<Rewind<TcpStream>>>),
+    Server(Box<server::TlsStream<Ahead<TcpStream>>>),
+    /// With others over one connection.
+    Shared(mux::Stream),
+}
+
+impl Stream {
+    /// Whether both sides agreed to share the connection among many streams.
+    pub(crate) fn is_to_be_shared(&self) -> bool {
+        match self {
+            Self::Client(stream) => {
+                let agreed = stream.get_ref().1.alpn_protocol();
+                agreed == Some(MeshProtocol::Shared.alpn())
+            }
+            Self::Plain(_) | Self::Server(_) | Self::Shared(_) => false,
+        }
+    }
 }
 
 /// Relays two streams until both directions have ended: by splice(2) where both
@@ -47,6 +66,7 @@ macro_rules! delegate {
             Stream::Plain($stream) => $call,
             Stream::Client($stream) => $call,
             Stream::Server($stream) => $call,
+            Stream::Shared($stream) => $call,
         }
     };
 }
@@ -91,6 +111,7 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Client(stream) => stream.is_write_vectored(),
             Self::Server(stream) => stream.is_write_vectored(),
+            Self::Shared(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -5,6 +5,7 @@
 use crate::{
     access_log::Log,
     balance::{Balancer, Candidate},
+    cap::Cap,
     directory::{Directory, ServiceCell},
     http::grant::Grants,
     inbound::{Decisions, Refusals, token::Tokens},
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) access_log: Log,
     pub(crate) opaque_ports: Arc<HashSet<u16>>,
     pub(crate) drain: drain::Watch,
+    pub(crate) cap: Cap,
 }
 
 /// See the module.

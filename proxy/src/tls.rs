@@ -1,7 +1,11 @@
 //! Mutual TLS between sidecars: configurations made once a certificate, and the
 //! check that a peer is who discovery promised.
 
-use crate::{error::Error, io::Rewind, origination::Hello};
+use crate::{
+    error::Error,
+    io::{Ahead, Rewind},
+    origination::Hello,
+};
 use linnet_mesh::{SpiffeId, protocol::MeshProtocol};
 use linnet_runtime::certificate;
 use rustls::pki_types::ServerName;
@@ -35,6 +39,8 @@ struct Configs {
     own: Arc<certificate::Workload>,
     server: Arc<rustls::ServerConfig>,
     http1: Arc<rustls::ClientConfig>,
+    /// For HTTP/1.1 over streams, or without them where the peer is older.
+    shared: Arc<rustls::ClientConfig>,
     http2: Arc<rustls::ClientConfig>,
     opaque: Arc<rustls::ClientConfig>,
 }
@@ -67,12 +73,16 @@ impl Tls {
             return Some(configs.clone());
         }
         let own = self.certificates.current()?;
-        let client = |protocol: MeshProtocol| own.client_config(&[protocol.alpn()]);
+        let client = |protocols: &[MeshProtocol]| {
+            let names: Vec<_> = protocols.iter().map(|protocol| protocol.alpn()).collect();
+            own.client_config(&names)
+        };
         let configs = Rc::new(Configs {
             server: own.server_config(&MeshProtocol::ALL.map(MeshProtocol::alpn), true),
-            http1: client(MeshProtocol::Http1),
-            http2: client(MeshProtocol::Http2),
-            opaque: client(MeshProtocol::Opaque),
+            http1: client(&[MeshProtocol::Http1]),
+            shared: client(&[MeshProtocol::Shared, MeshProtocol::Http1]),
+            http2: client(&[MeshProtocol::Http2]),
+            opaque: client(&[MeshProtocol::Opaque]),
             own,
         });
         *self.cached.borrow_mut() = Some((generation, configs.clone()));
@@ -84,14 +94,14 @@ impl Tls {
         &self,
         stream: Rewind<TcpStream>,
     ) -> io::Result<(
-        server::TlsStream<Rewind<TcpStream>>,
+        server::TlsStream<Ahead<TcpStream>>,
         VerifiedPeer,
         MeshProtocol,
     )> {
         let configs = self
             .configs()
             .ok_or_else(|| io::Error::other(Error::NoCertificate))?;
-        let accept = TlsAcceptor::from(configs.server.clone()).accept(stream);
+        let accept = TlsAcceptor::from(configs.server.clone()).accept(Ahead::from(stream));
         let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await??;
         let session = stream.get_ref().1;
         let peer = certificate::peer_identity(session)
@@ -110,9 +120,10 @@ impl Tls {
         address: SocketAddr,
         expected: &SpiffeId,
         protocol: MeshProtocol,
-    ) -> Result<client::TlsStream<TcpStream>, Error> {
+    ) -> Result<client::TlsStream<Ahead<TcpStream>>, Error> {
         let configs = self.configs().ok_or(Error::NoCertificate)?;
         let config = match protocol {
+            MeshProtocol::Shared => &configs.shared,
             MeshProtocol::Http1 => &configs.http1,
             MeshProtocol::Http2 => &configs.http2,
             MeshProtocol::Opaque => &configs.opaque,
@@ -125,7 +136,7 @@ impl Tls {
         // By address: no name goes over the wire, and a session is only ever
         // resumed with the pod that gave it.
         let name = ServerName::IpAddress(address.ip().into());
-        let connect = TlsConnector::from(config.clone()).connect(name, stream);
+        let connect = TlsConnector::from(config.clone()).connect(name, Ahead::new(stream));
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connect).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(refused(error.to_string())),
@@ -146,8 +157,8 @@ impl Tls {
         &self,
         stream: TcpStream,
         hello: Hello,
-    ) -> Result<client::TlsStream<TcpStream>, String> {
-        let connect = TlsConnector::from(hello.config).connect(hello.name, stream);
+    ) -> Result<client::TlsStream<Ahead<TcpStream>>, String> {
+        let connect = TlsConnector::from(hello.config).connect(hello.name, Ahead::new(stream));
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, connect).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(error.to_string()),

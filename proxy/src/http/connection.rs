@@ -5,9 +5,12 @@
 //! and is closed when it was not. An HTTP/2 one that has become old gets no new
 //! requests; those it has end in peace.
 
+mod carrier;
 mod open;
 
 pub(crate) use open::Held;
+
+use carrier::Carriers;
 
 use crate::{
     clock,
@@ -48,8 +51,11 @@ pub(crate) struct Connections {
     waiters: Cell<u32>,
     returned: Notify,
     shared: RefCell<Vec<Shared>>,
-    /// Held while an HTTP/2 connection is opened: all who wait share it.
+    carriers: Carriers,
+    /// Held while a connection is opened that is to be shared: all who wait share
+    /// it, or its failure.
     opening: tokio::sync::Mutex<()>,
+    failure: RefCell<Option<(Instant, Error)>>,
 }
 
 struct Idle {
@@ -106,7 +112,7 @@ impl Home for Connections {
         // Somebody waits for room, for another endpoint or on another thread.
         let in_the_way = pool.is_crowded() && !waited_for;
         let full = self.idle.borrow().len() >= MOST_IDLE;
-        if worn || old || in_the_way || full {
+        if worn || old || in_the_way || full || connection.is_over(clock::now()) {
             return;
         }
         let member: Rc<dyn Member> = self.clone();
@@ -141,7 +147,9 @@ impl Connections {
             waiters: Cell::new(0),
             returned: Notify::new(),
             shared: RefCell::default(),
+            carriers: Carriers::default(),
             opening: tokio::sync::Mutex::default(),
+            failure: RefCell::default(),
         })
     }
 
@@ -188,7 +196,7 @@ impl Connections {
 
     /// Whether there is no connection at all.
     pub(crate) fn is_empty(&self) -> bool {
-        self.shared.borrow().is_empty() && self.idle.borrow().is_empty()
+        self.shared.borrow().is_empty() && self.idle.borrow().is_empty() && self.carriers.is_empty()
     }
 
     /// Lets go of what nobody uses just now: no request is to come here for a
@@ -196,6 +204,7 @@ impl Connections {
     pub(crate) fn close_idle(&self) {
         self.idle.borrow_mut().clear();
         self.shared.borrow_mut().clear();
+        self.carriers.clear();
     }
 
     /// Closes connections that have been idle for too long, or that their server
@@ -206,13 +215,14 @@ impl Connections {
         self.idle.borrow_mut().retain_mut(usable);
         let mut shared = self.shared.borrow_mut();
         shared.retain(|shared| !shared.is_over(now));
+        self.carriers.expire(now);
     }
 }
 
 impl Idle {
     fn is_stale(&self, now: Instant) -> bool {
         let longest = self.connection.pool.policy.pool.http_idle_timeout;
-        longest.is_some_and(|longest| now - self.since >= longest)
+        longest.is_some_and(|longest| now - self.since >= longest) || self.connection.is_over(now)
     }
 }
 

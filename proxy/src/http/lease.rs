@@ -24,7 +24,16 @@ pub(crate) struct Http1 {
     /// By whose policy it was made.
     pub(crate) pool: Rc<Pool>,
     pub(crate) opened: Instant,
+    /// When the connection below gets too old to go on, if it is a shared one.
+    pub(crate) until: Option<Instant>,
     pub(crate) served: u32,
+}
+
+impl Http1 {
+    /// Whether it takes no more requests, by its age.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now >= until)
+    }
 }
 
 /// Where a connection belongs.

@@ -4,6 +4,7 @@
 use super::*;
 use crate::{
     access_log::{Line, Lines, Log},
+    cap::Cap,
     directory::Directory,
     telemetry::Telemetry,
     thread::Shared,
@@ -92,6 +93,7 @@ impl World {
             access_log,
             opaque_ports: Arc::default(),
             drain: watch,
+            cap: Cap::new(usize::MAX),
         });
         Self {
             authority,

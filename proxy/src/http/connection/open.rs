@@ -2,7 +2,7 @@
 
 use super::{Connections, Shared};
 use crate::{
-    connect,
+    clock, connect,
     error::Error,
     http::{
         CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, STREAM_WINDOW, aged, body::Body,
@@ -23,6 +23,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::MutexGuard,
     time::Instant,
 };
 
@@ -41,17 +42,87 @@ pub(super) async fn http1(
             Way::Room(room) => room,
         },
     };
-    let stream = open(tls, connections, pool, MeshProtocol::Http1).await?;
+    let (stream, until) = match is_shareable(connections, pool) {
+        true => share(tls, connections, pool).await?,
+        false => {
+            let stream = open(tls, connections, pool, MeshProtocol::Http1).await?;
+            (stream, None)
+        }
+    };
     let stream = Held {
         stream,
         _room: room,
     };
     Ok(Box::new(Http1 {
+        until,
         codec: client::Connection::new(stream),
         pool: pool.clone(),
         opened: Instant::now(),
         served: 0,
     }))
+}
+
+/// Whether HTTP/1.1 goes over streams of connections that they share: between
+/// sidecars, unless the other one is older than that.
+fn is_shareable(connections: &Connections, pool: &Pool) -> bool {
+    let meshed = pool.policy.tls.is_mesh() && connections.endpoint.identity.is_some();
+    meshed && !connections.carriers.are_declined()
+}
+
+/// A stream of a connection that is there, or of a new one; and how long the
+/// connection is to be used.
+async fn share(
+    tls: &Tls,
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
+) -> Result<(Stream, Option<Instant>), Error> {
+    let carriers = &connections.carriers;
+    if let Some((stream, until)) = carriers.stream(pool, clock::now()) {
+        return Ok((stream, Some(until)));
+    }
+    let opening = turn(connections).await?;
+    if let Some((stream, until)) = carriers.stream(pool, Instant::now()) {
+        return Ok((stream, Some(until)));
+    }
+    let stream = noted(
+        connections,
+        open(tls, connections, pool, MeshProtocol::Shared).await,
+    )?;
+    drop(opening);
+    if !stream.is_to_be_shared() {
+        carriers.decline();
+        return Ok((stream, None));
+    }
+    carriers.add(stream, pool);
+    let added = carriers.stream(pool, Instant::now());
+    let (stream, until) = added.ok_or_else(|| Error::Upstream {
+        address: connections.endpoint.address,
+        reason: "the connection took no stream".to_owned(),
+        refused: true,
+    })?;
+    Ok((stream, Some(until)))
+}
+
+/// Waits until it is one's turn to open a connection that is to be shared.
+///
+/// # Errors
+/// The one that was opened meanwhile could not be.
+async fn turn(connections: &Connections) -> Result<MutexGuard<'_, ()>, Error> {
+    let asked = Instant::now();
+    let turn = connections.opening.lock().await;
+    match &*connections.failure.borrow() {
+        Some((when, error)) if *when > asked => Err(error.clone()),
+        _ => Ok(turn),
+    }
+}
+
+/// Keeps a failure for those who wait for the same.
+fn noted(connections: &Connections, opened: Result<Stream, Error>) -> Result<Stream, Error> {
+    if let Err(error) = &opened {
+        let failure = (Instant::now(), error.clone());
+        *connections.failure.borrow_mut() = Some(failure);
+    }
+    opened
 }
 
 enum Way {
@@ -100,12 +171,15 @@ pub(super) async fn http2(
     pool: &Rc<Pool>,
 ) -> Result<(two::SendRequest<Body>, StreamSlot), Error> {
     let _pending = pool.take(Limit::Pending)?;
-    let _opening = connections.opening.lock().await;
+    let _opening = turn(connections).await?;
     if let Some(found) = connections.take_shared(pool) {
         return Ok(found);
     }
     let room = Room::unbounded(pool);
-    let stream = open(tls, connections, pool, MeshProtocol::Http2).await?;
+    let stream = noted(
+        connections,
+        open(tls, connections, pool, MeshProtocol::Http2).await,
+    )?;
     let stream = TokioIo::new(Held {
         stream,
         _room: room,

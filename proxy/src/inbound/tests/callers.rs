@@ -1,8 +1,8 @@
 //! Callers that have given up, or never let go.
 
 use super::*;
+use crate::http::LocalExecutor;
 use hyper::client::conn::http2;
-use hyper_util::rt::TokioExecutor;
 use tokio::sync::mpsc;
 
 /// What an application sees of a request.
@@ -116,7 +116,7 @@ async fn a_caller_s_old_connection_ends_after_its_last_request() {
         let stream = world.mesh("web", MeshProtocol::Http2).await;
         let begun = tokio::time::Instant::now();
         let io = TokioIo::new(stream);
-        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let (mut sender, connection) = http2::handshake(LocalExecutor, io).await.unwrap();
         let ended = tokio::task::spawn_local(connection);
         tokio::time::sleep(Duration::from_secs(26 * 60)).await;
         let request = Request::get("http://db/").body(Empty::<Bytes>::new());

@@ -2,6 +2,7 @@
 
 use crate::{
     access_log::Log,
+    cap::Cap,
     config::{StaticConfig, StaticEndpoint, StaticService},
     directory::{Directory, fixed},
     outbound::serve_connection,
@@ -185,6 +186,7 @@ impl Sidecar {
             access_log: Log::for_test(1024).0,
             opaque_ports: Arc::default(),
             drain: watch,
+            cap: Cap::new(usize::MAX),
         });
         Self {
             thread,

@@ -1,0 +1,381 @@
+//! What one side knows of the connection: its streams, and the frames that wait
+//! to be written.
+
+use super::{
+    MOST_STREAMS, ROOM, WINDOW,
+    frame::{Event, HEADER, Header, Kind, LONGEST, malformed},
+    stream::Stream,
+};
+use bytes::BytesMut;
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    task::Waker,
+};
+
+thread_local! {
+    /// The buffer of whichever session of the thread has something to write.
+    static WRITE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// One side of a connection that streams share.
+pub(crate) struct Session {
+    pub(super) state: RefCell<State>,
+}
+
+/// See [`Session`].
+pub(super) struct State {
+    /// By number, ascending.
+    lanes: Vec<(u32, Rc<RefCell<Lane>>)>,
+    /// Of the next stream: none below it begins any more.
+    next: u32,
+    pub(super) out: Vec<u8>,
+    driver: Option<Waker>,
+    /// Who waits for room to write.
+    blocked: Vec<Waker>,
+    /// One side wants no new streams.
+    going_away: bool,
+    /// The connection is to end once it has no streams.
+    unwanted: bool,
+    /// Why there is no connection any more.
+    over: Option<io::ErrorKind>,
+}
+
+/// What one side keeps of a stream.
+pub(super) struct Lane {
+    pub(super) unread: BytesMut,
+    /// The other side sends no more.
+    pub(super) ended: bool,
+    /// It is over, unless something is unread.
+    pub(super) broken: Option<io::ErrorKind>,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+    /// Bytes that may still be sent.
+    pub(super) credit: u32,
+    /// This side sends no more.
+    pub(super) said_end: bool,
+    /// Bytes that the other side may still send.
+    allowance: u32,
+    /// Read, and the other side has not been told.
+    owed: u32,
+}
+
+impl Lane {
+    fn new() -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            unread: BytesMut::new(),
+            ended: false,
+            broken: None,
+            reader: None,
+            writer: None,
+            credit: WINDOW,
+            said_end: false,
+            allowance: WINDOW,
+            owed: 0,
+        }))
+    }
+
+    fn break_off(&mut self, kind: io::ErrorKind) {
+        self.broken.get_or_insert(kind);
+        wake(&mut self.reader);
+        wake(&mut self.writer);
+    }
+
+    /// So many bytes have been read; the credit to give for them, not each time.
+    pub(super) fn consume(&mut self, length: usize) -> Option<u32> {
+        // Never more than was allowed.
+        self.owed += length as u32;
+        if self.owed < WINDOW / 2 || self.ended {
+            return None;
+        }
+        self.allowance += self.owed;
+        Some(std::mem::take(&mut self.owed))
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+impl State {
+    fn position(&self, stream: u32) -> Result<usize, usize> {
+        self.lanes
+            .binary_search_by_key(&stream, |(known, _)| *known)
+    }
+
+    /// Adds a frame without payload.
+    pub(super) fn push(&mut self, stream: u32, kind: Kind, length: u32) {
+        let header = Header {
+            stream,
+            kind,
+            length,
+        };
+        self.buffer().extend_from_slice(&header.encode());
+        self.wake_driver();
+    }
+
+    /// How much of a payload there is room for; `None`: none now.
+    pub(super) fn room(&self) -> Option<usize> {
+        let free = ROOM.checked_sub(self.out.len() + HEADER)?;
+        (free > 0).then(|| free.min(LONGEST))
+    }
+
+    /// Adds data that there is room for.
+    pub(super) fn push_data(&mut self, stream: u32, slices: &[io::IoSlice<'_>], length: usize) {
+        let header = Header {
+            stream,
+            kind: Kind::Data,
+            length: length as u32,
+        };
+        let out = self.buffer();
+        out.reserve(HEADER + length);
+        out.extend_from_slice(&header.encode());
+        let mut left = length;
+        for slice in slices {
+            let part = &slice[..slice.len().min(left)];
+            out.extend_from_slice(part);
+            left -= part.len();
+        }
+        self.wake_driver();
+    }
+
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.out.capacity() == 0 {
+            self.out = WRITE.take();
+        }
+        &mut self.out
+    }
+
+    fn wake_driver(&mut self) {
+        wake(&mut self.driver);
+    }
+
+    /// Wakes somebody when there is room again.
+    pub(super) fn block(&mut self, waker: &Waker) {
+        self.blocked.push(waker.clone());
+    }
+
+    /// All has been written: the buffer goes back to the thread.
+    pub(super) fn written(&mut self) {
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        WRITE.set(out);
+        self.blocked.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Session {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            state: RefCell::new(State {
+                lanes: Vec::new(),
+                next: 0,
+                out: Vec::new(),
+                driver: None,
+                blocked: Vec::new(),
+                going_away: false,
+                unwanted: false,
+                over: None,
+            }),
+        })
+    }
+
+    /// A new stream, unless the connection can't have another one.
+    pub(crate) fn open(self: &Rc<Self>) -> Option<Stream> {
+        let mut state = self.state.borrow_mut();
+        let stream = state.next;
+        let full = state.lanes.len() >= MOST_STREAMS;
+        if full || state.going_away || state.unwanted || state.over.is_some() {
+            return None;
+        }
+        // Four billion streams are enough for one connection.
+        state.next = stream.checked_add(1)?;
+        let lane = Lane::new();
+        state.lanes.push((stream, lane.clone()));
+        // Said at once: who writes first need not be who came first.
+        state.push(stream, Kind::Data, 0);
+        drop(state);
+        Some(Stream::new(self.clone(), lane, stream))
+    }
+
+    /// Whether it takes no new streams, now or ever.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.state.borrow();
+        state.going_away || state.over.is_some()
+    }
+
+    /// Streams that are open.
+    pub(crate) fn streams(&self) -> usize {
+        self.state.borrow().lanes.len()
+    }
+
+    /// Tells the other side to open no more streams here.
+    pub(super) fn go_away(&self) {
+        let mut state = self.state.borrow_mut();
+        if !std::mem::replace(&mut state.going_away, true) {
+            state.push(0, Kind::GoAway, 0);
+        }
+    }
+
+    /// Ends the connection once its last stream has ended.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.borrow_mut();
+        state.unwanted = true;
+        state.wake_driver();
+    }
+
+    /// Whether nobody needs the connection any more.
+    pub(super) fn is_done(&self) -> bool {
+        let state = self.state.borrow();
+        state.unwanted && state.lanes.is_empty() && state.out.is_empty()
+    }
+
+    /// Whether the peer makes more frames necessary than it reads: what well-behaved
+    /// ones cause besides data is a few bytes a stream.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.state.borrow().out.len() > 4 * ROOM
+    }
+
+    /// Who is woken when there is something to write.
+    pub(super) fn driven_by(&self, waker: &Waker) {
+        let driver = &mut self.state.borrow_mut().driver;
+        if !driver.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *driver = Some(waker.clone());
+        }
+    }
+
+    /// The connection is no more, nor are its streams.
+    pub(super) fn end(&self, kind: io::ErrorKind) {
+        let mut state = self.state.borrow_mut();
+        state.over = Some(kind);
+        state.out = Vec::new();
+        for (_, lane) in &state.lanes {
+            lane.borrow_mut().break_off(kind);
+        }
+        state.blocked.drain(..).for_each(Waker::wake);
+    }
+
+    /// A stream has been let go of by its user.
+    pub(super) fn forget(&self, stream: u32, lane: &Lane) {
+        let mut state = self.state.borrow_mut();
+        if let Ok(position) = state.position(stream) {
+            state.lanes.remove(position);
+        }
+        let over = lane.broken.is_some() || lane.said_end && lane.ended;
+        match over {
+            false => state.push(stream, Kind::Reset, 0),
+            // It may have been the last one.
+            true => state.wake_driver(),
+        }
+    }
+
+    /// Does what the peer's frames say; `accept` takes the streams that begin, and
+    /// is absent at the side that opens them.
+    ///
+    /// # Errors
+    /// The peer does not keep to the protocol.
+    pub(super) fn hear<F>(
+        self: &Rc<Self>,
+        event: Event<'_>,
+        accept: Option<&mut F>,
+    ) -> io::Result<()>
+    where
+        F: FnMut(Stream),
+    {
+        match event {
+            Event::Data(stream, data) => {
+                if let Some(lane) = self.lane(stream, accept)? {
+                    receive(&mut lane.borrow_mut(), data)?;
+                }
+            }
+            Event::Other(header) => match header.kind {
+                Kind::Data => {}
+                Kind::End => {
+                    if let Some(lane) = self.lane(header.stream, accept)? {
+                        let mut lane = lane.borrow_mut();
+                        lane.ended = true;
+                        wake(&mut lane.reader);
+                    }
+                }
+                Kind::Credit => {
+                    if let Some(lane) = self.known(header.stream)? {
+                        let mut lane = lane.borrow_mut();
+                        let credit = lane.credit + header.length;
+                        if credit > WINDOW {
+                            return Err(malformed("a stream has more credit than it can use"));
+                        }
+                        lane.credit = credit;
+                        wake(&mut lane.writer);
+                    }
+                }
+                Kind::Reset => {
+                    if let Some(lane) = self.known(header.stream)? {
+                        lane.borrow_mut().break_off(io::ErrorKind::ConnectionReset);
+                    }
+                }
+                Kind::GoAway => {
+                    let mut state = self.state.borrow_mut();
+                    state.going_away = true;
+                    state.unwanted = true;
+                    state.wake_driver();
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// A stream that has begun; `None`: it is over here.
+    fn known(&self, stream: u32) -> io::Result<Option<Rc<RefCell<Lane>>>> {
+        let state = self.state.borrow();
+        match state.position(stream) {
+            Ok(position) => Ok(Some(state.lanes[position].1.clone())),
+            Err(_) if stream < state.next => Ok(None),
+            Err(_) => Err(malformed("a stream that has not begun")),
+        }
+    }
+
+    /// The same, or one that begins now.
+    fn lane<F>(
+        self: &Rc<Self>,
+        stream: u32,
+        accept: Option<&mut F>,
+    ) -> io::Result<Option<Rc<RefCell<Lane>>>>
+    where
+        F: FnMut(Stream),
+    {
+        let begins = stream >= self.state.borrow().next;
+        let Some(accept) = accept.filter(|_| begins) else {
+            return self.known(stream);
+        };
+        let mut state = self.state.borrow_mut();
+        let next = stream.checked_add(1);
+        state.next = next.ok_or_else(|| malformed("there are no more streams"))?;
+        if state.lanes.len() >= MOST_STREAMS {
+            state.push(stream, Kind::Reset, 0);
+            return Ok(None);
+        }
+        let lane = Lane::new();
+        state.lanes.push((stream, lane.clone()));
+        drop(state);
+        accept(Stream::new(self.clone(), lane.clone(), stream));
+        Ok(Some(lane))
+    }
+}
+
+fn receive(lane: &mut Lane, data: &[u8]) -> io::Result<()> {
+    if lane.ended {
+        return Err(malformed("data behind a stream's end"));
+    }
+    let left = (lane.allowance as usize).checked_sub(data.len());
+    let left = left.ok_or_else(|| malformed("more data than was allowed"))?;
+    // Not more than it was.
+    lane.allowance = left as u32;
+    if lane.broken.is_none() {
+        lane.unread.extend_from_slice(data);
+        wake(&mut lane.reader);
+    }
+    Ok(())
+}
