@@ -4,9 +4,12 @@
 //! No idle connection holds a buffer: bytes are read when the socket has some.
 
 mod ahead;
+mod gather;
+pub(crate) mod spare;
 pub(crate) mod splice;
 
 pub(crate) use ahead::Ahead;
+pub(crate) use gather::Gather;
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::{

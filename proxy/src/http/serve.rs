@@ -5,7 +5,7 @@ use super::{
     CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, MOST_LOCAL_RESETS, MOST_RESETS,
     MOST_STREAMS, STREAM_WINDOW, aged, body::Body, one::server,
 };
-use crate::stream::Stream;
+use crate::{io::Gather, stream::Stream};
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -78,7 +78,7 @@ where
         .max_concurrent_streams(MOST_STREAMS)
         .max_pending_accept_reset_streams(MOST_RESETS)
         .max_local_error_reset_streams(MOST_LOCAL_RESETS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Gather::new(stream)), service);
     let mut connection = pin!(connection);
     let old = async {
         match ages {

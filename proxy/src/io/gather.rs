@@ -175,6 +175,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut gathered = self.0.borrow_mut();
+        // The sender may be the one whom the stream tells that it takes more.
+        gathered.writer = Some(context.waker().clone());
         ready!(gathered.poll_send(context))?;
         Pin::new(&mut gathered.inner).poll_shutdown(context)
     }

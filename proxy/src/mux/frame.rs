@@ -79,7 +79,7 @@ pub(super) fn malformed(why: &'static str) -> io::Error {
 }
 
 /// What the bytes that came say, as far as they go.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event<'a> {
     /// A part of a stream's data, perhaps none; more of it may follow.
     Data(u32, &'a [u8]),

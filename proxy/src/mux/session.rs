@@ -6,18 +6,9 @@ use super::{
     frame::{Event, HEADER, Header, Kind, LONGEST, malformed},
     stream::Stream,
 };
+use crate::io::spare;
 use bytes::BytesMut;
-use std::{
-    cell::{Cell, RefCell},
-    io,
-    rc::Rc,
-    task::Waker,
-};
-
-thread_local! {
-    /// The buffer of whichever session of the thread has something to write.
-    static WRITE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
+use std::{cell::RefCell, io, rc::Rc, task::Waker};
 
 /// One side of a connection that streams share.
 pub(crate) struct Session {
@@ -144,7 +135,7 @@ impl State {
 
     fn buffer(&mut self) -> &mut Vec<u8> {
         if self.out.capacity() == 0 {
-            self.out = WRITE.take();
+            self.out = spare::take();
         }
         &mut self.out
     }
@@ -160,9 +151,7 @@ impl State {
 
     /// All has been written: the buffer goes back to the thread.
     pub(super) fn written(&mut self) {
-        let mut out = std::mem::take(&mut self.out);
-        out.clear();
-        WRITE.set(out);
+        spare::put(std::mem::take(&mut self.out));
         self.blocked.drain(..).for_each(Waker::wake);
     }
 }
@@ -294,7 +283,7 @@ impl Session {
             Event::Other(header) => match header.kind {
                 Kind::Data => {}
                 Kind::End => {
-                    if let Some(lane) = self.lane(header.stream, accept)? {
+                    if let Some(lane) = self.known(header.stream)? {
                         let mut lane = lane.borrow_mut();
                         lane.ended = true;
                         wake(&mut lane.reader);

@@ -264,9 +264,10 @@ async fn ends_with(said: &[[u8; 8]], payload: usize) -> io::ErrorKind {
 async fn a_peer_that_does_not_keep_to_the_protocol_loses_its_connection() {
     local(async {
         let unknown_kind = [[0, 0, 0, 0, 9, 0, 0, 0]];
-        let credit_for_nothing = [[0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 2, 0, 0, 1]];
+        let credit_for_nothing = [[0; 8], [0, 0, 0, 0, 2, 0, 0, 1]];
         let reset_of_nothing = [[0, 0, 0, 7, 3, 0, 0, 0]];
-        let behind_the_end = [[0, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1]];
+        let begin = [0; 8];
+        let behind_the_end = [begin, [0, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1]];
         let invalid = io::ErrorKind::InvalidData;
         assert_eq!(ends_with(&unknown_kind, 0).await, invalid);
         assert_eq!(ends_with(&credit_for_nothing, 0).await, invalid);

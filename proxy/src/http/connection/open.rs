@@ -8,6 +8,7 @@ use crate::{
         CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, STREAM_WINDOW, aged, body::Body,
         lease::Http1, one::client,
     },
+    io::Gather,
     pool::{Limit, Pool, Room, StreamSlot, Streams},
     stream::Stream,
     tls::Tls,
@@ -180,7 +181,7 @@ pub(super) async fn http2(
         connections,
         open(tls, connections, pool, MeshProtocol::Http2).await,
     )?;
-    let stream = TokioIo::new(Held {
+    let stream = Gather::new(Held {
         stream,
         _room: room,
     });
@@ -189,7 +190,7 @@ pub(super) async fn http2(
         .max_header_list_size(LARGEST_HEAD as u32)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .handshake(stream)
+        .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| upstream_error(connections, &error))?;
     tokio::task::spawn_local(connection);

@@ -5,9 +5,10 @@
 //! a slice; what stays for longer, such as half a head, is copied out of it.
 
 use super::Error;
+use crate::io::spare;
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     future::Future,
     io::{self, IoSlice},
     mem,
@@ -27,7 +28,6 @@ const COPIED: usize = 4 * 1024;
 
 thread_local! {
     static READ: RefCell<BytesMut> = RefCell::default();
-    static WRITE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// See the module.
@@ -55,7 +55,7 @@ impl Out {
     pub(super) fn flat(&mut self) -> &mut Vec<u8> {
         debug_assert!(self.large.is_empty(), "what is large comes last");
         if self.flat.capacity() == 0 {
-            self.flat = WRITE.take();
+            self.flat = spare::take();
         }
         &mut self.flat
     }
@@ -95,11 +95,7 @@ impl Out {
     fn rest(&mut self) {
         self.large = Bytes::new();
         self.written = 0;
-        let mut flat = mem::take(&mut self.flat);
-        if flat.capacity() > 0 && flat.capacity() <= 2 * ENOUGH {
-            flat.clear();
-            WRITE.set(flat);
-        }
+        spare::put(mem::take(&mut self.flat));
     }
 }
 
