@@ -16,7 +16,7 @@ use std::{
     ops::Deref,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
             AtomicU32,
             Ordering::{AcqRel, Acquire, Relaxed},
@@ -145,6 +145,8 @@ pub(crate) struct Plan {
     pending: AtomicU32,
     requests: AtomicU32,
     retries: AtomicU32,
+    /// Connections that are open, as a metric.
+    open: OnceLock<metrics::Gauge>,
     pub(crate) originator: Originator,
 }
 
@@ -273,15 +275,17 @@ impl Room {
     }
 
     fn new(plan: &Plan, permit: Option<OwnedSemaphorePermit>) -> Self {
-        let service = plan.service.as_ref();
-        let gauge = metrics::gauge!(
-            "linnet_pool_connections",
-            "service" => service.map(ToString::to_string).unwrap_or_default(),
-            "subset" => plan.subset.clone().unwrap_or_default(),
-        );
+        let gauge = plan.open.get_or_init(|| {
+            let service = plan.service.as_ref();
+            metrics::gauge!(
+                "linnet_pool_connections",
+                "service" => service.map(ToString::to_string).unwrap_or_default(),
+                "subset" => plan.subset.clone().unwrap_or_default(),
+            )
+        });
         gauge.increment(1.0);
         Self {
-            gauge,
+            gauge: gauge.clone(),
             _permit: permit,
         }
     }
