@@ -248,7 +248,7 @@ impl InFlight {
     /// Takes note of how it went, for outlier detection.
     pub(crate) fn judge(&self, verdict: Verdict) {
         if let Some(watch) = &self.watch {
-            watch.note(&self.candidate, verdict, Instant::now());
+            watch.note(&self.candidate, verdict, clock::instant());
         }
     }
 

@@ -5,7 +5,7 @@
 //! has no limit is not counted: the default costs a request nothing but to see
 //! that there is none.
 
-use crate::{error::Error, origination::Originator};
+use crate::{clock, error::Error, origination::Originator};
 use linnet_mesh::{
     Service, ServicePort,
     destination::{ConnectionPool, Destination, DestinationPolicy},
@@ -343,7 +343,7 @@ impl Drop for StreamSlot {
         let left = self.0.open.get().saturating_sub(1);
         self.0.open.set(left);
         if left == 0 {
-            self.0.idle_since.set(Instant::now());
+            self.0.idle_since.set(clock::now());
         }
     }
 }

@@ -172,7 +172,7 @@ impl Connections {
 
     /// A connection of the pool that can take one more stream.
     fn take_shared(&self, pool: &Rc<Pool>) -> Option<(http2::SendRequest<Body>, StreamSlot)> {
-        let now = Instant::now();
+        let now = clock::now();
         let mut all = self.shared.borrow_mut();
         let policy = &pool.policy.pool;
         let mut position = 0;

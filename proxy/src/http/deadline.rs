@@ -3,10 +3,9 @@
 //! longer; what is left goes on to the next hop.
 
 use super::{body::Body, exchange::Exchange};
-use crate::error::Error;
+use crate::{clock, error::Error};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use std::time::Duration;
-use tokio::time::Instant;
 
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 static EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
@@ -51,7 +50,7 @@ pub(crate) fn carry(headers: &mut HeaderMap, exchange: &Exchange) {
     let Some(end) = exchange.end() else {
         return;
     };
-    let left = end.saturating_duration_since(Instant::now());
+    let left = end.saturating_duration_since(clock::now());
     // Less than one would be none at all.
     let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
     if exchange.is_grpc() {
@@ -79,7 +78,7 @@ pub(crate) async fn within(
     sending: impl Future<Output = Result<Response<Body>, Error>>,
 ) -> Result<Response<Body>, Error> {
     exchange.ends_in(limit);
-    let mut end = Box::pin(tokio::time::sleep(limit));
+    let mut end = Box::pin(tokio::time::sleep_until(clock::now() + limit));
     tokio::select! {
         biased;
         response = sending => Ok(response?.map(|body| body.until(end))),

@@ -178,7 +178,7 @@ impl Exchange {
 
     /// Its time is over then, unless it was to be before.
     pub(crate) fn ends_in(&self, limit: std::time::Duration) {
-        let end = tokio::time::Instant::now() + limit;
+        let end = clock::now() + limit;
         self.end
             .set(Some(self.end().map_or(end, |known| known.min(end))));
     }

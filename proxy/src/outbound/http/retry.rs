@@ -19,6 +19,7 @@ use crate::{
     telemetry::Flags,
 };
 use ::http::{Request, Response, StatusCode, header::RETRY_AFTER};
+use http_body::Body as _;
 use linnet_mesh::route::{HttpRule, Outcome, RetryPolicy};
 use std::{
     net::SocketAddr,
@@ -44,7 +45,8 @@ impl Attempts<'_> {
             request, exchange, ..
         } = call;
         let (head, body) = request.into_parts();
-        let replay = Replay::new(body);
+        // Where there is no body, there is nothing to keep.
+        let replay = (!body.is_end_stream()).then(|| Replay::new(body));
         let mut tried: Vec<SocketAddr> = Vec::new();
         self.balancer.budget.earn();
         // One of `maxRetries` while a retry is under way.
@@ -53,7 +55,10 @@ impl Attempts<'_> {
             let asker = Asker::head(&head.uri, &head.headers, route.source);
             let in_flight = self.choose(&tried, &asker)?;
             route.place(&exchange, &in_flight, Some(self.balancer));
-            let request = Request::from_parts(head.clone(), replay.body());
+            let request = Request::from_parts(
+                head.clone(),
+                replay.as_ref().map_or_else(Body::empty, Replay::body),
+            );
             let result = self.attempt(route, &exchange, &in_flight, request).await;
             if let Err((error, _)) = &result
                 && error.is_overflow()
@@ -66,7 +71,7 @@ impl Attempts<'_> {
                 Err((_, outcome)) => *outcome,
             };
             let too_long = asked.is_some_and(|asked| asked > LONGEST_ASKED);
-            let again = !too_long && self.again(retry, &outcome, &replay, &exchange);
+            let again = !too_long && self.again(retry, &outcome, replay.as_ref(), &exchange);
             let granted = again.then(|| in_flight.pool.take(Limit::Retries));
             match granted {
                 Some(Ok(granted)) => _granted = granted,
@@ -74,7 +79,9 @@ impl Attempts<'_> {
                     if refused.is_some() {
                         exchange.flag(Flags::UO);
                     }
-                    replay.forget();
+                    if let Some(replay) = &replay {
+                        replay.forget();
+                    }
                     return match result {
                         Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
                         Err((error, _)) => {
@@ -144,7 +151,13 @@ impl Attempts<'_> {
     }
 
     /// Whether a retry follows; if so it is paid for.
-    fn again(&self, retry: u32, outcome: &Outcome, replay: &Replay, exchange: &Exchange) -> bool {
+    fn again(
+        &self,
+        retry: u32,
+        outcome: &Outcome,
+        replay: Option<&Replay>,
+        exchange: &Exchange,
+    ) -> bool {
         let policy = self.policy;
         if policy.attempts == 0 || !policy.retries(outcome) {
             return false;
@@ -155,7 +168,7 @@ impl Attempts<'_> {
         }
         // A connection that does not come about is no request to anybody.
         let free = *outcome == Outcome::ConnectFailure;
-        replay.is_whole() && (free || self.balancer.budget.spend(Instant::now()))
+        replay.is_none_or(Replay::is_whole) && (free || self.balancer.budget.spend(Instant::now()))
     }
 }
 
