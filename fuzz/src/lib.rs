@@ -21,5 +21,5 @@ pub use certificate_request::certificate_request;
 pub use discovery::discovery;
 pub use http1::http1;
 pub use linnet_mesh::fuzz::authorization;
-pub use linnet_proxy::fuzz::{detection, hello};
+pub use linnet_proxy::fuzz::{detection, hello, shared};
 pub use spiffe_id::spiffe_id;

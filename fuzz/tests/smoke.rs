@@ -27,6 +27,11 @@ fn hello() {
 }
 
 #[test]
+fn shared() {
+    run("shared", linnet_fuzz::shared, 5_000);
+}
+
+#[test]
 fn http1() {
     run("http1", linnet_fuzz::http1, 1_000);
 }

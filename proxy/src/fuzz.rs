@@ -5,7 +5,10 @@
     reason = "a promise that is broken is a panic, which the fuzzer reports"
 )]
 
-use crate::detect::{Finding, Hello, classify};
+use crate::{
+    detect::{Finding, Hello, classify},
+    mux,
+};
 use linnet_mesh::protocol::MeshProtocol;
 
 /// Longer beginnings are not tried one by one.
@@ -25,6 +28,15 @@ pub fn detection(data: &[u8]) {
         if let Some(found) = classify(&data[..end]) {
             assert_eq!(Some(found), whole, "the first {end} bytes say otherwise");
         }
+    }
+}
+
+/// Streams that share a connection: what a peer says means the same in pieces of
+/// any size, until it is no frame; and no more waits than may.
+pub fn shared(data: &[u8]) {
+    let whole = mux::heard(data, data.len());
+    for piece in [1, 7, 8, 9, 4096] {
+        assert_eq!(mux::heard(data, piece), whole, "in pieces of {piece} bytes");
     }
 }
 

@@ -11,12 +11,14 @@
 
 mod driver;
 mod frame;
+mod heard;
 mod session;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use driver::{connect, serve};
+pub(crate) use heard::heard;
 pub(crate) use session::Session;
 pub(crate) use stream::Stream;
 

@@ -10,6 +10,7 @@ mod authorization;
 mod jwt;
 mod protocols;
 mod rotation;
+mod sharing;
 mod strict;
 mod support;
 mod virtual_service;

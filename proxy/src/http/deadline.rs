@@ -6,6 +6,7 @@ use super::{body::Body, exchange::Exchange};
 use crate::{clock, error::Error};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use std::time::Duration;
+use tokio::time::Instant;
 
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 static EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
@@ -50,7 +51,7 @@ pub(crate) fn carry(headers: &mut HeaderMap, exchange: &Exchange) {
     let Some(end) = exchange.end() else {
         return;
     };
-    let left = end.saturating_duration_since(clock::now());
+    let left = end.saturating_duration_since(Instant::now());
     // Less than one would be none at all.
     let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
     if exchange.is_grpc() {

@@ -190,6 +190,14 @@ impl Session {
         Some(Stream::new(self.clone(), lane, stream))
     }
 
+    /// Something of each stream, by number.
+    pub(super) fn lanes<T>(&self, of: impl Fn((u32, &Lane)) -> T) -> Vec<T> {
+        let state = self.state.borrow();
+        let lanes = state.lanes.iter();
+        let lanes = lanes.map(|(number, lane)| of((*number, &lane.borrow())));
+        lanes.collect()
+    }
+
     /// Whether it takes no new streams, now or ever.
     pub(crate) fn is_over(&self) -> bool {
         let state = self.state.borrow();
