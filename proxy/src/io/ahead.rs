@@ -6,7 +6,7 @@
 //! waits, which is not longer than its reader is at work.
 
 use super::Rewind;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use std::{
     cell::RefCell,
     io,
@@ -22,48 +22,19 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// See the module.
+/// See the module. What waits is what the inner stream is rewound to.
 #[derive(Debug)]
-pub(crate) struct Ahead<S> {
-    waiting: Bytes,
-    inner: S,
-}
+pub(crate) struct Ahead<S>(Rewind<S>);
 
 impl<S> Ahead<S> {
     pub(crate) fn new(inner: S) -> Self {
-        Self {
-            waiting: Bytes::new(),
-            inner,
-        }
+        Self(Rewind::new(Bytes::new(), inner))
     }
 }
 
 impl<S> From<Rewind<S>> for Ahead<S> {
     fn from(rewind: Rewind<S>) -> Self {
-        let Rewind { prefix, inner } = rewind;
-        Self {
-            waiting: prefix,
-            inner,
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> Ahead<S> {
-    /// Fills the buffer, and says what came besides.
-    fn poll_block(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<Bytes>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(BLOCK, 0);
-            let mut block = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut self.inner).poll_read(context, &mut block))?;
-            let read = block.filled();
-            let (now, later) = read.split_at(read.len().min(buffer.remaining()));
-            buffer.put_slice(now);
-            Poll::Ready(Ok(Bytes::copy_from_slice(later)))
-        })
+        Self(rewind)
     }
 }
 
@@ -73,18 +44,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.waiting.is_empty() {
-            self.waiting = ready!(self.poll_block(context, buffer))?;
-            return Poll::Ready(Ok(()));
+        let rewind = &mut self.0;
+        if !rewind.prefix.is_empty() {
+            return Pin::new(rewind).poll_read(context, buffer);
         }
-        let length = self.waiting.len().min(buffer.remaining());
-        buffer.put_slice(&self.waiting[..length]);
-        self.waiting.advance(length);
-        if self.waiting.is_empty() {
-            // Even an empty slice would hold on to what it was cut from.
-            self.waiting = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(BLOCK, 0);
+            let mut block = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut rewind.inner).poll_read(context, &mut block))?;
+            let read = block.filled();
+            let (now, later) = read.split_at(read.len().min(buffer.remaining()));
+            buffer.put_slice(now);
+            rewind.prefix = Bytes::copy_from_slice(later);
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
@@ -94,15 +67,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, data)
+        Pin::new(&mut self.0).poll_write(context, data)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        Pin::new(&mut self.0).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -110,11 +83,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+        Pin::new(&mut self.0).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.0.is_write_vectored()
     }
 }
 
@@ -142,6 +115,6 @@ mod tests {
         }
         assert_eq!(&received[..6], b"before");
         assert!(received[6..] == sent[..]);
-        assert!(stream.waiting.is_empty());
+        assert!(stream.0.prefix.is_empty());
     }
 }
