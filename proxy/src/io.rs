@@ -5,11 +5,13 @@
 
 mod ahead;
 mod gather;
+mod outgoing;
 pub(crate) mod spare;
 pub(crate) mod splice;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use gather::Gather;
+pub(crate) use outgoing::Outgoing;
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::{

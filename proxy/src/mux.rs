@@ -11,6 +11,7 @@
 
 mod driver;
 mod frame;
+#[cfg(feature = "fuzzing")]
 mod heard;
 mod session;
 mod stream;
@@ -18,6 +19,7 @@ mod stream;
 mod tests;
 
 pub(crate) use driver::{connect, serve};
+#[cfg(feature = "fuzzing")]
 pub(crate) use heard::heard;
 pub(crate) use session::Session;
 pub(crate) use stream::Stream;

@@ -287,4 +287,4 @@ const fn word(reason: Reason) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 //! by itself; here all that is written in one turn of the event loop goes in one
 //! piece: one TLS record, one system call.
 
-use super::spare;
+use super::Outgoing;
 use std::{
     cell::RefCell,
     future::poll_fn,
@@ -24,10 +24,7 @@ pub(crate) struct Gather<S>(Rc<RefCell<Gathered<S>>>);
 
 struct Gathered<S> {
     inner: S,
-    waiting: Vec<u8>,
-    /// Of what waits.
-    sent: usize,
-    unflushed: bool,
+    waiting: Outgoing,
     /// The task that sends, when it has nothing to send.
     sender: Option<Waker>,
     /// Who waits for room.
@@ -41,9 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Gather<S> {
     pub(crate) fn new(inner: S) -> Self {
         let gathered = Rc::new(RefCell::new(Gathered {
             inner,
-            waiting: Vec::new(),
-            sent: 0,
-            unflushed: false,
+            waiting: Outgoing::default(),
             sender: None,
             writer: None,
             failure: None,
@@ -100,39 +95,21 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         wake(&mut self.sender);
         // While something is unflushed, the sender is who is told when the stream takes
         // more.
-        if self.waiting.is_empty() && !self.unflushed && length >= LARGE {
-            self.unflushed = true;
+        if self.waiting.is_empty() && !self.waiting.unflushed && length >= LARGE {
+            self.waiting.unflushed = true;
             return Pin::new(&mut self.inner).poll_write_vectored(context, slices);
         }
-        if self.waiting.capacity() == 0 {
-            self.waiting = spare::take();
-        }
+        let waiting = self.waiting.buffer();
         for slice in slices {
-            self.waiting.extend_from_slice(slice);
+            waiting.extend_from_slice(slice);
         }
         Poll::Ready(Ok(length))
     }
 
     /// Sends all that waits.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.waiting.len() {
-            let rest = &self.waiting[self.sent..];
-            let sent = ready!(Pin::new(&mut self.inner).poll_write(context, rest))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.sent += sent;
-            self.unflushed = true;
-        }
-        if self.sent > 0 {
-            self.sent = 0;
-            spare::put(std::mem::take(&mut self.waiting));
-        }
-        if self.unflushed {
-            ready!(Pin::new(&mut self.inner).poll_flush(context))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
+        ready!(self.waiting.poll_write(context, &mut self.inner))?;
+        self.waiting.poll_flush(context, &mut self.inner)
     }
 }
 

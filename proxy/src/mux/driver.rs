@@ -74,9 +74,6 @@ struct Driver<S> {
     connection: S,
     session: Rc<Session>,
     reader: Reader,
-    /// Of what is to be written.
-    written: usize,
-    unflushed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
@@ -85,8 +82,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             connection,
             session,
             reader: Reader::default(),
-            written: 0,
-            unflushed: false,
         }
     }
 
@@ -129,26 +124,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.session.state.borrow_mut();
-        let connection = &mut self.connection;
-        while self.written < state.out.len() {
-            let rest = &state.out[self.written..];
-            let written = ready!(Pin::new(&mut *connection).poll_write(context, rest))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.written += written;
-            self.unflushed = true;
-        }
-        if self.written > 0 {
-            self.written = 0;
+        let wrote = !state.out.is_empty();
+        ready!(state.out.poll_write(context, &mut self.connection))?;
+        if wrote {
             state.written();
         }
-        drop(state);
-        if self.unflushed {
-            ready!(Pin::new(connection).poll_flush(context))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
+        state.out.poll_flush(context, &mut self.connection)
     }
 
     /// Reads once and does what was said; 0 is the connection's end.

@@ -40,6 +40,6 @@ pub(crate) fn heard(data: &[u8], piece: usize) -> (Vec<Told>, usize, Vec<u8>, bo
         (number, unread, lane.ended, lane.broken.is_some())
     };
     let all = session.lanes(told);
-    let out = session.state.borrow().out.clone();
+    let out = session.state.borrow_mut().out.buffer().clone();
     (all, begun, out, refused)
 }

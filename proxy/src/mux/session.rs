@@ -6,7 +6,7 @@ use super::{
     frame::{Event, HEADER, Header, Kind, LONGEST, malformed},
     stream::Stream,
 };
-use crate::io::spare;
+use crate::io::Outgoing;
 use bytes::BytesMut;
 use std::{cell::RefCell, io, rc::Rc, task::Waker};
 
@@ -21,7 +21,7 @@ pub(super) struct State {
     lanes: Vec<(u32, Rc<RefCell<Lane>>)>,
     /// Of the next stream: none below it begins any more.
     next: u32,
-    pub(super) out: Vec<u8>,
+    pub(super) out: Outgoing,
     driver: Option<Waker>,
     /// Who waits for room to write.
     blocked: Vec<Waker>,
@@ -104,7 +104,7 @@ impl State {
             kind,
             length,
         };
-        self.buffer().extend_from_slice(&header.encode());
+        self.out.buffer().extend_from_slice(&header.encode());
         self.wake_driver();
     }
 
@@ -121,7 +121,7 @@ impl State {
             kind: Kind::Data,
             length: length as u32,
         };
-        let out = self.buffer();
+        let out = self.out.buffer();
         out.reserve(HEADER + length);
         out.extend_from_slice(&header.encode());
         let mut left = length;
@@ -133,13 +133,6 @@ impl State {
         self.wake_driver();
     }
 
-    fn buffer(&mut self) -> &mut Vec<u8> {
-        if self.out.capacity() == 0 {
-            self.out = spare::take();
-        }
-        &mut self.out
-    }
-
     fn wake_driver(&mut self) {
         wake(&mut self.driver);
     }
@@ -149,9 +142,8 @@ impl State {
         self.blocked.push(waker.clone());
     }
 
-    /// All has been written: the buffer goes back to the thread.
+    /// All has been written.
     pub(super) fn written(&mut self) {
-        spare::put(std::mem::take(&mut self.out));
         self.blocked.drain(..).for_each(Waker::wake);
     }
 }
@@ -162,7 +154,7 @@ impl Session {
             state: RefCell::new(State {
                 lanes: Vec::new(),
                 next: 0,
-                out: Vec::new(),
+                out: Outgoing::default(),
                 driver: None,
                 blocked: Vec::new(),
                 going_away: false,
@@ -191,6 +183,7 @@ impl Session {
     }
 
     /// Something of each stream, by number.
+    #[cfg(feature = "fuzzing")]
     pub(super) fn lanes<T>(&self, of: impl Fn((u32, &Lane)) -> T) -> Vec<T> {
         let state = self.state.borrow();
         let lanes = state.lanes.iter();
@@ -248,7 +241,7 @@ impl Session {
     pub(super) fn end(&self, kind: io::ErrorKind) {
         let mut state = self.state.borrow_mut();
         state.over = Some(kind);
-        state.out = Vec::new();
+        state.out.clear();
         for (_, lane) in &state.lanes {
             lane.borrow_mut().break_off(kind);
         }

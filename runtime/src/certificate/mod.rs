@@ -12,6 +12,7 @@ mod client;
 mod expiry;
 mod handle;
 mod renewal;
+mod sessions;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tls;

@@ -16,11 +16,9 @@ use rustls::{
     version::TLS13,
 };
 
-use super::{Error, Workload, verifier};
+use super::{Error, Workload, sessions::Sessions, verifier};
 
-/// Sessions that a client keeps, by server name.
-const CLIENT_SESSIONS: usize = 1024;
-/// HTTP connections live long: one ticket is enough.
+/// One for the one that the connection may have taken.
 const TICKETS_PER_CONNECTION: usize = 1;
 
 /// The one TLS provider: aws-lc-rs, X25519MLKEM768 first, and AES-128-GCM with
@@ -77,7 +75,7 @@ impl Shared {
             client_optional: ClientAuth::new(trust, false)?,
             client_required: ClientAuth::new(trust, true)?,
             credentials: Arc::new(SingleCertAndKey::from(certified.clone())),
-            sessions: Resumption::in_memory_sessions(CLIENT_SESSIONS),
+            sessions: Resumption::store(Arc::new(Sessions::default())),
         })
     }
 }

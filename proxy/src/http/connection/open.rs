@@ -85,6 +85,13 @@ async fn share(
     if let Some((stream, until)) = carriers.stream(pool, Instant::now()) {
         return Ok((stream, Some(until)));
     }
+    if carriers.are_declined() {
+        // Whoever waits for the same finds that out at once, and opens their own beside
+        // this one.
+        drop(opening);
+        let stream = open(tls, connections, pool, MeshProtocol::Http1).await?;
+        return Ok((stream, None));
+    }
     let stream = noted(
         connections,
         open(tls, connections, pool, MeshProtocol::Shared).await,

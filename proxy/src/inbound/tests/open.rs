@@ -1,11 +1,11 @@
 //! Requests that last: what becomes of them when the policies change.
 
 use super::*;
+use crate::inbound::token::tests::rules;
 use futures_util::{StreamExt, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper_util::server::conn::auto;
-use linnet_mesh::authentication::{Authentication, JwtRule, jwk};
 use linnet_runtime::token::Issuer;
 use std::time::SystemTime;
 
@@ -259,19 +259,7 @@ async fn a_stream_outlives_its_token_until_policies_change() {
     let test = async {
         let world = world().await;
         let issuer = Issuer::default();
-        let (keys, _) = jwk::read(issuer.jwks().to_string().as_bytes()).unwrap();
-        let source = ResourceRef {
-            kind: "RequestAuthentication".into(),
-            namespace: "shop".into(),
-            name: "jwt".into(),
-        };
-        let rule = JwtRule {
-            issuer: "issuer".into(),
-            keys,
-            problem: None,
-            ..JwtRule::refusing(source, 0, String::new())
-        };
-        let authentication = Arc::new(Authentication::new(vec![rule]).unwrap());
+        let authentication = rules(&issuer.jwks());
         let set = |policies: Vec<Policy>| {
             let inbound = Inbound {
                 mtls: MtlsMode::Permissive,

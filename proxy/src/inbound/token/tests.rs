@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 const NOW: u64 = 1_800_000_000;
 
-fn rules(jwks: &Value) -> Arc<Authentication> {
+/// One rule, of tokens that `issuer` signs by these keys.
+pub(crate) fn rules(jwks: &Value) -> Arc<Authentication> {
     let (keys, notes) = jwk::read(jwks.to_string().as_bytes()).unwrap();
     assert_eq!(notes, [""; 0]);
     let source = ResourceRef {
