@@ -1,15 +1,14 @@
-//! Byte streams: one that starts with bytes already read, and the relay of
-//! opaque connections.
+//! Byte streams: one that starts with bytes already read, one of TLS, and the
+//! relay of opaque connections.
 //!
 //! No idle connection holds a buffer: bytes are read when the socket has some.
 
-mod ahead;
 mod gather;
 mod outgoing;
 pub(crate) mod spare;
 pub(crate) mod splice;
+pub(crate) mod tls;
 
-pub(crate) use ahead::Ahead;
 pub(crate) use gather::Gather;
 pub(crate) use outgoing::Outgoing;
 

@@ -2,7 +2,10 @@
 //! TLS, or one of many that share such a connection.
 
 use crate::{
-    io::{Ahead, Rewind, relay as relay_bytes, splice},
+    io::{
+        Rewind, relay as relay_bytes, splice,
+        tls::{Client, Server},
+    },
     mux,
 };
 use linnet_mesh::protocol::MeshProtocol;
@@ -15,15 +18,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::{client, server};
 
 /// See the module.
 pub(crate) enum Stream {
     Plain(Rewind<TcpStream>),
     /// We connected.
-    Client(Box<client::TlsStream<Ahead<TcpStream>>>),
+    Client(Box<Client<TcpStream>>),
     /// We accepted.
-    Server(Box<server::TlsStream<Ahead<TcpStream>>>),
+    Server(Box<Server<TcpStream>>),
     /// With others over one connection.
     Shared(mux::Stream),
 }
@@ -33,7 +35,7 @@ impl Stream {
     pub(crate) fn is_to_be_shared(&self) -> bool {
         match self {
             Self::Client(stream) => {
-                let agreed = stream.get_ref().1.alpn_protocol();
+                let agreed = stream.session().alpn_protocol();
                 agreed == Some(MeshProtocol::Shared.alpn())
             }
             Self::Plain(_) | Self::Server(_) | Self::Shared(_) => false,

@@ -3,7 +3,10 @@
 
 use crate::{
     error::Error,
-    io::{Ahead, Rewind},
+    io::{
+        Rewind,
+        tls::{Client, Server},
+    },
     origination::Hello,
 };
 use linnet_mesh::{SpiffeId, protocol::MeshProtocol};
@@ -18,7 +21,6 @@ use std::{
     time::Duration,
 };
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 /// Longest wait for a peer's part of a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,17 +95,13 @@ impl Tls {
     pub(crate) async fn accept(
         &self,
         stream: Rewind<TcpStream>,
-    ) -> io::Result<(
-        server::TlsStream<Ahead<TcpStream>>,
-        VerifiedPeer,
-        MeshProtocol,
-    )> {
+    ) -> io::Result<(Server<TcpStream>, VerifiedPeer, MeshProtocol)> {
         let configs = self
             .configs()
             .ok_or_else(|| io::Error::other(Error::NoCertificate))?;
-        let accept = TlsAcceptor::from(configs.server.clone()).accept(Ahead::from(stream));
+        let accept = Server::accept(configs.server.clone(), stream);
         let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await??;
-        let session = stream.get_ref().1;
+        let session = stream.session();
         let peer = certificate::peer_identity(session)
             .ok_or_else(|| io::Error::other("the peer's certificate names no mesh identity"))?;
         let protocol = session
@@ -120,7 +118,7 @@ impl Tls {
         address: SocketAddr,
         expected: &SpiffeId,
         protocol: MeshProtocol,
-    ) -> Result<client::TlsStream<Ahead<TcpStream>>, Error> {
+    ) -> Result<Client<TcpStream>, Error> {
         let configs = self.configs().ok_or(Error::NoCertificate)?;
         let config = match protocol {
             MeshProtocol::Shared => &configs.shared,
@@ -136,13 +134,13 @@ impl Tls {
         // By address: no name goes over the wire, and a session is only ever
         // resumed with the pod that gave it.
         let name = ServerName::IpAddress(address.ip().into());
-        let connect = TlsConnector::from(config.clone()).connect(name, Ahead::new(stream));
+        let connect = Client::connect(config.clone(), name, stream);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connect).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(refused(error.to_string())),
             Err(_) => return Err(refused("no answer to the handshake".to_owned())),
         };
-        match certificate::peer_identity(stream.get_ref().1) {
+        match certificate::peer_identity(stream.session()) {
             Some(peer) if configs.own.is_expected(&peer, expected) => Ok(stream),
             Some(peer) => Err(refused(format!("it is {peer}"))),
             None => Err(refused("it has no mesh identity".to_owned())),
@@ -157,8 +155,8 @@ impl Tls {
         &self,
         stream: TcpStream,
         hello: Hello,
-    ) -> Result<client::TlsStream<Ahead<TcpStream>>, String> {
-        let connect = TlsConnector::from(hello.config).connect(hello.name, Ahead::new(stream));
+    ) -> Result<Client<TcpStream>, String> {
+        let connect = Client::connect(hello.config, hello.name, stream);
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, connect).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(error.to_string()),
