@@ -36,6 +36,19 @@ impl Outgoing {
         &mut self.bytes
     }
 
+    /// Adds bytes, if there are any.
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.buffer().extend_from_slice(bytes);
+        }
+    }
+
+    /// What it holds on to, bytes.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Forgets what waits.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();

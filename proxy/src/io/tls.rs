@@ -13,7 +13,6 @@ mod tests;
 mod write;
 
 use super::Rewind;
-use bytes::{Buf, BytesMut};
 pub(crate) use machine::Side;
 use machine::{Machine, invalid};
 use rustls::{
@@ -125,16 +124,7 @@ impl<C: Side, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
 
     /// Sends what the socket has not taken yet.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let unsent = &mut self.machine.unsent;
-        while !unsent.is_empty() {
-            let sent = ready!(Pin::new(&mut self.socket).poll_write(context, unsent))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            unsent.advance(sent);
-        }
-        *unsent = BytesMut::new();
-        Poll::Ready(Ok(()))
+        self.machine.unsent.poll_write(context, &mut self.socket)
     }
 }
 

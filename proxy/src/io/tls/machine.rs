@@ -1,5 +1,6 @@
 //! What rustls' state machine asks for, of either side.
 
+use crate::io::Outgoing;
 use bytes::BytesMut;
 use rustls::{
     CommonState, Error,
@@ -49,7 +50,7 @@ pub(super) struct Machine<C> {
     /// Plaintext the reader had no room for.
     pub(super) plaintext: BytesMut,
     /// Records the socket has not taken.
-    pub(super) unsent: BytesMut,
+    pub(super) unsent: Outgoing,
     /// The peer has said that it is done.
     pub(super) ended: bool,
     /// Nothing more can be made of what the peer says.
@@ -61,7 +62,7 @@ impl<C: Side> Machine<C> {
         Self {
             session,
             plaintext: BytesMut::new(),
-            unsent: BytesMut::new(),
+            unsent: Outgoing::default(),
             ended: false,
             failed: false,
         }
@@ -109,7 +110,7 @@ impl<C: Side> Machine<C> {
                     }
                 },
                 Ok(ConnectionState::EncodeTlsData(data)) => {
-                    encode(data, &mut self.unsent);
+                    encode(data, self.unsent.buffer());
                     None
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
@@ -148,14 +149,14 @@ impl<C: Side> Machine<C> {
         // With something to encode, the machine looks at no input.
         while self.session.state().wants_write() {
             match self.session.process(&mut []).state {
-                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.unsent),
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, self.unsent.buffer()),
                 _ => break,
             }
         }
     }
 }
 
-fn encode<Data>(mut data: EncodeTlsData<'_, Data>, unsent: &mut BytesMut) {
+fn encode<Data>(mut data: EncodeTlsData<'_, Data>, unsent: &mut Vec<u8>) {
     let before = unsent.len();
     loop {
         match data.encode(&mut unsent[before..]) {

@@ -143,7 +143,7 @@ impl<C: Side, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
                 let mut output = Output::take();
                 let said = self
                     .drive(|mut traffic| output.add(|output| traffic.queue_close_notify(output)));
-                self.machine.unsent.extend_from_slice(output.records());
+                self.machine.unsent.add(output.records());
                 output.put();
                 said?;
             }
@@ -191,7 +191,7 @@ impl<C: Side, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
             }
             break;
         }
-        self.machine.unsent.extend_from_slice(rest);
+        self.machine.unsent.add(rest);
         result
     }
 }
