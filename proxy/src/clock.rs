@@ -9,8 +9,9 @@ use std::{
     cell::Cell,
     pin::Pin,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tokio::time::{Sleep, Timeout};
 
 #[derive(Clone, Copy)]
 enum Reading {
@@ -79,6 +80,58 @@ impl Drop for End {
     }
 }
 
+/// How far ahead the event loop looks at most while timers are made here.
+const BEAT: Duration = Duration::from_millis(250);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Pulse {
+    Still,
+    Beating,
+    /// A timer has been made since the last beat.
+    Wanted,
+}
+
+thread_local! {
+    static PULSE: Cell<Pulse> = const { Cell::new(Pulse::Still) };
+}
+
+/// A timer for what is mostly over long before.
+///
+/// tokio tells its event loop of each timer that will be the first to end, by a
+/// system call and another turn of the loop; and with each request that ends in
+/// time, the next one's timer is the first again. While such timers are made, the
+/// loop wakes up four times a second anyway, and need not be told.
+pub(crate) fn sleep_until(end: tokio::time::Instant) -> Sleep {
+    keep_pulse();
+    tokio::time::sleep_until(end)
+}
+
+/// The same, around a future.
+pub(crate) fn timeout<F: Future>(limit: Duration, future: F) -> Timeout<F> {
+    keep_pulse();
+    tokio::time::timeout(limit, future)
+}
+
+fn keep_pulse() {
+    if PULSE.replace(Pulse::Wanted) == Pulse::Still {
+        tokio::spawn(beat());
+    }
+}
+
+async fn beat() {
+    /// Also when the runtime ends first.
+    struct Ending;
+    impl Drop for Ending {
+        fn drop(&mut self) {
+            PULSE.set(Pulse::Still);
+        }
+    }
+    let _ending = Ending;
+    while PULSE.replace(Pulse::Beating) == Pulse::Wanted {
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +150,22 @@ mod tests {
             instant() - first
         };
         assert!(Coarse::new(task).await >= Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pulse_beats_while_timers_are_made_and_no_longer() {
+        let tasks = || {
+            let runtime = tokio::runtime::Handle::current();
+            runtime.metrics().num_alive_tasks()
+        };
+        let none = tasks();
+        for _ in 0..3 {
+            let limit = timeout(4 * BEAT, std::future::pending::<()>());
+            assert_eq!(tasks(), none + 1);
+            assert!(limit.await.is_err());
+            tokio::time::sleep(BEAT).await;
+            tokio::task::yield_now().await;
+            assert_eq!(tasks(), none);
+        }
     }
 }

@@ -20,7 +20,9 @@ use tokio::sync::oneshot;
 const ROOM: usize = 1024 * 1024;
 /// How long lines gather before they are written. To wake the writer costs a data
 /// thread more than to make a line; so it is woken once for many.
-const GATHERING: Duration = Duration::from_millis(10);
+const GATHERING: Duration = Duration::from_millis(50);
+/// What is written without waiting for more, bytes.
+const ENOUGH: usize = ROOM / 4;
 /// Memory that the writer keeps when there is little to write, bytes.
 const KEPT: usize = 64 * 1024;
 /// How long the end of the process waits for the last lines.
@@ -45,7 +47,7 @@ impl Drop for Handle {
 #[derive(Debug)]
 struct Queue {
     waiting: Mutex<Waiting>,
-    /// There is something to write, or nothing will come any more.
+    /// There is something to write, or enough, or nothing will come any more.
     filled: Condvar,
     room: usize,
     missing: Missing,
@@ -85,12 +87,10 @@ impl Queue {
     fn take(&self, batch: &mut Vec<u8>) -> Option<u64> {
         let nothing = |waiting: &mut Waiting| waiting.bytes.is_empty() && !waiting.over;
         let waiting = self.filled.wait_while(self.waiting(), nothing);
-        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
-        if !waiting.over {
-            drop(waiting);
-            std::thread::sleep(GATHERING);
-            waiting = self.waiting();
-        }
+        let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        let few = |waiting: &mut Waiting| waiting.bytes.len() < ENOUGH && !waiting.over;
+        let gathered = self.filled.wait_timeout_while(waiting, GATHERING, few);
+        let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
         mem::swap(&mut waiting.bytes, batch);
         (!batch.is_empty()).then(|| mem::take(&mut waiting.lines))
     }
@@ -145,11 +145,11 @@ impl Log {
             drop(waiting);
             return self.lose();
         }
-        let first = waiting.bytes.is_empty();
+        let before = waiting.bytes.len();
         waiting.bytes.extend_from_slice(line);
         waiting.lines += 1;
         drop(waiting);
-        if first {
+        if before == 0 || before < ENOUGH && before + line.len() >= ENOUGH {
             queue.filled.notify_one();
         }
     }

@@ -79,7 +79,7 @@ pub(crate) async fn within(
     sending: impl Future<Output = Result<Response<Body>, Error>>,
 ) -> Result<Response<Body>, Error> {
     exchange.ends_in(limit);
-    let mut end = Box::pin(tokio::time::sleep_until(clock::now() + limit));
+    let mut end = Box::pin(clock::sleep_until(clock::now() + limit));
     tokio::select! {
         biased;
         response = sending => Ok(response?.map(|body| body.until(end))),

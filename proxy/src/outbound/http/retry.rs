@@ -7,6 +7,7 @@
 use super::{Route, accept};
 use crate::{
     balance::{Asker, Balancer, InFlight, Verdict},
+    clock,
     error::Error,
     http::{
         Call,
@@ -127,7 +128,7 @@ impl Attempts<'_> {
         let sending = route.transmit(exchange, in_flight, request);
         let sent = match self.policy.per_try_timeout {
             None => sending.await,
-            Some(limit) => match tokio::time::timeout(limit, sending).await {
+            Some(limit) => match clock::timeout(limit, sending).await {
                 Ok(sent) => sent,
                 Err(_) => {
                     let error = Error::Timeout {
