@@ -8,9 +8,11 @@ as_root := if `id -u` == "0" { "env" } else { "sudo -E" }
 registry := env("LINNET_REGISTRY", "linnet")
 tag := env("LINNET_TAG", "dev")
 # What the sidecar does most (`just profile`), and the compiler's flags to use it:
-# code that it hardly runs is to be small. What has changed since is not warned of.
+# code that it hardly runs is to be small, and so are relocations (DT_RELR, glibc
+# 2.36). What has changed since is not warned of.
 profile := justfile_directory() / "proxy/linnet-proxy.profdata"
-guided := "-Cprofile-use=" + profile + " -Cllvm-args=-pgso-lwss-only=false -Cllvm-args=-no-pgo-warn-mismatch"
+guided := "-Cprofile-use=" + profile + " -Cllvm-args=-pgso-lwss-only=false -Cllvm-args=-no-pgo-warn-mismatch" \
+    + " -Clink-arg=-Wl,-z,pack-relative-relocs"
 
 [private]
 default:
@@ -54,6 +56,8 @@ profile: bench-packages
         cargo build --profile dist -p linnet-proxy --target-dir target/profile
     cargo build --release -p linnet-bench-control
     {{ as_root }} benches/train --linnet target/profile/dist/linnet-proxy --output {{ profile }}
+    @# What was guided by the old one.
+    rm -rf target/dist target/profile
 
 # Container images of all services, as archives in target/images
 images: sidecar
@@ -92,7 +96,7 @@ deploy *arguments: images
 
 # Linnet beside Envoy, nginx and haproxy on this machine (root, 12 min); `--quick` takes under three
 bench *arguments: bench-peers sidecar
-    cargo build --profile dist -p linnet-bench-relay
+    RUSTFLAGS="{{ guided }}" cargo build --profile dist -p linnet-bench-relay
     cargo build --release -p linnet-bench-control
     {{ as_root }} benches/bench {{ arguments }}
 

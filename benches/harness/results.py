@@ -8,6 +8,11 @@ def save(path, text):
     """Writes a whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    hand_over(path)
+
+
+def hand_over(path):
+    """Makes a file its directory's owner's."""
     owner = path.parent.stat()
     os.chown(path, owner.st_uid, owner.st_gid)
 
