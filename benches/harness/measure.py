@@ -35,7 +35,7 @@ class Settings:
     @classmethod
     def quick(cls):
         """Under three minutes."""
-        skip = frozenset({"bodies", "paced_tcp", "resumed", "after_load"})
+        skip = frozenset({"bodies", "paced_tcp", "resumed", "plain_connections", "after_load"})
         # What memory takes is the same each time.
         once = frozenset({"memory", "idle_http2", "idle_tcp"})
         return cls(rounds=2, seconds=2, tcp_seconds=1, rates=(1000,), skip=skip, once=once, attempts=1)
