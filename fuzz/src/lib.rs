@@ -15,6 +15,7 @@ mod certificate_request;
 mod discovery;
 mod http1;
 mod spiffe_id;
+mod tls;
 
 pub use admission_review::admission_review;
 pub use certificate_request::certificate_request;
@@ -23,3 +24,4 @@ pub use http1::http1;
 pub use linnet_mesh::fuzz::authorization;
 pub use linnet_proxy::fuzz::{detection, hello, shared};
 pub use spiffe_id::spiffe_id;
+pub use tls::tls;

@@ -32,6 +32,11 @@ fn shared() {
 }
 
 #[test]
+fn tls() {
+    run("tls", linnet_fuzz::tls, 500);
+}
+
+#[test]
 fn http1() {
     run("http1", linnet_fuzz::http1, 1_000);
 }

@@ -7,9 +7,17 @@
 
 use crate::{
     detect::{Finding, Hello, classify},
+    io::{
+        Rewind,
+        tls::{Client, Server},
+    },
     mux,
 };
+use bytes::Bytes;
 use linnet_mesh::protocol::MeshProtocol;
+use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
+use std::{io::IoSlice, net::Ipv4Addr, sync::Arc};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
 
 /// Longer beginnings are not tried one by one.
 const EACH_BEGINNING: usize = 64;
@@ -38,6 +46,119 @@ pub fn shared(data: &[u8]) {
     for piece in [1, 7, 8, 9, 4096] {
         assert_eq!(mux::heard(data, piece), whole, "in pieces of {piece} bytes");
     }
+}
+
+/// TLS: a stranger that says this is refused for the same reason in pieces of any
+/// size; and what a peer says in pieces of these sizes arrives.
+pub async fn tls(data: &[u8], client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) {
+    let beginning = &data[..data.len().min(MOST_SAID)];
+    let whole = refusal(beginning, server, LARGE).await;
+    for capacity in [7, 1000] {
+        let refused = refusal(beginning, server, capacity).await;
+        assert_eq!(refused, whole, "in pieces of {capacity} bytes");
+    }
+    if let [capacity, reads, writes @ ..] = data {
+        let capacity = 1 + 64 * usize::from(*capacity);
+        let reads = 1 + 128 * usize::from(*reads);
+        let writes = &writes[..writes.len().min(MOST_WRITES)];
+        let (near, far) = duplex(capacity);
+        let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+        let connect = Client::connect(client.clone(), name, near);
+        let accept = Server::accept(server.clone(), Rewind::new(Bytes::new(), far));
+        let near = async {
+            let (mut tickets, near) = tokio::io::split(agreed(connect.await));
+            let mut nowhere = tokio::io::sink();
+            tokio::join!(
+                say(near, writes),
+                tokio::io::copy(&mut tickets, &mut nowhere)
+            )
+            .0
+        };
+        let far = async { hear(agreed(accept.await), reads).await };
+        let (said, heard) = tokio::join!(near, far);
+        assert!(said == heard, "{} bytes of {}", heard.len(), said.len());
+    }
+}
+
+/// More than any input.
+const LARGE: usize = 64 * 1024;
+/// So that one input takes little time: of a stranger, bytes; and of a peer, writes.
+const MOST_SAID: usize = 4096;
+const MOST_WRITES: usize = 16;
+
+async fn refusal(data: &[u8], server: &Arc<ServerConfig>, capacity: usize) -> String {
+    let (near, far) = duplex(capacity);
+    let (mut answers, mut stranger) = tokio::io::split(near);
+    let says = async {
+        // It may not be listened to for so long.
+        let _ = stranger.write_all(data).await;
+        let _ = stranger.shutdown().await;
+    };
+    let accept = async {
+        Server::accept(server.clone(), Rewind::new(Bytes::new(), far))
+            .await
+            .err()
+    };
+    let mut nowhere = tokio::io::sink();
+    let (refused, (), _) = tokio::join!(accept, says, tokio::io::copy(&mut answers, &mut nowhere));
+    let Some(refused) = refused else {
+        panic!("a stranger is let in");
+    };
+    refused.to_string()
+}
+
+fn agreed<T>(stream: std::io::Result<T>) -> T {
+    match stream {
+        Ok(stream) => stream,
+        Err(error) => panic!("two of one mesh do not agree: {error}"),
+    }
+}
+
+/// Writes so many bytes at a time, some of them in two slices, and tells all.
+async fn say(mut stream: impl AsyncWrite + Unpin, writes: &[u8]) -> Vec<u8> {
+    let mut said = Vec::new();
+    for write in writes {
+        let length = 131 * usize::from(*write);
+        let data: Vec<u8> = (said.len()..said.len() + length)
+            .map(|n| (n % 251) as u8)
+            .collect();
+        let (one, other) = data.split_at(length / 3);
+        let written = match write % 2 {
+            0 => stream.write(&data).await,
+            _ => {
+                stream
+                    .write_vectored(&[IoSlice::new(one), IoSlice::new(other)])
+                    .await
+            }
+        };
+        let Ok(written) = written else {
+            panic!("nothing can be written: {written:?}");
+        };
+        said.extend_from_slice(&data[..written]);
+        if write % 5 == 0
+            && let Err(error) = stream.flush().await
+        {
+            panic!("nothing is sent: {error}");
+        }
+    }
+    if let Err(error) = stream.shutdown().await {
+        panic!("no end can be told: {error}");
+    }
+    said
+}
+
+async fn hear(mut stream: impl AsyncRead + AsyncWrite + Unpin, reads: usize) -> Vec<u8> {
+    let (mut heard, mut piece) = (Vec::new(), vec![0; reads]);
+    loop {
+        match stream.read(&mut piece).await {
+            Ok(0) => break,
+            Ok(length) => heard.extend_from_slice(&piece[..length]),
+            Err(error) => panic!("what was sent can't be read: {error}"),
+        }
+    }
+    // The client may be gone.
+    let _ = stream.shutdown().await;
+    heard
 }
 
 /// The look at a TLS hello: whose it is taken for is what it says. The bytes are a

@@ -107,11 +107,15 @@ impl<C: Side, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
 
     fn poll_shake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.poll_send(context))?;
-            ready!(Pin::new(&mut self.socket).poll_flush(context))?;
-            if !self.session().is_handshaking() {
-                return Poll::Ready(Ok(()));
+            let mut told = self.poll_send(context)?;
+            if told.is_ready() {
+                told = Pin::new(&mut self.socket).poll_flush(context)?;
             }
+            if !self.session().is_handshaking() {
+                return told.map(Ok);
+            }
+            // Also while it can't be told everything: the peer may not read before it is read
+            // from.
             let nowhere = &mut ReadBuf::new(&mut []);
             match ready!(self.poll_receive(context, nowhere)) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
