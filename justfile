@@ -31,8 +31,8 @@ lint:
 demo *arguments:
     cargo run --release -- demo {{ arguments }}
 
-# `--workspace` in the costlier tests, too, keeps the features of dependencies as
-# they are in `just test`: nothing is compiled a second time.
+# `--workspace` where CI has built the whole before keeps the features of
+# dependencies as they are there: nothing is compiled a second time.
 
 # Redirection by the real kernel, in network namespaces of its own (root)
 test-netns: netns-packages
@@ -107,7 +107,7 @@ bench-control *arguments: bench-packages
 
 # Instructions per request by callgrind, against benches/instructions.json (root); `--accept` rewrites it
 bench-instructions *arguments: bench-packages sidecar
-    cargo build --release -p linnet-bench-control
+    cargo build --release --workspace --bins
     {{ as_root }} benches/instructions {{ arguments }}
 
 # Licenses, sources and banned crates of everything we depend on
