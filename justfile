@@ -46,7 +46,7 @@ fuzz target seconds="60":
         cargo fuzz run --fuzz-dir fuzz/libfuzzer --target-dir target/fuzz --sanitizer none {{ target }} \
         target/fuzz/corpus/{{ target }} fuzz/corpus/{{ target }} -- -max_total_time={{ seconds }} -max_len=16384
 
-# The sidecar as images have it, in target/dist: slower to build, a third less CPU a request
+# The sidecar as images have it, in target/dist: slower to build, a fifth less CPU a request or more
 sidecar:
     RUSTFLAGS="{{ guided }}" cargo build --profile dist -p linnet-proxy
 

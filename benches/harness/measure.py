@@ -28,7 +28,7 @@ class Settings:
     rates: tuple = (200, 1000, 4000)
     skip: frozenset = frozenset()
     # Measured in the first round only.
-    once: frozenset = frozenset()
+    once: frozenset = frozenset({"after_load", "endpoints"})
     # How often a measurement is made until nothing disturbs it.
     attempts: int = 2
 
@@ -37,7 +37,7 @@ class Settings:
         """Under three minutes."""
         skip = frozenset({"bodies", "paced_tcp", "resumed", "plain_connections", "after_load"})
         # What memory takes is the same each time.
-        once = frozenset({"memory", "idle_http2", "idle_tcp"})
+        once = cls.once | {"memory", "idle_http2", "idle_tcp"}
         return cls(rounds=2, seconds=2, tcp_seconds=1, rates=(1000,), skip=skip, once=once, attempts=1)
 
 
@@ -56,9 +56,10 @@ class Visit:
             started = self.restart()
             if "memory" in self.subject.measures:
                 self.add("start_ms", started * 1e3)
+            done = frozenset() if self.first else self.settings.once
             for measure in self.subject.measures:
-                done = not self.first and measure in self.settings.once
-                if measure in wanted or not (wanted or done or measure in self.settings.skip):
+                chosen = measure in wanted if wanted else measure not in self.settings.skip
+                if chosen and measure not in done:
                     self.attempt(measure)
                     self.proxies.check()
         except FAILURES as failure:
@@ -217,16 +218,13 @@ class Visit:
 
     def after_load(self):
         """Whether the memory of load comes back."""
-        if self.first:
-            hops = len(self.proxies.all)
-            self.add("loaded_anonymous", machine.memory(self.proxies.pids())[0] / hops)
-            time.sleep(SETTLE)
-            self.add("settled_anonymous", machine.memory(self.proxies.pids())[0] / hops)
+        hops = len(self.proxies.all)
+        self.add("loaded_anonymous", machine.memory(self.proxies.pids())[0] / hops)
+        time.sleep(SETTLE)
+        self.add("settled_anonymous", machine.memory(self.proxies.pids())[0] / hops)
 
     def endpoints(self):
         """Bytes that each known endpoint takes, in a process of its own."""
-        if not self.first:
-            return
         used = []
         for count in (1, HOSTS):
             # On the subject's ports.

@@ -18,7 +18,7 @@ use rustls::{
 
 use super::{Error, Workload, sessions::Sessions, verifier};
 
-/// One for the one that the connection may have taken.
+/// A connection takes one at most, and brings one.
 const TICKETS_PER_CONNECTION: usize = 1;
 
 /// The one TLS provider: aws-lc-rs, X25519MLKEM768 first, and AES-128-GCM with

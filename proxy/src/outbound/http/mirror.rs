@@ -2,6 +2,7 @@
 
 use super::Route;
 use crate::balance::{Asker, Verdict};
+use crate::clock;
 use crate::http::{body::Body, connection, tee::tee};
 use ::http::{Request, uri::Authority};
 use http_body_util::BodyExt;
@@ -31,7 +32,7 @@ impl Route {
         *request.body_mut() = original;
         let copy = shadow(request, copied);
         let thread = self.thread.clone();
-        tokio::task::spawn_local(tokio::time::timeout(LONGEST, async move {
+        tokio::task::spawn_local(clock::timeout(LONGEST, async move {
             let connections = &in_flight.candidate.connections;
             let sent = connection::send(&thread.tls, connections, &in_flight.pool, copy).await;
             let answer = match sent {
