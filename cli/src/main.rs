@@ -20,6 +20,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
+    // `demo` and `standalone` run a whole mesh in this process.
+    linnet_runtime::files::raise();
     let terminal = terminal::Terminal::detect();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -28,7 +28,7 @@ use linnet_admission::{
 use linnet_mesh::names;
 use linnet_runtime::{
     drain,
-    serve::{self, Transport},
+    serve::{self, ListenerKind, Transport},
 };
 use serde_json::Value;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -77,7 +77,13 @@ pub(crate) async fn start(
     let tls = server::tls(keeper.resolver()).map_err(io::Error::other)?;
     tokio::spawn(keeper.run(None, drain.clone()));
     let transport = Transport::Tls(Arc::new(arc_swap::ArcSwap::new(tls)));
-    let server = tokio::spawn(serve::serve(listener, router(context), transport, drain));
+    let server = tokio::spawn(serve::serve(
+        listener,
+        router(context),
+        transport,
+        ListenerKind::Webhook,
+        drain,
+    ));
     Ok(Serving { address, server })
 }
 

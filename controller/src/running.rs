@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use linnet_runtime::{
     certificate, drain, health,
     readiness::Readiness,
-    serve::{self, TlsConfig, Transport},
+    serve::{self, ListenerKind, TlsConfig, Transport},
 };
 use std::{
     io,
@@ -149,7 +149,13 @@ impl Config {
         let server = Server::new(handle.clone(), admission, drain.clone());
         let discovery = serve_discovery(listener, server.router(), certificate, drain.clone());
         let checks = health::router(readiness, metrics).merge(status::router(handle.clone()));
-        let health = serve::serve(health_listener, checks, Transport::Plain, drain);
+        let health = serve::serve(
+            health_listener,
+            checks,
+            Transport::Plain,
+            ListenerKind::Health,
+            drain,
+        );
         let mut servers = vec![tokio::spawn(discovery), tokio::spawn(health)];
         let webhook_address = webhook.as_ref().map(|webhook| webhook.address);
         servers.extend(webhook.map(|webhook| webhook.server));
@@ -213,7 +219,7 @@ async fn serve_discovery(
     };
     tokio::select! {
         () = follow => {}
-        () = serve::serve(listener, router, Transport::Tls(current), drain) => {}
+        () = serve::serve(listener, router, Transport::Tls(current), ListenerKind::Discovery, drain) => {}
     }
 }
 

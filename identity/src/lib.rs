@@ -23,7 +23,7 @@ use linnet_runtime::{
     certificate::Federation,
     drain, health,
     readiness::{self, Readiness},
-    serve::{self, Transport},
+    serve::{self, ListenerKind, Transport},
 };
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -104,6 +104,7 @@ impl Config {
             health,
             health_router,
             Transport::Plain,
+            ListenerKind::Health,
             drain.clone(),
         ));
 
@@ -136,7 +137,7 @@ impl Config {
         let router = api::router(service.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = serve::serve(https, router, Transport::Tls(tls), drain) => {}
+                () = serve::serve(https, router, Transport::Tls(tls), ListenerKind::Identity, drain) => {}
                 () = renewal => {}
                 () = keeper.keep(kept.clone()) => {}
                 () = federated.keep(federation, kept.clone()) => {}

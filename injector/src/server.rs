@@ -9,7 +9,7 @@ use linnet_admission::{Keeper, server};
 use linnet_runtime::{
     drain, health,
     readiness::Readiness,
-    serve::{Transport, serve},
+    serve::{ListenerKind, Transport, serve},
 };
 use tokio::net::TcpListener;
 
@@ -86,13 +86,26 @@ impl Injector {
         let known = readiness.gate("namespaces");
         let kept = readiness.gate("webhook certificate");
         let checks = health::router(readiness, health::metrics_recorder());
-        tokio::spawn(serve(self.health, checks, Transport::Plain, drain.clone()));
+        tokio::spawn(serve(
+            self.health,
+            checks,
+            Transport::Plain,
+            ListenerKind::Health,
+            drain.clone(),
+        ));
         tokio::spawn(self.keeper.run(Some(kept), drain.clone()));
         let namespaces = ClusterNamespaces::start(self.client.clone(), known, drain.clone());
         let injection = injection(self.config, &self.client).await;
         let router = Webhook::new(injection, Arc::new(namespaces)).router();
         let transport = Transport::Tls(Arc::new(ArcSwap::new(self.tls)));
-        serve(self.webhook, router, transport, drain).await;
+        serve(
+            self.webhook,
+            router,
+            transport,
+            ListenerKind::Webhook,
+            drain,
+        )
+        .await;
     }
 }
 

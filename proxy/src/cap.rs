@@ -1,11 +1,10 @@
 //! How many connections may be open, in each direction on its own: a flood from
 //! outside must not take the workload's own connections from it. A stream that
-//! shares a connection with others counts like one of its own.
+//! shares a connection with others counts like one of its own. When all places of a
+//! direction are taken, the address that holds most of them gives way.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use linnet_runtime::places::{Place, Places};
+use std::net::IpAddr;
 
 /// Who opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,37 +28,26 @@ impl Direction {
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Cap {
-    most: usize,
-    outbound: Arc<AtomicUsize>,
-    inbound: Arc<AtomicUsize>,
+    outbound: Places,
+    inbound: Places,
 }
 
 impl Cap {
     pub(crate) fn new(most: usize) -> Self {
         Self {
-            most,
-            outbound: Arc::default(),
-            inbound: Arc::default(),
+            outbound: Places::new(most),
+            inbound: Places::new(most),
         }
     }
 
-    /// A place for one more connection; `None`: there is none left.
-    pub(crate) fn take(&self, direction: Direction) -> Option<Place> {
-        let open = match direction {
+    /// Takes a place for one more connection from an address. `None`: all are
+    /// taken, and the address has its share.
+    pub(crate) fn take(&self, direction: Direction, address: IpAddr) -> Option<Place> {
+        let places = match direction {
             Direction::Outbound => &self.outbound,
             Direction::Inbound => &self.inbound,
         };
-        let place = Place(open.clone());
-        (open.fetch_add(1, Relaxed) < self.most).then_some(place)
-    }
-}
-
-/// See [`Cap::take`].
-pub(crate) struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        places.take(address)
     }
 }
 
@@ -69,12 +57,13 @@ mod tests {
 
     #[test]
     fn each_direction_has_its_own_places_and_gets_them_back() {
+        let own = IpAddr::from([10, 0, 0, 1]);
         let cap = Cap::new(2);
-        let places = [Direction::Inbound; 2].map(|direction| cap.take(direction));
+        let places = [Direction::Inbound; 2].map(|direction| cap.take(direction, own));
         assert!(places.iter().all(Option::is_some));
-        assert!(cap.clone().take(Direction::Inbound).is_none());
-        assert!(cap.take(Direction::Outbound).is_some());
+        assert!(cap.clone().take(Direction::Inbound, own).is_none());
+        assert!(cap.take(Direction::Outbound, own).is_some());
         drop(places);
-        assert!(cap.take(Direction::Inbound).is_some());
+        assert!(cap.take(Direction::Inbound, own).is_some());
     }
 }

@@ -111,16 +111,16 @@ async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = thread.shared.cap.take(direction) else {
+                let Some(place) = thread.shared.cap.take(direction, peer.ip()) else {
                     refused.increment(1);
                     tracing::debug!(?role, %peer, "as many connections are open as may be");
                     continue;
                 };
                 let (thread, role) = (thread.clone(), role.clone());
-                tokio::task::spawn_local(Coarse::new(async move {
-                    let (_counted, _place) = (thread.count_connection(), place);
+                tokio::task::spawn_local(place.hold(Coarse::new(async move {
+                    let _counted = thread.count_connection();
                     connection(thread, role, stream, canonical(peer)).await;
-                }));
+                })));
             }
             Err(error) => {
                 tracing::warn!(?role, %error, "cannot accept a connection");

@@ -219,15 +219,14 @@ impl Arrival {
     ) -> Result<(), ConnectionError> {
         let shared = &self.thread.shared;
         let accept = |stream| {
-            let Some(place) = shared.cap.take(Direction::Inbound) else {
+            let Some(place) = shared.cap.take(Direction::Inbound, self.peer.ip()) else {
                 return;
             };
             let (arrival, caller) = (self.clone(), caller.clone());
-            tokio::task::spawn_local(Coarse::new(async move {
-                let _place = place;
+            tokio::task::spawn_local(place.hold(Coarse::new(async move {
                 let stream = Stream::Shared(stream);
                 arrival.serve_http(stream, HttpVersion::Http1, caller).await;
-            }));
+            })));
         };
         Ok(mux::serve(client, accept, shared.drain.clone()).await?)
     }

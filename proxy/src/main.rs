@@ -9,7 +9,7 @@ use linnet_proxy::{
     server::{Deps, Error},
     wait,
 };
-use linnet_runtime::{logging, signal};
+use linnet_runtime::{files, logging, signal};
 use std::process::ExitCode;
 
 // Returns memory that a burst took, and keeps hyper's small buffers cheap.
@@ -18,6 +18,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let log = logging::init("info");
+    files::raise();
     let mut arguments = std::env::args().skip(1);
     match (arguments.next().as_deref(), arguments.next()) {
         (None, None) => {}

@@ -14,9 +14,9 @@ use crate::{
 };
 use linnet_mesh::{SpiffeId, TrustDomain, names::CONTROL_PLANE_NAMESPACE};
 use linnet_runtime::{
-    certificate, drain, health, logging,
+    certificate, drain, files, health, logging,
     readiness::Readiness,
-    serve::{self, Transport},
+    serve::{self, ListenerKind, Transport},
 };
 use std::{
     io,
@@ -112,7 +112,7 @@ impl Config {
             telemetry: telemetry.clone(),
             opaque_ports: Arc::new(self.opaque_ports.iter().copied().collect()),
             drain: watch,
-            cap: Cap::new(self.max_connections.get()),
+            cap: Cap::new(self.most_connections()),
         };
         let data = self.bind()?;
         let metrics = TcpListener::bind(self.metrics).await?;
@@ -147,12 +147,15 @@ impl Config {
             },
             own_ip: self.pod.ips.first().copied(),
         });
-        for (listener, router) in [(metrics, public), (admin, private)] {
+        for (listener, router, kind) in [
+            (metrics, public, ListenerKind::Health),
+            (admin, private, ListenerKind::Admin),
+        ] {
             // Metrics and probes are answered until the process ends.
             let (signal, watch) = drain::channel();
             tasks.spawn(async move {
                 let _never = signal;
-                serve::serve(listener, router, Transport::Plain, watch).await;
+                serve::serve(listener, router, Transport::Plain, kind, watch).await;
             });
         }
         tasks.spawn(expire(directory, telemetry.clone()));
@@ -200,6 +203,27 @@ impl Config {
             }
         }
         Ok(directory)
+    }
+
+    /// Returns how many connections may be open in each direction: as many as the
+    /// settings allow, but not more than there are files for.
+    fn most_connections(&self) -> usize {
+        let limit = files::limit();
+        let others = [ListenerKind::Health, ListenerKind::Admin]
+            .map(|kind| kind.limits(limit).connections)
+            .iter()
+            .sum();
+        let room = files::data_connections(limit, self.data_threads.get(), others);
+        let wanted = self.max_connections.get();
+        if room < wanted {
+            tracing::info!(
+                connections = room,
+                files = limit,
+                "the limit of open files (RLIMIT_NOFILE) allows fewer connections in each \
+                 direction than LINNET_MAX_CONNECTIONS ({wanted})"
+            );
+        }
+        wanted.min(room)
     }
 
     fn bind(&self) -> io::Result<Bound> {

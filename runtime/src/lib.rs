@@ -8,8 +8,10 @@
 
 pub mod certificate;
 pub mod drain;
+pub mod files;
 pub mod health;
 pub mod logging;
+pub mod places;
 pub mod process;
 pub mod readiness;
 pub mod serve;

@@ -3,7 +3,7 @@
 
 use std::{fmt::Display, process::ExitCode, time::Duration};
 
-use crate::{certificate, drain, logging, signal};
+use crate::{certificate, drain, files, logging, signal};
 
 /// Whatever ends a service; nobody but its log reads it.
 pub type Error = Box<dyn std::error::Error>;
@@ -15,6 +15,7 @@ where
     F: AsyncFnOnce(E) -> Result<(), Error>,
 {
     logging::init("info");
+    files::raise();
     // The Kubernetes client asks the process for its TLS provider.
     certificate::provider();
     let failed = |error: &dyn Display| {

@@ -1,8 +1,12 @@
 //! Serving an axum router, plain or over TLS, HTTP/1.1 and HTTP/2, until the
 //! drain.
 //!
-//! Every request carries a [`Peer`] in its extensions. Handshakes and request
-//! heads have a time limit, so that a silent peer does not hold a socket.
+//! Every request carries a [`Peer`] in its extensions. Handshakes, request heads and
+//! idleness have time limits, and each listener has a number of connections by its
+//! [`ListenerKind`], which the addresses of its callers share: silent peers, however many, keep
+//! neither a socket for ever nor an honest caller out.
+
+mod limits;
 
 use std::{
     convert::Infallible,
@@ -10,16 +14,22 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use axum::Router;
-use hyper::{body::Incoming, server::conn::http2};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http2,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::{self, UpgradeableConnection},
@@ -27,12 +37,16 @@ use hyper_util::{
 use linnet_mesh::SpiffeId;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tower::{ServiceExt, util::Oneshot};
+use tower::ServiceExt;
 
-use crate::{certificate, drain};
+use crate::{
+    certificate, drain, files,
+    places::{Activity, Busy, Place, Places},
+};
+pub use limits::{Limits, ListenerKind};
 
 /// A peer has this long for its TLS handshake, for its first request, and for
 /// the head of any.
@@ -86,33 +100,70 @@ pub async fn serve(
     listener: TcpListener,
     router: Router,
     transport: Transport,
+    kind: ListenerKind,
     drain: drain::Watch,
 ) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _guard = drain.signaled() => return,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                let connection = Connection {
-                    address,
-                    router: router.clone(),
-                    drain: drain.clone(),
-                };
-                tokio::spawn(connection.run(stream, transport.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
+    let server = Server {
+        router,
+        transport,
+        kind,
+        limits: kind.limits(files::limit()),
+        drain,
+    };
+    server.run(listener).await;
+}
+
+struct Server {
+    router: Router,
+    transport: Transport,
+    kind: ListenerKind,
+    limits: Limits,
+    drain: drain::Watch,
+}
+
+impl Server {
+    async fn run(self, listener: TcpListener) {
+        let places = Places::yielding(self.limits.connections, HEAD_TIMEOUT);
+        let refused = metrics::counter!(
+            "linnet_listener_refused_total", "listener" => self.kind.as_str()
+        );
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _guard = self.drain.signaled() => return,
+            };
+            match accepted {
+                Ok((stream, address)) => match places.take(address.ip()) {
+                    Some(place) => self.start(stream, address, place),
+                    None => refused.increment(1),
+                },
+                Err(error) => {
+                    let listener = self.kind.as_str();
+                    tracing::warn!(%error, listener, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+    }
+
+    fn start(&self, stream: TcpStream, address: SocketAddr, place: Place) {
+        let connection = Connection {
+            address,
+            router: self.router.clone(),
+            activity: place.activity(),
+            limits: self.limits,
+            drain: self.drain.clone(),
+        };
+        let task = connection.run(stream, self.transport.clone());
+        tokio::spawn(place.hold_by_requests(task));
     }
 }
 
 struct Connection {
     address: SocketAddr,
     router: Router,
+    activity: Activity,
+    limits: Limits,
     drain: drain::Watch,
 }
 
@@ -130,11 +181,11 @@ impl Connection {
     }
 
     async fn plain(self, stream: TcpStream) -> io::Result<()> {
-        let (service, asked) = self.service(None);
+        let service = self.service(None);
         let versions = http_versions();
         let connection = versions.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let connection = pin!(connection);
-        self.until_done(connection, UpgradeableConnection::graceful_shutdown, &asked)
+        self.until_done(connection, UpgradeableConnection::graceful_shutdown)
             .await
     }
 
@@ -145,7 +196,7 @@ impl Connection {
         let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
         let stream = timeout(HEAD_TIMEOUT, handshake).await??;
         let session = stream.get_ref().1;
-        let (service, asked) = self.service(certificate::peer_identity(session));
+        let service = self.service(certificate::peer_identity(session));
         let http2 = session.alpn_protocol() == Some(b"h2");
         let io = TokioIo::new(stream);
         if http2 {
@@ -156,51 +207,58 @@ impl Connection {
                 .keep_alive_timeout(HEAD_TIMEOUT);
             let mut connection = Box::pin(builder.serve_connection(io, service));
             let connection = connection.as_mut();
-            self.until_done(connection, http2::Connection::graceful_shutdown, &asked)
+            self.until_done(connection, http2::Connection::graceful_shutdown)
                 .await
         } else {
             let versions = http_versions().http1_only();
             let mut connection = Box::pin(versions.serve_connection_with_upgrades(io, service));
             let connection = connection.as_mut();
-            self.until_done(connection, UpgradeableConnection::graceful_shutdown, &asked)
+            self.until_done(connection, UpgradeableConnection::graceful_shutdown)
                 .await
         }
     }
 
-    /// Answers requests, and says whether there was one.
-    fn service(&self, identity: Option<SpiffeId>) -> (Answers, Arc<AtomicBool>) {
-        let asked = Arc::new(AtomicBool::new(false));
-        let answers = Answers {
+    fn service(&self, identity: Option<SpiffeId>) -> Answers {
+        Answers {
             router: self.router.clone(),
             peer: Peer {
                 address: self.address,
                 identity,
             },
-            asked: asked.clone(),
-        };
-        (answers, asked)
+            activity: self.activity.clone(),
+            limit: self.limits.request,
+        }
     }
 
     async fn until_done<C, E>(
         &self,
         mut connection: Pin<&mut C>,
         shut_down: impl Fn(Pin<&mut C>),
-        asked: &AtomicBool,
     ) -> io::Result<()>
     where
         C: Future<Output = Result<(), E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let mut silence = pin!(sleep(HEAD_TIMEOUT));
-        let mut watched = true;
+        let mut look = pin!(sleep(HEAD_TIMEOUT));
+        let mut leaving = false;
         let result = loop {
             tokio::select! {
                 result = connection.as_mut() => break result,
-                () = silence.as_mut(), if watched => {
-                    if !asked.load(Ordering::Relaxed) {
+                () = look.as_mut() => {
+                    let left = self.patience();
+                    if left.is_zero() && (leaving || !self.activity.was_used()) {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    watched = false;
+                    let next = match left.is_zero() {
+                        // It may still hear that it is over.
+                        true => {
+                            leaving = true;
+                            shut_down(connection.as_mut());
+                            HEAD_TIMEOUT
+                        }
+                        false => left,
+                    };
+                    look.as_mut().reset(Instant::now() + next);
                 }
                 _guard = self.drain.signaled() => {
                     shut_down(connection.as_mut());
@@ -210,6 +268,20 @@ impl Connection {
         };
         result.map_err(io::Error::other)
     }
+
+    /// Returns how long the connection may stay as it is.
+    fn patience(&self) -> Duration {
+        let limit = match (self.activity.is_busy(), self.activity.was_used()) {
+            (true, _) => match self.limits.request {
+                Some(limit) => limit,
+                // It is looked at again when it may be idle.
+                None => return self.limits.idle,
+            },
+            (false, true) => self.limits.idle,
+            (false, false) => HEAD_TIMEOUT,
+        };
+        limit.saturating_sub(self.activity.unused_for())
+    }
 }
 
 /// A connection's requests, each with its peer.
@@ -217,18 +289,68 @@ impl Connection {
 struct Answers {
     router: Router,
     peer: Peer,
-    asked: Arc<AtomicBool>,
+    activity: Activity,
+    limit: Option<Duration>,
 }
 
 impl hyper::service::Service<http::Request<Incoming>> for Answers {
-    type Response = axum::response::Response;
+    type Response = Response;
     type Error = Infallible;
-    type Future = Oneshot<Router, http::Request<Incoming>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
-        self.asked.store(true, Ordering::Relaxed);
+        let busy = self.activity.begin();
         request.extensions_mut().insert(self.peer.clone());
-        self.router.clone().oneshot(request)
+        let answer = self.router.clone().oneshot(request);
+        let limit = self.limit;
+        Box::pin(async move {
+            let response = match limit {
+                Some(limit) => match timeout(limit, answer).await {
+                    Ok(Ok(response)) => response,
+                    Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+                },
+                None => {
+                    let Ok(response) = answer.await;
+                    response
+                }
+            };
+            Ok(response.map(|body| {
+                Body::new(Answer {
+                    body,
+                    busy: Some(busy),
+                })
+            }))
+        })
+    }
+}
+
+/// A response's body: its connection is busy until the body has been sent.
+struct Answer {
+    body: Body,
+    busy: Option<Busy>,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() {
+            self.busy = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -247,128 +369,4 @@ fn http_versions() -> auto::Builder<TokioExecutor> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::{Extension, routing::get};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    async fn exchange(address: SocketAddr) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-            .await
-            .unwrap();
-        let mut answer = vec![0; 1024];
-        let length = stream.read(&mut answer).await.unwrap();
-        String::from_utf8(answer[..length].to_vec()).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_request_in_flight_outlives_the_drain_signal() {
-        let (entered, mut started) = tokio::sync::mpsc::channel::<()>(1);
-        let (release, gate) = tokio::sync::watch::channel(false);
-        let handler = async move |Extension(peer): Extension<Peer>| {
-            entered.send(()).await.unwrap();
-            gate.clone().wait_for(|open| *open).await.unwrap();
-            format!("{}", peer.address.ip())
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (signal, watch) = drain::channel();
-        let router = Router::new().route("/", get(handler));
-        let server = tokio::spawn(serve(listener, router, Transport::Plain, watch));
-        let client = tokio::spawn(exchange(address));
-        started.recv().await.unwrap();
-
-        let drain = tokio::spawn(signal.drain());
-        server.await.unwrap();
-        assert!(
-            TcpStream::connect(address).await.is_err(),
-            "the listener is closed"
-        );
-        assert!(!drain.is_finished());
-        release.send_replace(true);
-        assert!(client.await.unwrap().ends_with("127.0.0.1"));
-        drain.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn idle_connections_do_not_hold_the_drain() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (signal, watch) = drain::channel();
-        let router = Router::new().route("/", get(async || "ok"));
-        tokio::spawn(serve(listener, router, Transport::Plain, watch));
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream
-            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-            .await
-            .unwrap();
-        let mut answer = [0; 64];
-        assert!(stream.read(&mut answer).await.unwrap() > 0);
-        signal.drain().await;
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silent_peers_are_closed() {
-        let workload = certificate::testing::Authority::default().workload("a", "b");
-        let config = workload.server_config(&[b"h2"], false);
-        let tls = Transport::Tls(Arc::new(ArcSwap::new(config)));
-        let (_signal, drain) = drain::channel();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        for (transport, sent) in [
-            (Transport::Plain, ""),
-            (Transport::Plain, "GET / HTTP/1.1\r\n"),
-            (tls, ""),
-        ] {
-            let mut client = TcpStream::connect(address).await.unwrap();
-            client.write_all(sent.as_bytes()).await.unwrap();
-            let (stream, address) = listener.accept().await.unwrap();
-            let router = Router::new();
-            let connection = Connection {
-                address,
-                router,
-                drain: drain.clone(),
-            };
-            let ended = timeout(HEAD_TIMEOUT * 2, connection.run(stream, transport.clone())).await;
-            assert!(ended.is_ok(), "still open after {sent:?}, {transport:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_mesh_client_over_http2_is_known_to_the_handler() {
-        let authority = certificate::testing::Authority::default();
-        let (server, client) = (
-            authority.workload("a", "server"),
-            authority.workload("a", "client"),
-        );
-        let tls = Arc::new(ArcSwap::new(server.server_config(&[b"h2"], true)));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (_signal, watch) = drain::channel();
-        let handler = async |Extension(peer): Extension<Peer>| peer.identity.unwrap().to_string();
-        let router = Router::new().route("/", get(handler));
-        tokio::spawn(serve(listener, router, Transport::Tls(tls), watch));
-
-        let stream = TcpStream::connect(address).await.unwrap();
-        let stream = tokio_rustls::TlsConnector::from(client.client_config(&[b"h2"]))
-            .connect("server".try_into().unwrap(), stream)
-            .await
-            .unwrap();
-        let io = TokioIo::new(stream);
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
-                .await
-                .unwrap();
-        tokio::spawn(connection);
-        let request = http::Request::get("https://server/").body(axum::body::Body::empty());
-        let response = sender.send_request(request.unwrap()).await.unwrap();
-        let body = http_body_util::BodyExt::collect(response.into_body())
-            .await
-            .unwrap();
-        assert_eq!(body.to_bytes(), client.id().as_str());
-    }
-}
+mod tests;

@@ -7,9 +7,11 @@ use crate::{
     support::{Mesh, Pair},
     wire::{Front, PATIENCE, answer, send},
 };
+use linnet_proxy::server::Running;
 use std::{
     collections::HashMap,
     fs,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -23,29 +25,28 @@ use tokio::{
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: payment\r\nconnection: close\r\n\r\n";
 
+/// A sidecar that may have so many connections open, in each direction.
+async fn limited(mesh: &Mesh, app: SocketAddr, most: usize) -> Running {
+    let files = tempfile::tempdir().unwrap();
+    let services = files.path().join("services.yaml");
+    let host = "other.default.svc.cluster.local:80";
+    let text = format!("inboundMtls: PERMISSIVE\nservices:\n  {host}:\n    - address: {app}\n",);
+    fs::write(&services, text).unwrap();
+    let environment = HashMap::from([
+        ("LINNET_STATIC_CONFIG", services.display().to_string()),
+        ("LINNET_INBOUND_LISTENERS", format!("127.0.0.1:0={app}")),
+        ("LINNET_OUTBOUND_LISTENERS", format!("127.0.0.1:0={host}")),
+        ("LINNET_MAX_CONNECTIONS", most.to_string()),
+    ]);
+    mesh.run("payment", environment).await
+}
+
 #[tokio::test]
 async fn a_flood_of_connections_stops_at_the_limit() {
     const MOST: usize = 20;
     let mesh = Mesh::new();
     let app = App::start().await;
-    let files = tempfile::tempdir().unwrap();
-    let services = files.path().join("services.yaml");
-    let host = "other.default.svc.cluster.local:80";
-    let text = format!(
-        "inboundMtls: PERMISSIVE\nservices:\n  {host}:\n    - address: {}\n",
-        app.address
-    );
-    fs::write(&services, text).unwrap();
-    let environment = HashMap::from([
-        ("LINNET_STATIC_CONFIG", services.display().to_string()),
-        (
-            "LINNET_INBOUND_LISTENERS",
-            format!("127.0.0.1:0={}", app.address),
-        ),
-        ("LINNET_OUTBOUND_LISTENERS", format!("127.0.0.1:0={host}")),
-        ("LINNET_MAX_CONNECTIONS", MOST.to_string()),
-    ]);
-    let sidecar = mesh.run("payment", environment).await;
+    let sidecar = limited(&mesh, app.address, MOST).await;
     let mut open = Vec::new();
     for _ in 0..MOST {
         let mut stream = TcpStream::connect(sidecar.inbound[0]).await.unwrap();
@@ -76,6 +77,60 @@ async fn a_flood_of_connections_stops_at_the_limit() {
     tokio::time::timeout(PATIENCE, served)
         .await
         .expect("there is room again");
+}
+
+/// Strangers of one address take all places, silent ones, such that stop in a head,
+/// and such that wait after a response; callers from elsewhere are served all the same.
+#[tokio::test]
+async fn idle_connections_of_one_address_keep_no_other_out() {
+    const MOST: usize = 24;
+    let mesh = Mesh::new();
+    let app = App::start().await;
+    let sidecar = limited(&mesh, app.address, MOST).await;
+    let from = async |source: [u8; 4]| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        socket.connect(sidecar.inbound[0]).await.unwrap()
+    };
+    let mut open = Vec::new();
+    for number in 0..2 * MOST {
+        let mut stream = from([127, 0, 0, 2]).await;
+        match number % 3 {
+            0 => {}
+            1 => {
+                let _ = stream.write_all(b"GET / HTTP/1.1\r\nhos").await;
+            }
+            _ => {
+                let request = b"GET / HTTP/1.1\r\nhost: payment\r\n\r\n";
+                let _ = stream.write_all(request).await;
+                answer(&mut stream, |said| said.ends_with(b"ok")).await;
+            }
+        }
+        open.push(stream);
+    }
+    for _ in 0..MOST {
+        let said = send(from([127, 0, 0, 1]).await, REQUEST).await;
+        assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    }
+}
+
+/// Requests one behind the other by a client that reads no answers.
+#[tokio::test]
+async fn a_pipeline_whose_answers_are_not_read_waits() {
+    const MOST: usize = 32 * 1024 * 1024;
+    let front = Front::start().await;
+    let requests = b"GET /piped HTTP/1.1\r\nhost: payment\r\n\r\n".repeat(1000);
+    let mut stream = front.as_app().await;
+    let mut taken = 0;
+    while taken < MOST {
+        let writing = stream.write_all(&requests);
+        match tokio::time::timeout(Duration::from_secs(2), writing).await {
+            Ok(Ok(())) => taken += requests.len(),
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    assert!(taken < MOST, "{taken} bytes of requests were taken");
+    front.serves_others().await;
 }
 
 /// Hundreds of requests whose bodies do not come.

@@ -14,7 +14,7 @@ use linnet_injector::{InjectionConfig, webhook::Webhook};
 use linnet_runtime::{
     certificate, drain, logging,
     readiness::Readiness,
-    serve::{Transport, serve},
+    serve::{ListenerKind, Transport, serve},
 };
 use serde_json::{Value, json};
 use std::{
@@ -115,6 +115,12 @@ async fn injector(directory: &Path, drain: drain::Watch) -> Result<Value, Failur
     let tls = Arc::new(ArcSwap::new(workload.server_config(&[b"h2"], false)));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    tokio::spawn(serve(listener, router, Transport::Tls(tls), drain));
+    tokio::spawn(serve(
+        listener,
+        router,
+        Transport::Tls(tls),
+        ListenerKind::Webhook,
+        drain,
+    ));
     Ok(json!({ "webhook": address.to_string() }))
 }
