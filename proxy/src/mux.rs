@@ -30,5 +30,15 @@ const WINDOW: u32 = crate::http::STREAM_WINDOW;
 /// Streams of one connection at most. One more gets a connection of its own; a
 /// client that opens it here nevertheless sees it reset.
 pub(crate) const MOST_STREAMS: usize = 128;
+/// How far the streams that a peer resets before they are answered may outnumber
+/// those that are answered, before the peer is told to open no more. Envoy's figure
+/// for premature resets is 500, and callers whose clients are impatient need more.
+const MOST_RESETS: u32 = 1024;
+/// How many more resets a peer that was told so may still cause: as many as its
+/// streams that were open by then, twice. Then the connection ends.
+const LAST_RESETS: u32 = 2 * MOST_STREAMS as u32;
+/// Consecutive frames that change nothing before the connection ends. Honest peers
+/// send some that cross a reset: what they had to say within one round trip.
+const MOST_VOID: u32 = 10_000;
 /// Bytes that wait for the connection before those who write wait too.
 const ROOM: usize = 64 * 1024;

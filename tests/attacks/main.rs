@@ -16,6 +16,7 @@ mod headers;
 mod http1;
 mod http2;
 mod paths;
+mod shared;
 mod slow;
 #[allow(dead_code, reason = "shared with the target `mesh`")]
 #[path = "../mesh/support.rs"]

@@ -8,13 +8,14 @@ use std::{
 };
 
 const README: &str = include_str!("README.md");
-const FAMILIES: [(&str, &str); 7] = [
+const FAMILIES: [(&str, &str); 8] = [
     ("certificate.rs", include_str!("certificate.rs")),
     ("doors.rs", include_str!("doors.rs")),
     ("headers.rs", include_str!("headers.rs")),
     ("http1.rs", include_str!("http1.rs")),
     ("http2.rs", include_str!("http2.rs")),
     ("paths.rs", include_str!("paths.rs")),
+    ("shared.rs", include_str!("shared.rs")),
     ("tokens.rs", include_str!("tokens.rs")),
 ];
 const SLOW: (&str, &str) = ("slow.rs", include_str!("slow.rs"));

@@ -30,7 +30,7 @@ pub(crate) fn connect<S>(connection: S) -> Rc<Session>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let session = Session::new();
+    let session = Session::new(false);
     let mut driver = Driver::new(connection, session.clone());
     tokio::task::spawn_local(Coarse::new(async move {
         let none = None::<fn(Stream)>;
@@ -53,7 +53,7 @@ pub(crate) async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let session = Session::new();
+    let session = Session::new(true);
     let mut driver = Driver::new(connection, session.clone());
     let leaving = async {
         drain.signaled().await;

@@ -33,6 +33,18 @@ pub(super) struct Header {
     pub(super) length: u32,
 }
 
+impl Kind {
+    /// All kinds, for tests that must treat each.
+    #[cfg(test)]
+    pub(super) const ALL: [Self; 5] = [
+        Self::Data,
+        Self::End,
+        Self::Credit,
+        Self::Reset,
+        Self::GoAway,
+    ];
+}
+
 impl Header {
     pub(super) fn encode(self) -> [u8; HEADER] {
         debug_assert!(self.length < 1 << 24);

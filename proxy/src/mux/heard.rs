@@ -14,7 +14,7 @@ type Told = (u32, usize, bool, bool);
 /// # Panics
 /// A promise is broken: there are more streams, or more to read, than there may be.
 pub(crate) fn heard(data: &[u8], piece: usize) -> (Vec<Told>, usize, Vec<u8>, bool) {
-    let session = Session::new();
+    let session = Session::new(true);
     let mut streams: Vec<Stream> = Vec::new();
     let mut reader = Reader::default();
     let mut refused = false;

@@ -2,7 +2,7 @@
 //! to be written.
 
 use super::{
-    MOST_STREAMS, ROOM, WINDOW,
+    LAST_RESETS, MOST_RESETS, MOST_STREAMS, MOST_VOID, ROOM, WINDOW,
     frame::{Event, HEADER, Header, Kind, LONGEST, malformed},
     stream::Stream,
 };
@@ -17,6 +17,8 @@ pub(crate) struct Session {
 
 /// See [`Session`].
 pub(super) struct State {
+    /// The peer opens the streams.
+    serves: bool,
     /// By number, ascending.
     lanes: Vec<(u32, Rc<RefCell<Lane>>)>,
     /// Of the next stream: none below it begins any more.
@@ -31,6 +33,11 @@ pub(super) struct State {
     unwanted: bool,
     /// Why there is no connection any more.
     over: Option<io::ErrorKind>,
+    /// By how many the streams that ended before they were answered outnumber those
+    /// that were answered; not below zero.
+    wasted: u32,
+    /// Frames that changed nothing, since one did or a stream began.
+    void: u32,
 }
 
 /// What one side keeps of a stream.
@@ -46,6 +53,8 @@ pub(super) struct Lane {
     pub(super) credit: u32,
     /// This side sends no more.
     pub(super) said_end: bool,
+    /// This side has sent something.
+    pub(super) answered: bool,
     /// Bytes that the other side may still send.
     allowance: u32,
     /// Read, and the other side has not been told.
@@ -62,6 +71,7 @@ impl Lane {
             writer: None,
             credit: WINDOW,
             said_end: false,
+            answered: false,
             allowance: WINDOW,
             owed: 0,
         }))
@@ -133,6 +143,27 @@ impl State {
         self.wake_driver();
     }
 
+    /// Counts a stream that ended before it was answered, or that was opened beyond
+    /// the limit. A peer that does so more often than not is told to open no more, and
+    /// is cut off if it goes on.
+    fn count_waste(&mut self) {
+        self.wasted += 1;
+        if self.wasted > MOST_RESETS {
+            self.go_away();
+        }
+    }
+
+    fn go_away(&mut self) {
+        if !std::mem::replace(&mut self.going_away, true) {
+            self.push(0, Kind::GoAway, 0);
+        }
+    }
+
+    /// Notes that a stream has been answered.
+    pub(super) fn note_answer(&mut self) {
+        self.wasted = self.wasted.saturating_sub(1);
+    }
+
     fn wake_driver(&mut self) {
         wake(&mut self.driver);
     }
@@ -149,9 +180,12 @@ impl State {
 }
 
 impl Session {
-    pub(super) fn new() -> Rc<Self> {
+    /// Makes one side of a connection; the one that serves is not the one that opens
+    /// streams.
+    pub(super) fn new(serves: bool) -> Rc<Self> {
         Rc::new(Self {
             state: RefCell::new(State {
+                serves,
                 lanes: Vec::new(),
                 next: 0,
                 out: Outgoing::default(),
@@ -160,6 +194,8 @@ impl Session {
                 going_away: false,
                 unwanted: false,
                 over: None,
+                wasted: 0,
+                void: 0,
             }),
         })
     }
@@ -174,6 +210,8 @@ impl Session {
         }
         // Four billion streams are enough for one connection.
         state.next = stream.checked_add(1)?;
+        // What the other side says of it may come too late.
+        state.void = 0;
         let lane = Lane::new();
         state.lanes.push((stream, lane.clone()));
         // Said at once: who writes first need not be who came first.
@@ -204,10 +242,7 @@ impl Session {
 
     /// Tells the other side to open no more streams here.
     pub(super) fn go_away(&self) {
-        let mut state = self.state.borrow_mut();
-        if !std::mem::replace(&mut state.going_away, true) {
-            state.push(0, Kind::GoAway, 0);
-        }
+        self.state.borrow_mut().go_away();
     }
 
     /// Ends the connection once its last stream has ended.
@@ -254,6 +289,9 @@ impl Session {
         if let Ok(position) = state.position(stream) {
             state.lanes.remove(position);
         }
+        if state.serves && !lane.answered {
+            state.count_waste();
+        }
         let over = lane.broken.is_some() || lane.said_end && lane.ended;
         match over {
             false => state.push(stream, Kind::Reset, 0),
@@ -275,46 +313,69 @@ impl Session {
     where
         F: FnMut(Stream),
     {
-        match event {
+        let useful = match event {
             Event::Data(stream, data) => {
-                if let Some(lane) = self.lane(stream, accept)? {
+                let begins = stream >= self.state.borrow().next;
+                let lane = self.lane(stream, accept)?;
+                if let Some(lane) = &lane {
                     receive(&mut lane.borrow_mut(), data)?;
                 }
+                begins || lane.is_some() && !data.is_empty()
             }
-            Event::Other(header) => match header.kind {
-                Kind::Data => {}
-                Kind::End => {
-                    if let Some(lane) = self.known(header.stream)? {
-                        let mut lane = lane.borrow_mut();
-                        lane.ended = true;
-                        wake(&mut lane.reader);
-                    }
-                }
-                Kind::Credit => {
-                    if let Some(lane) = self.known(header.stream)? {
-                        let mut lane = lane.borrow_mut();
-                        let credit = lane.credit + header.length;
-                        if credit > WINDOW {
-                            return Err(malformed("a stream has more credit than it can use"));
-                        }
-                        lane.credit = credit;
-                        wake(&mut lane.writer);
-                    }
-                }
-                Kind::Reset => {
-                    if let Some(lane) = self.known(header.stream)? {
-                        lane.borrow_mut().break_off(io::ErrorKind::ConnectionReset);
-                    }
-                }
-                Kind::GoAway => {
-                    let mut state = self.state.borrow_mut();
-                    state.going_away = true;
-                    state.unwanted = true;
-                    state.wake_driver();
-                }
-            },
+            Event::Other(header) => self.hear_bare(header, accept.is_some())?,
+        };
+        let mut state = self.state.borrow_mut();
+        state.void = if useful { 0 } else { state.void + 1 };
+        if state.void > MOST_VOID {
+            return Err(malformed("too many frames that change nothing"));
+        }
+        if state.wasted > MOST_RESETS + LAST_RESETS {
+            return Err(malformed("too many streams end before they are answered"));
         }
         Ok(())
+    }
+
+    /// Does what a frame without payload says; reports whether it changed anything.
+    fn hear_bare(&self, header: Header, serves: bool) -> io::Result<bool> {
+        if header.kind == Kind::GoAway {
+            let mut state = self.state.borrow_mut();
+            let news = !state.unwanted;
+            state.going_away = true;
+            state.unwanted = true;
+            state.wake_driver();
+            return Ok(news);
+        }
+        let Some(lane) = self.known(header.stream)? else {
+            return Ok(false);
+        };
+        let mut lane = lane.borrow_mut();
+        match header.kind {
+            Kind::End => {
+                if std::mem::replace(&mut lane.ended, true) {
+                    return Err(malformed("a stream has two ends"));
+                }
+                wake(&mut lane.reader);
+            }
+            Kind::Credit => {
+                let credit = lane.credit + header.length;
+                if credit > WINDOW {
+                    return Err(malformed("a stream has more credit than it can use"));
+                }
+                lane.credit = credit;
+                wake(&mut lane.writer);
+            }
+            Kind::Reset if lane.broken.is_some() => return Ok(false),
+            Kind::Reset => {
+                lane.break_off(io::ErrorKind::ConnectionReset);
+                if serves && !lane.answered && !lane.ended {
+                    // Nobody waits for the answer: what was asked is not looked at.
+                    lane.unread = BytesMut::new();
+                }
+            }
+            // Both are done with above.
+            Kind::Data | Kind::GoAway => {}
+        }
+        Ok(true)
     }
 
     /// A stream that has begun; `None`: it is over here.
@@ -345,6 +406,7 @@ impl Session {
         state.next = next.ok_or_else(|| malformed("there are no more streams"))?;
         if state.lanes.len() >= MOST_STREAMS {
             state.push(stream, Kind::Reset, 0);
+            state.count_waste();
             return Ok(None);
         }
         let lane = Lane::new();
@@ -363,7 +425,7 @@ fn receive(lane: &mut Lane, data: &[u8]) -> io::Result<()> {
     let left = left.ok_or_else(|| malformed("more data than was allowed"))?;
     // Not more than it was.
     lane.allowance = left as u32;
-    if lane.broken.is_none() {
+    if lane.broken.is_none() && !data.is_empty() {
         lane.unread.extend_from_slice(data);
         wake(&mut lane.reader);
     }

@@ -49,6 +49,9 @@ impl Stream {
         let length = wanted.min(room).min(lane.credit as usize);
         // At most the credit.
         lane.credit -= length as u32;
+        if !std::mem::replace(&mut lane.answered, true) {
+            state.note_answer();
+        }
         state.push_data(self.number, slices, length);
         Poll::Ready(Ok(length))
     }
