@@ -28,7 +28,7 @@ use crate::{
 };
 use group::{Group, Settings};
 use http::{HeaderValue, StatusCode};
-use linnet_mesh::{Endpoint, destination::DestinationPolicy};
+use linnet_mesh::{AppProtocol, Endpoint, destination::DestinationPolicy};
 use locality::Place;
 use outlier::{Health, Seen};
 use std::{
@@ -422,6 +422,10 @@ impl Balancer {
         let mut all = Vec::new();
         let mut subsets: HashMap<&str, Vec<_>> = HashMap::new();
         let endpoints = self.cell.endpoints();
+        let declared = self
+            .cell
+            .service()
+            .map_or(AppProtocol::default(), |service| service.protocol);
         for endpoint in endpoints.iter() {
             let address = endpoint.address;
             let candidate = match before.by_address.get(&address) {
@@ -431,6 +435,7 @@ impl Balancer {
                     standing.of(address),
                 )),
             };
+            candidate.connections.declare(declared);
             for name in &endpoint.subsets {
                 subsets.entry(name).or_default().push(candidate.clone());
             }

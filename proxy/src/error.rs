@@ -56,6 +56,8 @@ pub(crate) enum Error {
         /// It says that it did not look at the request.
         refused: bool,
     },
+    #[error("{address} can't be asked in the caller's version of HTTP: {reason}")]
+    Protocol { address: SocketAddr, reason: String },
     #[error("RBAC: access denied\n{by}")]
     Denied {
         by: String,
@@ -155,6 +157,7 @@ impl Error {
             Self::Timeout { .. } | Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Fault { status, .. } => status.http(),
             Self::UnresolvedBackend { status, .. } => *status,
+            Self::Protocol { .. } => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -182,7 +185,7 @@ impl Error {
             | Self::TlsMode(_)
             | Self::NoCertificate => Flags::UF,
             Self::Overflow(_) => Flags::UO,
-            Self::Upstream { .. } => Flags::UC,
+            Self::Upstream { .. } | Self::Protocol { .. } => Flags::UC,
             Self::BadRequest(_) => Flags::DPE,
             Self::Denied { .. } | Self::Unauthenticated { .. } => Flags::UAEX,
             Self::Timeout { .. } | Self::Deadline { .. } => Flags::UT,

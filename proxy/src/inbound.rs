@@ -364,6 +364,13 @@ impl Arrival {
         }
     }
 
+    /// What the port that was called declares to speak.
+    fn declared(&self) -> AppProtocol {
+        let inbound = self.thread.inbound();
+        let port = inbound.port(self.port);
+        port.map_or(AppProtocol::default(), |port| port.protocol)
+    }
+
     /// The application, as an endpoint without a sidecar.
     fn app_endpoint(&self) -> Arc<Endpoint> {
         Arc::new(Endpoint {

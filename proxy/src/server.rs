@@ -7,6 +7,7 @@ use crate::{
     config::{CertificateSource, Config, Discovery, InboundListener, OutboundListener},
     data::{self, Role},
     directory::{Directory, client, fixed},
+    http::connection::FILES_SHARE,
     listen,
     telemetry::Telemetry,
     thread::Shared,
@@ -209,11 +210,11 @@ impl Config {
     /// settings allow, but not more than there are files for.
     fn most_connections(&self) -> usize {
         let limit = files::limit();
-        let others = [ListenerKind::Health, ListenerKind::Admin]
-            .map(|kind| kind.limits(limit).connections)
-            .iter()
-            .sum();
-        let room = files::data_connections(limit, self.data_threads.get(), others);
+        let listeners = [ListenerKind::Health, ListenerKind::Admin];
+        let listeners = listeners.map(|kind| kind.limits(limit).connections);
+        let threads = self.data_threads.get();
+        let others = listeners.iter().sum::<usize>() + threads * (limit / FILES_SHARE);
+        let room = files::data_connections(limit, threads, others);
         let wanted = self.max_connections.get();
         if room < wanted {
             tracing::info!(

@@ -1,6 +1,6 @@
 //! Each protocol through two sidecars, and what both count of it.
 
-use crate::support::{Mesh, Pair, count};
+use crate::support::{Mesh, Pair, Sidecar, count};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -67,6 +67,73 @@ async fn every_protocol_passes_and_is_counted_as_secured() {
         labels.pop();
         let tcp = count(metrics, "istio_tcp_connections_opened_total", &labels);
         assert!(tcp >= 3.0, "{reporter}: {tcp} connections in\n{metrics}");
+    }
+}
+
+/// An application that answers HTTP/1.1 and takes anything else for nonsense.
+async fn plain_application() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = stream.read_u8().await else {
+                        return;
+                    };
+                    head.push(byte);
+                }
+                let answer: &[u8] = match head.starts_with(b"GET /") {
+                    true => {
+                        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nplain"
+                    }
+                    false => b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n",
+                };
+                let _ = stream.write_all(answer).await;
+            });
+        }
+    });
+    address
+}
+
+/// Translated by the callee's sidecar, and by the caller's where the callee has none.
+#[tokio::test]
+async fn http_2_reaches_an_application_that_speaks_http_1_alone() {
+    let mesh = Mesh::new();
+    let app = plain_application().await;
+    let pair = Pair::before(&mesh, "payment", &[app]).await;
+    let host = "bare.default.svc.cluster.local:80";
+    let bare = mesh
+        .start(Sidecar {
+            account: "client",
+            outbound: format!("127.0.0.1:0={host}"),
+            inbound: String::new(),
+            services: format!("services:\n  {host}:\n    - address: {app}\n"),
+        })
+        .await;
+    for address in [pair.port(0), bare.outbound[0]] {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let io = TokioIo::new(stream);
+        let (mut http2, connection) = hyper::client::conn::http2::handshake(executor, io)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        for (kind, grpc) in [("text/plain", false), ("application/grpc", true)] {
+            let request = http::Request::get("http://payment/")
+                .header("content-type", kind)
+                .body(Full::<Bytes>::default())
+                .unwrap();
+            let response = http2.send_request(request).await.unwrap();
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            assert_eq!(head.status, 200, "{body:?}");
+            match grpc {
+                true => assert_eq!(head.headers["grpc-status"], "14"),
+                false => assert_eq!(body, "plain"),
+            }
+        }
     }
 }
 

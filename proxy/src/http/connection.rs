@@ -7,8 +7,10 @@
 
 mod carrier;
 mod open;
+mod translate;
 
 pub(crate) use open::Held;
+pub(crate) use translate::FILES_SHARE;
 
 use carrier::Carriers;
 
@@ -28,7 +30,7 @@ use crate::{
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::client::conn::{TrySendError, http2};
-use linnet_mesh::Endpoint;
+use linnet_mesh::{AppProtocol, Endpoint};
 use std::{
     cell::{Cell, RefCell},
     error::Error as _,
@@ -56,6 +58,8 @@ pub(crate) struct Connections {
     /// it, or its failure.
     opening: tokio::sync::Mutex<()>,
     failure: RefCell<Option<(Instant, Error)>>,
+    /// Which versions of HTTP the endpoint speaks.
+    known: translate::Known,
 }
 
 struct Idle {
@@ -150,7 +154,13 @@ impl Connections {
             carriers: Carriers::default(),
             opening: tokio::sync::Mutex::default(),
             failure: RefCell::default(),
+            known: translate::Known::default(),
         })
+    }
+
+    /// Notes what the endpoint's port declares to speak.
+    pub(crate) fn declare(&self, protocol: AppProtocol) {
+        self.known.declare(protocol);
     }
 
     /// The pool's connection that was used last and can serve a request now. One
@@ -252,7 +262,11 @@ pub(crate) async fn send(
         Ok(granted) => granted,
         Err(error) => return Err(unsent(error, request)),
     };
-    let mut answer = if request.version() == Version::HTTP_2 {
+    let is_http2 = request.version() == Version::HTTP_2;
+    let is_application = translate::is_application(connections, pool);
+    let mut answer = if is_application && (is_http2 || connections.known.is_special()) {
+        translate::send(tls, connections, pool, request).await?
+    } else if is_http2 {
         send_http2(tls, connections, pool, request).await?
     } else {
         send_http1(tls, connections, pool, request).await?
@@ -315,6 +329,15 @@ async fn send_http1(
             (Err(error), Some(spare)) if error.is_hang_up() => {
                 lost_a_race = true;
                 (head, body) = (spare, Body::empty());
+            }
+            (Err(_), _)
+                if connection.codec.is_answered_by_http2()
+                    && translate::is_application(connections, pool) =>
+            {
+                return Err(Failure {
+                    error: translate::answered_by_http2(connections),
+                    unsent: None,
+                });
             }
             (Err(error), _) => return Err(broken(connections, &error)),
         }

@@ -48,6 +48,7 @@ pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exch
         caller: caller.clone(),
     };
     let app = arrival.thread.direct(&arrival.app_endpoint());
+    app.connections.declare(arrival.declared());
     let forward = Forward {
         state: Rc::new(State {
             client_cert: client_cert(&arrival, &caller),

@@ -34,6 +34,7 @@ mod callers;
 mod log;
 mod open;
 mod server_name;
+mod translation;
 
 /// What a caller speaks through the mesh.
 const HTTP1: MeshProtocol = MeshProtocol::Http1;

@@ -1,6 +1,9 @@
 //! New connections, as many as a pool's policy has room for.
 
-use super::{Connections, Shared};
+use super::{
+    Connections, Shared,
+    translate::{self, First, Probe, Speaks},
+};
 use crate::{
     clock, connect,
     error::Error,
@@ -188,10 +191,12 @@ pub(super) async fn http2(
         connections,
         open(tls, connections, pool, MeshProtocol::Http2).await,
     )?;
-    let stream = Gather::new(Held {
+    let stream = Held {
         stream,
         _room: room,
-    });
+    };
+    let (stream, first) = Probe::new(stream);
+    let stream = Gather::new(stream);
     let (sender, connection) = two::Builder::new(LocalExecutor)
         .timer(hyper_util::rt::TokioTimer::new())
         .max_header_list_size(LARGEST_HEAD as u32)
@@ -201,6 +206,9 @@ pub(super) async fn http2(
         .await
         .map_err(|error| upstream_error(connections, &error))?;
     tokio::task::spawn_local(connection);
+    if translate::is_application(connections, pool) {
+        speaks_http2(connections, translate::spoken(first).await)?;
+    }
     let longest = pool.policy.pool.max_connection_duration;
     let streams = Streams::new();
     let slot = streams.open();
@@ -212,6 +220,20 @@ pub(super) async fn http2(
         streams,
     });
     Ok((sender, slot))
+}
+
+/// Goes by what an application has said first. One that says something else than HTTP/2
+/// speaks HTTP/1; one that just closes may do so, or may be about to end.
+fn speaks_http2(connections: &Connections, first: First) -> Result<(), Error> {
+    let reason = match first {
+        First::Http2 => return Ok(()),
+        First::Other => {
+            connections.known.learn(Speaks::Http1Alone);
+            "it speaks HTTP/1 alone"
+        }
+        First::Closed => "it closed the connection instead of speaking HTTP/2",
+    };
+    Err(translate::not_http2(connections, reason))
 }
 
 async fn open(

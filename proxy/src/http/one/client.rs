@@ -62,6 +62,11 @@ where
         !self.wire.has_unread() && self.wire.poll_read(&mut context).is_pending()
     }
 
+    /// Whether the server's first bytes, unread, are HTTP/2's SETTINGS frame.
+    pub(crate) fn is_answered_by_http2(&mut self) -> bool {
+        matches!(self.wire.unread()[..], [0, _, _, 4, ..])
+    }
+
     /// Begins a request; [`Connection::answer`] sends it.
     ///
     /// # Errors

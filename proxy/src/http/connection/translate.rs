@@ -1,0 +1,476 @@
+//! Requests to an application that does not speak its caller's version of HTTP.
+//!
+//! Between sidecars a request keeps the version that its client spoke. Where it leaves
+//! the mesh, in plaintext, the version becomes one that the application speaks: the one
+//! that its port declares, or the one that was learnt. HTTP/2 is known by the SETTINGS
+//! frame that every server of it sends first, before a request is sent. What was learnt
+//! is forgotten soon, since an application may be replaced by another.
+
+use super::{Answer, Connections, Failure, send_http1, send_http2, unsent};
+use crate::{
+    clock,
+    error::Error,
+    http::{body::Body, forwarded},
+    pool::{Pool, StreamSlot, Streams},
+    tls::Tls,
+};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
+    header::{CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use linnet_mesh::{AppProtocol, destination::ClientTls};
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    sync::OnceLock,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+    time::Instant,
+};
+
+/// How long it is believed which versions an application speaks.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// How long a server may take for its SETTINGS; a slower one is taken at its word.
+const SETTINGS: Duration = Duration::from_secs(1);
+/// The type of a SETTINGS frame (RFC 9113, 6.5).
+const SETTINGS_TYPE: u8 = 4;
+/// On each data thread one in so many files may be an HTTP/1.1 connection that serves a
+/// stream of HTTP/2: the streams of a connection are many, and each needs one.
+pub(crate) const FILES_SHARE: usize = 32;
+
+/// What an application was seen to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    Http1Alone,
+    Http2Alone,
+}
+
+/// What is known of an application.
+#[derive(Default)]
+pub(super) struct Known {
+    declares_http2: Cell<bool>,
+    learnt: Cell<Option<(Speaks, Instant)>>,
+}
+
+impl Known {
+    pub(super) fn declare(&self, protocol: AppProtocol) {
+        self.declares_http2.set(protocol == AppProtocol::Http2);
+    }
+
+    /// Reports whether anything is known that a request of HTTP/1.1 must go by.
+    pub(super) fn is_special(&self) -> bool {
+        self.declares_http2.get() || self.learnt.get().is_some()
+    }
+
+    fn learnt(&self) -> Option<Speaks> {
+        let (speaks, when) = self.learnt.get()?;
+        if clock::now() - when < REMEMBERED {
+            return Some(speaks);
+        }
+        self.learnt.set(None);
+        None
+    }
+
+    pub(super) fn learn(&self, speaks: Speaks) {
+        self.learnt.set(Some((speaks, Instant::now())));
+    }
+
+    fn speaks_http1_alone(&self) -> bool {
+        self.learnt() == Some(Speaks::Http1Alone)
+    }
+
+    fn wants_http2(&self) -> bool {
+        let learnt = self.learnt();
+        learnt == Some(Speaks::Http2Alone)
+            || self.declares_http2.get() && learnt != Some(Speaks::Http1Alone)
+    }
+}
+
+/// Whether the other side is an application: it is called in plaintext, without a
+/// sidecar in between.
+pub(super) fn is_application(connections: &Connections, pool: &Pool) -> bool {
+    match &pool.policy.tls {
+        ClientTls::Auto => connections.endpoint.identity.is_none(),
+        ClientTls::Disable => true,
+        _ => false,
+    }
+}
+
+/// Sends a request to an application, in a version that it speaks. Boxed, for what
+/// translates is large, and rare.
+pub(super) fn send<'a>(
+    tls: &'a Tls,
+    connections: &'a Rc<Connections>,
+    pool: &'a Rc<Pool>,
+    request: Request<Body>,
+) -> Pin<Box<dyn Future<Output = Result<Answer, Failure>> + 'a>> {
+    match request.version() {
+        Version::HTTP_2 => Box::pin(from_http2(tls, connections, pool, request)),
+        _ => Box::pin(from_http1(tls, connections, pool, request)),
+    }
+}
+
+/// Sends a request of HTTP/2, translated where the application speaks HTTP/1 alone.
+async fn from_http2(
+    tls: &Tls,
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
+    request: Request<Body>,
+) -> Result<Answer, Failure> {
+    if connections.known.speaks_http1_alone() {
+        let error = not_http2(connections, "it speaks HTTP/1 alone");
+        return Box::pin(to_http1(tls, connections, pool, request, error)).await;
+    }
+    match send_http2(tls, connections, pool, request).await {
+        Err(Failure {
+            error: error @ Error::Protocol { .. },
+            unsent: Some(request),
+        }) => Box::pin(to_http1(tls, connections, pool, request, error)).await,
+        sent => sent,
+    }
+}
+
+/// Sends a request of HTTP/1, translated where the application is said or was seen to
+/// speak HTTP/2.
+async fn from_http1(
+    tls: &Tls,
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
+    mut request: Request<Body>,
+) -> Result<Answer, Failure> {
+    // HTTP/2 has no such upgrades.
+    if connections.known.wants_http2() && !request.headers().contains_key(UPGRADE) {
+        request = match as_http2(request) {
+            Ok(request) => match send_http2(tls, connections, pool, request).await {
+                Ok(mut answer) => {
+                    *answer.response.version_mut() = Version::HTTP_11;
+                    return Ok(answer);
+                }
+                Err(Failure {
+                    error: Error::Protocol { .. },
+                    unsent: Some(request),
+                }) => as_http1(request),
+                Err(failure) => return Err(failure),
+            },
+            Err(request) => request,
+        };
+    }
+    send_http1(tls, connections, pool, request).await
+}
+
+/// Learns that an application answered HTTP/1.1 by HTTP/2. The request is not sent again:
+/// by then its body may be gone.
+pub(super) fn answered_by_http2(connections: &Connections) -> Error {
+    connections.known.learn(Speaks::Http2Alone);
+    not_http2(
+        connections,
+        "it answers HTTP/1.1 by HTTP/2; declare `appProtocol: kubernetes.io/h2c` at the \
+         Service's port",
+    )
+}
+
+/// Makes the failure of one version of HTTP with an application.
+pub(super) fn not_http2(connections: &Connections, reason: &str) -> Error {
+    Error::Protocol {
+        address: connections.endpoint.address,
+        reason: reason.to_owned(),
+    }
+}
+
+/// Sends a request of HTTP/2 as HTTP/1.1, unless it is gRPC, which has no such form.
+async fn to_http1(
+    tls: &Tls,
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
+    request: Request<Body>,
+    error: Error,
+) -> Result<Answer, Failure> {
+    if is_grpc(request.headers()) || request.method() == Method::CONNECT {
+        return Err(unsent(error, request));
+    }
+    let Some(slot) = translating() else {
+        let error = not_http2(
+            connections,
+            "it speaks HTTP/1 alone, and as many requests of HTTP/2 are translated as may be",
+        );
+        return Err(unsent(error, request));
+    };
+    let mut answer = send_http1(tls, connections, pool, as_http1(request)).await?;
+    answer.permit.stream = Some(slot);
+    as_http2_response(&mut answer.response)
+        .map_err(|reason| Failure {
+            error: not_http2(connections, reason),
+            unsent: None,
+        })
+        .map(|()| answer)
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// Makes a request of HTTP/2 one of HTTP/1.1 (RFC 9113, 8.2.3 and 8.3.1).
+fn as_http1(request: Request<Body>) -> Request<Body> {
+    let (mut head, body) = request.into_parts();
+    head.version = Version::HTTP_11;
+    let host = head.uri.authority().map(Authority::as_str);
+    let host = host.and_then(|host| HeaderValue::from_str(host).ok());
+    if let Some(host) = host {
+        head.headers.insert(HOST, host);
+    } else if !head.headers.contains_key(HOST) {
+        head.headers.insert(HOST, HeaderValue::from_static(""));
+    }
+    head.uri = match head.uri.path_and_query() {
+        Some(path) => Uri::from(path.clone()),
+        None => Uri::from_static("/"),
+    };
+    // It speaks of this hop, as do the fields that HTTP/2 does not have.
+    head.headers.remove(TE);
+    head.headers.remove(TRANSFER_ENCODING);
+    join_cookies(&mut head.headers);
+    Request::from_parts(head, body)
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (values.next(), values.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for value in [second].into_iter().chain(values) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Makes a response of HTTP/1.1 one of HTTP/2.
+fn as_http2_response(response: &mut Response<Body>) -> Result<(), &'static str> {
+    let headers = response.headers_mut();
+    let codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut codings = codings.filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if codings.next().is_some() {
+        return Err("it answered with a transfer coding, which HTTP/2 does not have");
+    }
+    headers.remove(TRANSFER_ENCODING);
+    forwarded::response_head(headers, Version::HTTP_11, false);
+    *response.version_mut() = Version::HTTP_2;
+    Ok(())
+}
+
+/// Makes a request of HTTP/1 one of HTTP/2, or gives it back where its target has no
+/// form there.
+fn as_http2(request: Request<Body>) -> Result<Request<Body>, Request<Body>> {
+    let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    let authority = host.and_then(|host| Authority::try_from(host).ok());
+    let path = request.uri().path_and_query().map(PathAndQuery::clone);
+    let (Some(authority), Some(path)) = (authority, path) else {
+        return Err(request);
+    };
+    let target = Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(authority)
+        .path_and_query(path);
+    let Ok(target) = target.build() else {
+        return Err(request);
+    };
+    let (mut head, body) = request.into_parts();
+    head.version = Version::HTTP_2;
+    head.uri = target;
+    let headers = &mut head.headers;
+    headers.remove(HOST);
+    headers.remove(TRANSFER_ENCODING);
+    // Whoever reads the body says at this hop that it is wanted.
+    headers.remove(EXPECT);
+    if headers.get(TE).is_some_and(|te| te != "trailers") {
+        headers.remove(TE);
+    }
+    Ok(Request::from_parts(head, body))
+}
+
+thread_local! {
+    /// Requests of HTTP/2 that have an HTTP/1.1 connection each.
+    static TRANSLATED: Rc<Streams> = Streams::new();
+}
+
+/// Takes the place of one more request that is translated to HTTP/1.1.
+fn translating() -> Option<StreamSlot> {
+    static MOST: OnceLock<u32> = OnceLock::new();
+    let most = MOST.get_or_init(|| {
+        let share = linnet_runtime::files::limit() / FILES_SHARE;
+        u32::try_from(share).unwrap_or(u32::MAX)
+    });
+    TRANSLATED.with(|streams| (streams.count() < *most).then(|| streams.open()))
+}
+
+/// What the first bytes of a server say of its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    Http2,
+    Other,
+    /// There were none.
+    Closed,
+}
+
+/// A connection whose first bytes are looked at as they are read.
+pub(super) struct Probe<S> {
+    stream: S,
+    head: [u8; 4],
+    have: usize,
+    told: Option<oneshot::Sender<First>>,
+}
+
+impl<S> Probe<S> {
+    pub(super) fn new(stream: S) -> (Self, oneshot::Receiver<First>) {
+        let (told, first) = oneshot::channel();
+        let probe = Self {
+            stream,
+            head: [0; 4],
+            have: 0,
+            told: Some(told),
+        };
+        (probe, first)
+    }
+
+    fn look(&mut self, bytes: &[u8]) {
+        let new = bytes.len().min(self.head.len() - self.have);
+        self.head[self.have..self.have + new].copy_from_slice(&bytes[..new]);
+        self.have += new;
+        let first = match self.head {
+            _ if self.have == 0 => First::Closed,
+            // Nobody's SETTINGS are as long as any text would be.
+            [long, ..] if long != 0 => First::Other,
+            _ if self.have < self.head.len() => return,
+            [.., kind] if kind == SETTINGS_TYPE => First::Http2,
+            _ => First::Other,
+        };
+        self.tell(first);
+    }
+
+    fn tell(&mut self, first: First) {
+        if let Some(told) = self.told.take() {
+            // Nobody may wait any more.
+            let _ = told.send(first);
+        }
+    }
+}
+
+/// Waits until it is known what a server speaks.
+pub(super) async fn spoken(first: oneshot::Receiver<First>) -> First {
+    match clock::timeout(SETTINGS, first).await {
+        Ok(Ok(first)) => first,
+        Ok(Err(_)) => First::Closed,
+        // It may be busy.
+        Err(_) => First::Http2,
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Probe<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        if self.told.is_some() {
+            match read {
+                Ok(()) => self.look(&buffer.filled()[before..]),
+                Err(_) => self.look(&[]),
+            }
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Probe<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, data)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    /// An application may be replaced by another.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_learnt_is_forgotten() {
+        let known = Known::default();
+        known.declare(AppProtocol::Http2);
+        assert!(known.wants_http2() && known.is_special());
+        known.learn(Speaks::Http1Alone);
+        assert!(!known.wants_http2() && known.speaks_http1_alone());
+        tokio::time::advance(REMEMBERED).await;
+        assert!(known.wants_http2() && !known.speaks_http1_alone());
+    }
+
+    #[tokio::test]
+    async fn a_server_is_known_by_its_first_bytes_in_pieces_of_any_size() {
+        for (said, expected) in [
+            (&b"\x00\x00\x06\x04\x00\x00\x00\x00\x00"[..], First::Http2),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", First::Other),
+            (b"\x00\x00\x08\x07\x00\x00\x00\x00\x00", First::Other),
+            (b"", First::Closed),
+        ] {
+            for piece in 1..=9 {
+                let (mut near, far) = tokio::io::duplex(64);
+                let (mut probe, first) = Probe::new(far);
+                let mut read = Vec::new();
+                for part in said.chunks(piece) {
+                    tokio::io::AsyncWriteExt::write_all(&mut near, part)
+                        .await
+                        .unwrap();
+                    let mut seen = [0; 64];
+                    let length = probe.read(&mut seen).await.unwrap();
+                    read.extend_from_slice(&seen[..length]);
+                }
+                drop(near);
+                probe.read_to_end(&mut read).await.unwrap();
+                assert_eq!(read, said);
+                assert_eq!(spoken(first).await, expected, "{said:?} by {piece}");
+            }
+        }
+    }
+}
