@@ -15,6 +15,7 @@ mod frame;
 mod headers;
 mod http1;
 mod http2;
+mod listeners;
 mod paths;
 mod shared;
 mod slow;
