@@ -53,7 +53,7 @@ pub enum SkipReason {
     SystemNamespace(String),
     /// It shares the node's network: redirection would take the node's traffic.
     HostNetwork,
-    /// It already carries Linnet's sidecar.
+    /// It already carries Linnet's sidecar; [`crate::resident`] says so, not a name.
     AlreadyInjected,
     /// It carries another mesh's sidecar, named here.
     ForeignSidecar(&'static str),
@@ -171,9 +171,6 @@ fn unsuitable(pod: &PodView, namespace: &str, control_plane: &str) -> Option<Ski
     }
     if spec.containers.is_empty() {
         return Some(SkipReason::NoContainers);
-    }
-    if pod.has_container(names::container::PROXY) {
-        return Some(SkipReason::AlreadyInjected);
     }
     FOREIGN_SIDECARS
         .into_iter()

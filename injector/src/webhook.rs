@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::{
     decision::{Namespace, SkipReason},
-    inject::{InjectError, Outcome, Verdict, inject},
+    inject::{self, InjectError, Outcome, Verdict, inject},
     injection::InjectionConfig,
     namespaces::{Namespaces, Unavailable},
     review::{self, Question},
@@ -86,6 +86,12 @@ impl Webhook {
                 pod,
                 dry_run,
             } => (uid, namespace, pod, dry_run),
+            Question::Debug {
+                uid,
+                namespace,
+                pod,
+                old,
+            } => return Ok(debug(uid, &namespace, &pod, old.as_ref())),
             Question::Other { uid, what } => {
                 count("other");
                 return Ok(review::passed_by(uid, what));
@@ -115,6 +121,20 @@ impl Webhook {
             return Ok(outcome);
         }
         Ok(inject(pod, &Namespace::new(name, fresh), &self.config))
+    }
+}
+
+fn debug(uid: String, namespace: &str, pod: &Value, old: Option<&Value>) -> Answer {
+    match inject::debug(pod, old) {
+        Ok(warnings) => {
+            count("debugged");
+            review::debugged(uid, warnings)
+        }
+        Err(error) => {
+            count("denied");
+            tracing::warn!(namespace, %error, "refused an ephemeral container");
+            review::denied(uid, pod, namespace, &error)
+        }
     }
 }
 

@@ -185,7 +185,7 @@ fn the_webhook_never_waits_on_system_namespaces() {
     let webhooks = find(&objects, "MutatingWebhookConfiguration", "linnet-injector")["webhooks"]
         .as_array()
         .unwrap();
-    assert_eq!(webhooks.len(), 4);
+    assert_eq!(webhooks.len(), 5);
     for webhook in webhooks {
         let excluded = &webhook["namespaceSelector"]["matchExpressions"][0];
         assert_eq!(excluded["key"], "kubernetes.io/metadata.name");
