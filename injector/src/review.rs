@@ -1,6 +1,6 @@
 //! What an AdmissionReview asks of the injector, and how an outcome is answered.
 
-use linnet_admission::review::{self, Answer, ReviewError};
+use linnet_admission::review::{self, Answer, ReviewError, Size};
 use serde_json::Value;
 
 use crate::{
@@ -52,7 +52,7 @@ pub enum Question {
 /// # Errors
 /// What can't be answered at all.
 pub fn parse(body: &[u8]) -> Result<Question, ReviewError> {
-    let mut request = review::parse(body)?;
+    let mut request = review::parse(body, Size::POD)?;
     let kind = &request.kind;
     let is_pod = kind.group.is_empty() && kind.version == "v1" && kind.kind == "Pod";
     let part = request.sub_resource.as_deref().unwrap_or_default();

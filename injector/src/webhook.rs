@@ -14,8 +14,8 @@ use axum::{
     routing::post,
 };
 use linnet_admission::{
-    review::{Answer, ReviewError},
-    server,
+    review::{Answer, LONGEST_TEXT, ReviewError, shorten},
+    server::{self, Limits},
 };
 use serde_json::{Value, json};
 
@@ -52,7 +52,8 @@ enum WebhookError {
 impl IntoResponse for WebhookError {
     fn into_response(self) -> Response {
         count("error");
-        tracing::warn!(error = %self, "review not answered");
+        let text = self.to_string();
+        tracing::warn!(error = %shorten(&text, LONGEST_TEXT), "review not answered");
         match self {
             Self::Review(error) => error.into_response(),
             Self::Unavailable(error) => {
@@ -75,7 +76,7 @@ impl Webhook {
     /// The HTTP service.
     pub fn router(self) -> Router {
         let router = Router::new().route(PATH, post(answer));
-        server::guarded(router, TIMEOUT).with_state(self)
+        server::guarded(router, TIMEOUT, Limits::PODS).with_state(self)
     }
 
     async fn review(&self, body: &[u8]) -> Result<Answer, WebhookError> {
@@ -132,7 +133,9 @@ fn debug(uid: String, namespace: &str, pod: &Value, old: Option<&Value>) -> Answ
         }
         Err(error) => {
             count("denied");
-            tracing::warn!(namespace, %error, "refused an ephemeral container");
+            let text = error.to_string();
+            let reason = shorten(&text, LONGEST_TEXT);
+            tracing::warn!(namespace, %reason, "refused an ephemeral container");
             review::denied(uid, pod, namespace, &error)
         }
     }
@@ -162,7 +165,9 @@ fn record(result: &Result<Outcome, InjectError>, namespace: &str, pod: &Value, d
         Ok(outcome) => match &outcome.verdict {
             Verdict::Injected { .. } => {
                 count("injected");
-                tracing::info!(namespace, pod = name, dry_run, warnings = ?outcome.warnings, "injected");
+                let warnings = format!("{:?}", outcome.warnings);
+                let warnings = shorten(&warnings, LONGEST_TEXT);
+                tracing::info!(namespace, pod = name, dry_run, %warnings, "injected");
             }
             // Asked again after another webhook's patch.
             Verdict::Skipped(SkipReason::AlreadyInjected) => {
@@ -176,6 +181,8 @@ fn record(result: &Result<Outcome, InjectError>, namespace: &str, pod: &Value, d
         },
         Err(error) => {
             count("denied");
+            let error = error.to_string();
+            let error = shorten(&error, LONGEST_TEXT);
             tracing::warn!(namespace, pod = name, dry_run, %error, "refused");
         }
     }
