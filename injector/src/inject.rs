@@ -94,6 +94,9 @@ pub fn inject(
     };
     if let Decision::Skip(reason) = decision {
         warnings.extend(unheard_wish(&view, &reason));
+        if reason == SkipReason::AlreadyInjected {
+            warnings.extend(late_probes(&view));
+        }
         return Ok(Outcome {
             verdict: Verdict::Skipped(reason),
             warnings,
@@ -299,6 +302,23 @@ fn unheard_wish(pod: &PodView, reason: &SkipReason) -> Option<String> {
     // A container's name alone brings this about, whoever added it.
     let by_name = matches!(reason, SkipReason::ForeignSidecar(_));
     (unexpected && (asked || by_name)).then(|| format!("no sidecar: {reason}"))
+}
+
+/// Probes of containers that another webhook added to a pod that has its sidecar.
+fn late_probes(pod: &PodView) -> Vec<String> {
+    let kept = Settings::parse(pod).is_ok_and(|settings| settings.keep_probes);
+    let late = match probe::rewrites(pod) {
+        Ok(late) if !kept => late,
+        _ => return Vec::new(),
+    };
+    late.iter()
+        .map(|late| {
+            format!(
+                "spec.{}[{}].{}: the container came after the sidecar, so its probe is not redirected and fails where mTLS is STRICT",
+                late.list, late.index, late.field
+            )
+        })
+        .collect()
 }
 
 fn pod_warnings(pod: &PodView, native: bool) -> Vec<String> {

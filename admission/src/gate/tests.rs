@@ -2,11 +2,21 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use axum::{Router, routing::post};
 use futures_util::{StreamExt, stream};
-use tokio::{sync::watch, task::JoinHandle};
+use linnet_runtime::{
+    drain,
+    serve::{self, Transport},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
 use tower::ServiceExt;
 
 use super::*;
@@ -168,4 +178,49 @@ async fn bodies_are_judged_by_their_size_at_a_time() {
     for task in tasks {
         assert_eq!(task.await.unwrap(), StatusCode::OK);
     }
+}
+
+/// Through a listener: the address is the connection's, whatever a request says.
+#[tokio::test]
+async fn shares_go_by_the_address_of_the_connection() {
+    let webhook = Webhook::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    let (_signal, drain) = drain::channel();
+    let router = webhook.router.clone();
+    tokio::spawn(serve::serve(listener, router, Transport::Plain, drain));
+    let connect = async |from: &str, length: usize| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(from.parse().unwrap()).unwrap();
+        let mut stream = socket.connect(server).await.unwrap();
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: x\r\nx-forwarded-for: {}\r\ncontent-length: {length}\r\n\r\n",
+            server.ip()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let status = async |mut stream: TcpStream| {
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        String::from_utf8(answer.to_vec()).unwrap()
+    };
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        // A body that never comes.
+        open.push(connect("127.0.0.2:0", 1).await);
+    }
+    let all_here = async {
+        while webhook.gate.usage().all.reviews < open.len() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all_here)
+        .await
+        .unwrap();
+    let fifth = connect("127.0.0.2:0", 1).await;
+    assert_eq!(status(fifth).await, "HTTP/1.1 429");
+    webhook.answer.send_replace(true);
+    let other = connect("127.0.0.1:0", 0).await;
+    assert_eq!(status(other).await, "HTTP/1.1 200");
 }
