@@ -7,6 +7,7 @@
 //! nothing of it.
 
 pub mod ca_bundle;
+mod gate;
 pub mod keeper;
 pub mod review;
 pub mod server;

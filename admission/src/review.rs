@@ -4,6 +4,9 @@
 //! none, another version, no request. The API server then applies the webhook's
 //! failure policy. Everything else is an answer: allowed as it is, allowed with a
 //! patch, or refused with a message that its author can act on.
+//!
+//! What somebody wrote is repeated to them, and never at any length; JSON that
+//! would take far more memory than it has bytes is refused before it is read.
 
 use axum::{
     Json,
@@ -15,10 +18,70 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use json_patch::Patch;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+
+/// The longest text that an answer or a log line repeats, in bytes.
+pub const LONGEST_TEXT: usize = 4096;
+/// The most warnings of an answer, and the longest, in bytes.
+const WARNINGS: (usize, usize) = (32, 1024);
+/// The longest uid and namespace of a request, in bytes: Kubernetes' own.
+const LONGEST_NAME: usize = 253;
+
+/// What a review's JSON may consist of. An object of a few bytes takes some
+/// hundreds in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// The most objects.
+    pub objects: usize,
+    /// The most values, members and elements together.
+    pub values: usize,
+}
+
+impl Size {
+    /// Room for the largest pods: fifty times what a usual one has.
+    pub const POD: Self = Self {
+        objects: 8 * 1024,
+        values: 64 * 1024,
+    };
+    /// Room for the largest resource that the compiler takes, before and after.
+    pub const RESOURCE: Self = Self {
+        objects: 96 * 1024,
+        values: 512 * 1024,
+    };
+
+    /// Counts what a JSON text consists of, whether it is well formed or not.
+    fn of(json: &[u8]) -> Self {
+        let mut size = Self {
+            objects: 0,
+            values: 0,
+        };
+        let (mut quoted, mut escaped) = (false, false);
+        for byte in json {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                _ if quoted => {}
+                b'{' => size.objects += 1,
+                b',' | b'[' | b':' => size.values += 1,
+                _ => {}
+            }
+        }
+        size
+    }
+}
+
+/// A text, or its beginning and an ellipsis.
+pub fn shorten(text: &str, longest: usize) -> Cow<'_, str> {
+    if text.len() <= longest {
+        return Cow::Borrowed(text);
+    }
+    let end = (0..=longest).rfind(|end| text.is_char_boundary(*end));
+    Cow::Owned(format!("{}…", &text[..end.unwrap_or_default()]))
+}
 
 /// Why a body is no review that can be answered.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +98,25 @@ pub enum ReviewError {
         api_version: String,
         /// The kind found.
         kind: String,
+    },
+    /// More values than an object has.
+    #[error(
+        "the AdmissionReview has {} objects and {} values, of {} and {} at most: make the resource smaller",
+        found.objects, found.values, most.objects, most.values
+    )]
+    TooLarge {
+        /// What it has.
+        found: Size,
+        /// What it may have.
+        most: Size,
+    },
+    /// A name that no object of Kubernetes has.
+    #[error("the AdmissionReview's request.{field} has {length} bytes, of {LONGEST_NAME} at most")]
+    TooLong {
+        /// The field.
+        field: &'static str,
+        /// Its length.
+        length: usize,
     },
     /// A review without a request.
     #[error("the AdmissionReview has no request")]
@@ -58,7 +140,9 @@ impl IntoResponse for ReviewError {
             Self::Body(rejection) => rejection.status(),
             _ => StatusCode::BAD_REQUEST,
         };
-        (status, Json(json!({"error": self.to_string()}))).into_response()
+        let error = self.to_string();
+        let error = shorten(&error, LONGEST_TEXT);
+        (status, Json(json!({"error": error}))).into_response()
     }
 }
 
@@ -113,19 +197,20 @@ pub struct GroupVersionKind {
     pub kind: String,
 }
 
-/// Reads a review.
+/// Reads a review of at most this size.
 ///
 /// # Errors
 /// What can't be answered at all.
-pub fn parse(body: &[u8]) -> Result<Request, ReviewError> {
+pub fn parse(body: &[u8], most: Size) -> Result<Request, ReviewError> {
+    let found = Size::of(body);
+    if found.objects > most.objects || found.values > most.values {
+        return Err(ReviewError::TooLarge { found, most });
+    }
     let envelope: Envelope = serde_json::from_slice(body)?;
     if envelope.api_version != API_VERSION || envelope.kind != KIND {
-        let or_none = |text: String, none: &str| {
-            if text.is_empty() {
-                none.to_owned()
-            } else {
-                text
-            }
+        let or_none = |text: String, none: &str| match text.as_str() {
+            "" => none.to_owned(),
+            text => shorten(text, LONGEST_NAME).into_owned(),
         };
         return Err(ReviewError::WrongVersion {
             api_version: or_none(envelope.api_version, "(no apiVersion)"),
@@ -133,7 +218,24 @@ pub fn parse(body: &[u8]) -> Result<Request, ReviewError> {
         });
     }
     let request = envelope.request.ok_or(ReviewError::NoRequest)?;
-    Ok(serde_json::from_value(request)?)
+    let request: Request = serde_json::from_value(request)?;
+    let kind = &request.kind;
+    let names = [
+        ("uid", Some(&request.uid)),
+        ("namespace", request.namespace.as_ref()),
+        ("operation", Some(&request.operation)),
+        ("subResource", request.sub_resource.as_ref()),
+        ("kind.group", Some(&kind.group)),
+        ("kind.version", Some(&kind.version)),
+        ("kind.kind", Some(&kind.kind)),
+    ];
+    for (field, name) in names {
+        let length = name.map_or(0, String::len);
+        if length > LONGEST_NAME {
+            return Err(ReviewError::TooLong { field, length });
+        }
+    }
+    Ok(request)
 }
 
 impl Request {
@@ -202,7 +304,7 @@ impl Answer {
             "status": "Failure",
             "code": 422,
             "reason": "Invalid",
-            "message": message,
+            "message": shorten(message, LONGEST_TEXT),
         });
         Self::new(Response {
             uid,
@@ -222,14 +324,24 @@ impl Answer {
     /// With remarks that `kubectl` shows to the author.
     #[must_use]
     pub fn with_warnings(mut self, warnings: Vec<String>) -> Self {
-        self.response.warnings = warnings;
+        let (most, longest) = WARNINGS;
+        let more = warnings.len().saturating_sub(most);
+        let shown = warnings.iter().take(most);
+        self.response.warnings = shown
+            .map(|warning| shorten(warning, longest).into_owned())
+            .collect();
+        if more > 0 {
+            self.response.warnings.push(format!("{more} more warnings"));
+        }
         self
     }
 
     /// With a word for the API server's audit log.
     #[must_use]
     pub fn with_audit(mut self, key: &'static str, text: impl Into<String>) -> Self {
-        self.response.audit_annotations.insert(key, text.into());
+        let text = text.into();
+        let text = shorten(&text, WARNINGS.1).into_owned();
+        self.response.audit_annotations.insert(key, text);
         self
     }
 

@@ -1,8 +1,15 @@
 //! The HTTP side of a webhook: TLS with the keeper's certificate, and limits on
 //! what a caller may ask of it.
 
-use crate::keeper::Resolver;
-use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, routing::get};
+pub use crate::gate::Limits;
+use crate::{
+    gate::{Gate, admit},
+    keeper::Resolver,
+};
+use axum::{
+    Router, extract::DefaultBodyLimit, http::StatusCode, middleware::from_fn_with_state,
+    routing::get,
+};
 use rustls::crypto::aws_lc_rs;
 use std::{
     io,
@@ -14,12 +21,10 @@ use tokio::net::TcpListener;
 use tower::ServiceBuilder;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
-/// Twice the API server's own limit of an object, for the envelope around it.
-pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
-
-/// A router that refuses larger bodies and gives up after `timeout`, which
-/// should be shorter than the configuration's, so that the caller learns why.
-pub fn guarded<S>(router: Router<S>, timeout: Duration) -> Router<S>
+/// A router that takes on no more than its limits say and gives up after
+/// `timeout`, which should be shorter than the configuration's, so that the caller
+/// learns why.
+pub fn guarded<S>(router: Router<S>, timeout: Duration, limits: Limits) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
@@ -31,8 +36,9 @@ where
                 timeout,
             ));
     router
+        .layer(DefaultBodyLimit::max(limits.body))
+        .layer(from_fn_with_state(Gate::new(limits), admit))
         .route("/healthz/live", get(async || "ok\n"))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(layers)
 }
 

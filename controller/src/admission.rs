@@ -22,8 +22,8 @@ use axum::{
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use linnet_admission::{
     Keeper, Names,
-    review::{self, Answer, Request, ReviewError},
-    server,
+    review::{self, Answer, LONGEST_TEXT, Request, ReviewError, Size, shorten},
+    server::{self, Limits},
 };
 use linnet_mesh::names;
 use linnet_runtime::{
@@ -90,7 +90,7 @@ pub(crate) async fn start(
 /// `POST /validate`.
 pub fn router(context: Context) -> Router {
     let router = Router::new().route(PATH, post(answer));
-    server::guarded(router, TIMEOUT).with_state(Arc::new(context))
+    server::guarded(router, TIMEOUT, Limits::RESOURCES).with_state(Arc::new(context))
 }
 
 async fn answer(
@@ -113,7 +113,8 @@ async fn answer(
 
 fn refuse(error: ReviewError) -> Response {
     count("error");
-    tracing::warn!(%error, "review not answered");
+    let text = error.to_string();
+    tracing::warn!(error = %shorten(&text, LONGEST_TEXT), "review not answered");
     error.into_response()
 }
 
@@ -122,7 +123,7 @@ fn refuse(error: ReviewError) -> Response {
 /// # Errors
 /// What can't be answered at all.
 pub fn judge(body: &[u8], context: &Context) -> Result<Answer, ReviewError> {
-    let mut request = review::parse(body)?;
+    let mut request = review::parse(body, Size::RESOURCE)?;
     let what = match request.operation.as_str() {
         "CREATE" => "creates a resource",
         "UPDATE" => "changes a resource",

@@ -9,7 +9,7 @@
 
 use axum::body::{Body, to_bytes};
 use http::Request;
-use linnet_admission::server::BODY_LIMIT;
+use linnet_admission::server::Limits;
 use linnet_controller::{admission, compile::Context};
 use serde_json::{Value, json};
 use std::{fs, path::PathBuf};
@@ -67,8 +67,8 @@ async fn a_body_has_a_limit() {
         body.resize(size, b' ');
         body
     };
-    assert_eq!(post(padded(BODY_LIMIT)).await.0, 200);
-    assert_eq!(post(padded(BODY_LIMIT + 1)).await.0, 413);
+    assert_eq!(post(padded(Limits::RESOURCES.body)).await.0, 200);
+    assert_eq!(post(padded(Limits::RESOURCES.body + 1)).await.0, 413);
 }
 
 #[tokio::test]

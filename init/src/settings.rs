@@ -223,18 +223,17 @@ impl Settings {
     }
 }
 
-/// The sidecar's reserved range, and its listeners where they lie outside:
-/// a connection straight to a listener would otherwise reach it for ever.
+/// The ports that the sidecar listens on for others: a connection straight to a
+/// listener would otherwise be handed to that listener again and again. Every
+/// other port is redirected, so that no application gets around the sidecar by
+/// the port it chooses.
 fn reserved(inbound_port: u16, outbound_port: u16) -> Vec<PortRange> {
-    let range = names::port::RESERVED;
-    PortRange::merged(vec![
-        PortRange {
-            first: *range.start(),
-            last: *range.end(),
-        },
-        PortRange::single(inbound_port),
-        PortRange::single(outbound_port),
-    ])
+    let ports = names::port::NOT_REDIRECTED.map(|port| match port {
+        names::port::INBOUND => inbound_port,
+        names::port::OUTBOUND => outbound_port,
+        other => other,
+    });
+    PortRange::merged(ports.map(PortRange::single).into())
 }
 
 fn list<T>(

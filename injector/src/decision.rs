@@ -7,9 +7,13 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use linnet_admission::review::shorten;
 use linnet_mesh::names::{self, label};
 
 use crate::view::PodView;
+
+/// The longest part of an unclear word that a message repeats, in bytes.
+const LONGEST_WORD: usize = 64;
 
 /// A namespace as far as injection cares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,7 +57,7 @@ pub enum SkipReason {
     SystemNamespace(String),
     /// It shares the node's network: redirection would take the node's traffic.
     HostNetwork,
-    /// It already carries Linnet's sidecar.
+    /// It already carries Linnet's sidecar; [`crate::resident`] says so, not a name.
     AlreadyInjected,
     /// It carries another mesh's sidecar, named here.
     ForeignSidecar(&'static str),
@@ -172,9 +176,6 @@ fn unsuitable(pod: &PodView, namespace: &str, control_plane: &str) -> Option<Ski
     if spec.containers.is_empty() {
         return Some(SkipReason::NoContainers);
     }
-    if pod.has_container(names::container::PROXY) {
-        return Some(SkipReason::AlreadyInjected);
-    }
     FOREIGN_SIDECARS
         .into_iter()
         .find(|foreign| pod.has_container(foreign))
@@ -207,7 +208,7 @@ fn pod_word(pod: &PodView, name: &'static str) -> Result<Option<Word>, UnclearWo
     let enabled = parse_word(value).ok_or_else(|| UnclearWord {
         source_kind,
         name,
-        value: value.to_owned(),
+        value: shorten(value, LONGEST_WORD).into_owned(),
     })?;
     Ok(Some(Word {
         enabled,
@@ -218,7 +219,8 @@ fn pod_word(pod: &PodView, name: &'static str) -> Result<Option<Word>, UnclearWo
 /// YAML 1.1's booleans besides the two documented spellings: they are what
 /// people write and what Istio takes.
 fn parse_word(value: &str) -> Option<bool> {
-    match value.to_ascii_lowercase().as_str() {
+    let word = value.get(..LONGEST_WORD).unwrap_or(value);
+    match word.to_ascii_lowercase().as_str() {
         "enabled" | "true" | "yes" | "y" | "on" => Some(true),
         "disabled" | "false" | "no" | "n" | "off" => Some(false),
         _ => None,

@@ -13,6 +13,7 @@ use crate::{
     injection::InjectionConfig,
     patch::PodPatch,
     probe::{self, ProbeError, Rewrite},
+    resident::{self, Impostor},
     settings::{self, Settings, SettingsError},
     sidecar::{self, TOKEN_VOLUME, TRUST_VOLUME},
     trespass::{self, Trespass},
@@ -67,6 +68,9 @@ pub enum InjectError {
         /// The name.
         name: &'static str,
     },
+    /// A container has the sidecar's name and is another.
+    #[error(transparent)]
+    Impostor(#[from] Impostor),
     /// A container takes what is the sidecar's.
     #[error(transparent)]
     Trespass(#[from] Trespass),
@@ -84,15 +88,20 @@ pub fn inject(
     let view = PodView::parse(pod)?;
     let mut warnings = decision::unclear_namespace_labels(namespace);
     let decision = decision::decide(&view, namespace, &config.control_plane_namespace)?;
+    let decision = match expects_sidecar(&decision) {
+        true => settle(decision, pod, &view, config)?,
+        false => decision,
+    };
     if let Decision::Skip(reason) = decision {
         warnings.extend(unheard_wish(&view, &reason));
+        if reason == SkipReason::AlreadyInjected {
+            warnings.extend(late_probes(&view));
+        }
         return Ok(Outcome {
             verdict: Verdict::Skipped(reason),
             warnings,
         });
     }
-    check_names(&view)?;
-    trespass::check(&view)?;
     let settings = Settings::parse(&view)?;
     let native = settings.native_sidecar.unwrap_or(config.native_sidecar);
     warnings.extend(settings::unknown_annotations(&view));
@@ -111,6 +120,62 @@ pub fn inject(
         verdict: Verdict::Injected { pod, patch },
         warnings,
     })
+}
+
+/// Whether the decision is for a pod that opted in. Another webhook may have made
+/// it unsuitable since it was given its sidecar.
+fn expects_sidecar(decision: &Decision) -> bool {
+    matches!(
+        decision,
+        Decision::Inject | Decision::Skip(SkipReason::ForeignSidecar(_) | SkipReason::HostNetwork)
+    )
+}
+
+/// Finds out whether the pod already has its sidecar, and refuses what nobody may
+/// take from it: at the first review and at every one that follows it.
+fn settle(
+    decision: Decision,
+    pod: &Value,
+    view: &PodView,
+    config: &InjectionConfig,
+) -> Result<Decision, InjectError> {
+    let resident = resident::find(pod, view, config)?;
+    if resident.is_none() && decision != Decision::Inject {
+        return Ok(decision);
+    }
+    if resident.is_none() {
+        check_names(view)?;
+    }
+    trespass::check(view, resident)?;
+    Ok(match resident {
+        Some(_) => Decision::Skip(SkipReason::AlreadyInjected),
+        None => decision,
+    })
+}
+
+/// Checks the ephemeral containers that a request adds to a running pod.
+///
+/// # Errors
+/// One of them takes what is the sidecar's.
+pub fn debug(pod: &Value, old: Option<&Value>) -> Result<Vec<String>, InjectError> {
+    let view = PodView::parse(pod)?;
+    if !view.has_container(container::PROXY) {
+        return Ok(Vec::new());
+    }
+    let old = old.and_then(|old| old.pointer("/spec/ephemeralContainers"));
+    let first = old.and_then(Value::as_array).map_or(0, Vec::len);
+    trespass::check_ephemeral(&view, first)?;
+    let added = view.spec.ephemeral_containers.iter().flatten().skip(first);
+    let enters = |target: &Option<String>| target.as_deref() == Some(container::PROXY);
+    let entering = added.filter(|added| enters(&added.target_container_name));
+    Ok(entering
+        .map(|added| {
+            format!(
+                "ephemeral container {} enters the sidecar's processes: as root it reads the workload's key",
+                added.name
+            )
+        })
+        .collect())
 }
 
 fn check_names(pod: &PodView) -> Result<(), InjectError> {
@@ -234,7 +299,26 @@ fn unheard_wish(pod: &PodView, reason: &SkipReason) -> Option<String> {
     let asked = [label::INJECT, label::ISTIO_SIDECAR_INJECT]
         .into_iter()
         .any(|name| matches!(pod.label(name), Some("enabled" | "true")));
-    (unexpected && asked).then(|| format!("no sidecar: {reason}"))
+    // A container's name alone brings this about, whoever added it.
+    let by_name = matches!(reason, SkipReason::ForeignSidecar(_));
+    (unexpected && (asked || by_name)).then(|| format!("no sidecar: {reason}"))
+}
+
+/// Probes of containers that another webhook added to a pod that has its sidecar.
+fn late_probes(pod: &PodView) -> Vec<String> {
+    let kept = Settings::parse(pod).is_ok_and(|settings| settings.keep_probes);
+    let late = match probe::rewrites(pod) {
+        Ok(late) if !kept => late,
+        _ => return Vec::new(),
+    };
+    late.iter()
+        .map(|late| {
+            format!(
+                "spec.{}[{}].{}: the container came after the sidecar, so its probe is not redirected and fails where mTLS is STRICT",
+                late.list, late.index, late.field
+            )
+        })
+        .collect()
 }
 
 fn pod_warnings(pod: &PodView, native: bool) -> Vec<String> {
@@ -246,6 +330,12 @@ fn pod_warnings(pod: &PodView, native: bool) -> Vec<String> {
             )
         })
         .collect();
+    if pod.spec.share_process_namespace == Some(true) {
+        warnings.push(
+            "shareProcessNamespace: a container that runs as root reads the sidecar's key"
+                .to_owned(),
+        );
+    }
     for container in pod.all_containers() {
         let name = &container.name;
         let hooks = container.lifecycle.iter();

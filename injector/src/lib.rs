@@ -16,6 +16,7 @@ pub mod patch;
 pub mod ports;
 pub mod probe;
 pub mod quantity;
+pub mod resident;
 pub mod review;
 pub mod server;
 pub mod settings;

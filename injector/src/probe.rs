@@ -96,6 +96,18 @@ pub enum ProbeError {
         /// The names that would do.
         declared: String,
     },
+    /// It asks a port that is the sidecar's.
+    #[error(
+        "container {container}: {field}: port {port} is the sidecar's: no application answers there"
+    )]
+    SidecarPort {
+        /// The container.
+        container: String,
+        /// The probe's field.
+        field: &'static str,
+        /// The port.
+        port: u16,
+    },
     /// Its port's number is not a port.
     #[error("container {container}: {field}: {port} is not a port (1 to 65535)")]
     BadPort {
@@ -128,6 +140,18 @@ pub fn rewrites(pod: &PodView) -> Result<Vec<Rewrite>, ProbeError> {
                 let Some((handler, description)) = describe(container, field, kind, probe)? else {
                     continue;
                 };
+                match description.port {
+                    // The kubelet asks the sidecar itself: nothing is to be redirected.
+                    port::METRICS => continue,
+                    port if port::SIDECAR.contains(&port) => {
+                        return Err(ProbeError::SidecarPort {
+                            container: container.name.clone(),
+                            field,
+                            port,
+                        });
+                    }
+                    _ => {}
+                }
                 found.push(Rewrite {
                     list,
                     index,

@@ -4,12 +4,16 @@
 //! add up; of two single values Linnet's wins. A value that can't be read refuses
 //! the pod, with all mistakes at once: an exclusion silently dropped would cut a
 //! database off, one silently kept would leave traffic unencrypted.
+//!
+//! Whoever writes a pod writes these: each value has a longest length, each list
+//! a highest count, and a message repeats no more than the beginning of a value.
 
 use std::fmt;
 
 use ipnet::IpNet;
+use linnet_admission::review::shorten;
 use linnet_mesh::{access_log::AccessLog, names::annotation};
-use tracing_subscriber::EnvFilter;
+use linnet_runtime::logging;
 
 use crate::{
     ports::Ports,
@@ -58,7 +62,7 @@ pub mod name {
 }
 
 /// Every annotation that means something to the injector.
-const KNOWN: [&str; 26] = [
+pub const KNOWN: [&str; 26] = [
     annotation::ACCESS_LOG,
     annotation::SKIP_INBOUND_PORTS,
     annotation::SKIP_OUTBOUND_PORTS,
@@ -94,6 +98,15 @@ const PREFIXES: [&str; 4] = [
     "traffic.sidecar.istio.io/",
     "proxy.istio.io/",
 ];
+
+/// The longest annotation that is read, in bytes.
+pub const LONGEST: usize = 8 * 1024;
+/// The most entries of a list: each becomes a rule of the pod's redirection.
+pub const MOST_ENTRIES: usize = 256;
+/// The longest part of a value, and of what is wrong with it, in a message.
+const QUOTED: (usize, usize) = (64, 512);
+/// The most unknown annotations that are named.
+const UNKNOWN: usize = 16;
 
 /// What a pod's annotations ask for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -198,19 +211,31 @@ impl Settings {
 /// Annotations about a sidecar that nothing here acts on, one warning each.
 pub fn unknown_annotations(pod: &PodView) -> Vec<String> {
     let annotations = pod.metadata.annotations.iter().flatten();
-    annotations
+    let mut unknown = annotations
         .map(|(name, _)| name.as_str())
         .filter(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
-        .filter(|name| !KNOWN.contains(name))
-        .map(|name| format!("annotation {name} has no effect: Linnet does not know it"))
-        .collect()
+        .filter(|name| !KNOWN.contains(name));
+    let named = unknown.by_ref().take(UNKNOWN).map(|name| {
+        let name = shorten(name, QUOTED.1);
+        format!("annotation {name} has no effect: Linnet does not know it")
+    });
+    let mut warnings: Vec<String> = named.collect();
+    let more = unknown.count();
+    if more > 0 {
+        warnings.push(format!("{more} more annotations have no effect"));
+    }
+    warnings
 }
 
 /// What is wrong with the annotation about the access log. It is the controller's
 /// to act on, and no reason to refuse a pod.
 pub fn unread_access_log(pod: &PodView) -> Option<String> {
     let name = annotation::ACCESS_LOG;
-    let error = pod.annotation(name)?.parse::<AccessLog>().err()?;
+    let error = match pod.annotation(name)? {
+        long if long.len() > LONGEST => too_long(long.len()),
+        value => value.parse::<AccessLog>().err()?.to_string(),
+    };
+    let error = shorten(&error, QUOTED.1);
     Some(format!(
         "annotation {name}: {error}; it counts as if it were not there"
     ))
@@ -228,23 +253,26 @@ impl Reader<'_> {
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         let value = self.pod.annotation(name)?;
-        match parse(value.trim()) {
-            Ok(parsed) => Some(parsed),
-            Err(problem) => {
-                self.mistakes.push(Mistake {
-                    annotation: name,
-                    value: value.to_owned(),
-                    problem: problem.to_string(),
-                });
-                None
+        let problem = if value.len() > LONGEST {
+            too_long(value.len())
+        } else {
+            match parse(value.trim()) {
+                Ok(parsed) => return Some(parsed),
+                Err(problem) => problem.to_string(),
             }
-        }
+        };
+        self.mistakes.push(Mistake {
+            annotation: name,
+            value: shorten(value, QUOTED.0).into_owned(),
+            problem: shorten(&problem, QUOTED.1).into_owned(),
+        });
+        None
     }
 
     fn ports(&mut self, names: &[&'static str]) -> Ports {
         let mut all = Ports::default();
         for name in names {
-            if let Some(ports) = self.read(name, Ports::parse) {
+            if let Some(ports) = self.read(name, port_list) {
                 all = all.union(&ports);
             }
         }
@@ -267,7 +295,7 @@ impl Reader<'_> {
             ]),
             include_inbound_ports: self
                 .read(name::ISTIO_INCLUDE_INBOUND_PORTS, |value| {
-                    all_or(value, Ports::parse)
+                    all_or(value, port_list)
                 })
                 .flatten(),
             skip_outbound_ports: self.ports(&[
@@ -285,7 +313,7 @@ impl Reader<'_> {
                 .flatten(),
             include_outbound_ports: self
                 .read(name::ISTIO_INCLUDE_OUTBOUND_PORTS, |value| {
-                    all_or(value, Ports::parse)
+                    all_or(value, port_list)
                 })
                 .map(|ports| ports.unwrap_or_else(Ports::all))
                 .unwrap_or_default(),
@@ -349,16 +377,29 @@ impl Reader<'_> {
     }
 }
 
+fn too_long(length: usize) -> String {
+    format!("{length} bytes, of {LONGEST} at most")
+}
+
+fn too_many(entries: usize) -> String {
+    format!("{entries} entries, of {MOST_ENTRIES} at most")
+}
+
 /// Reads a log filter, `tracing`'s directives.
 pub fn log_filter(value: &str) -> Result<String, String> {
     if value.is_empty() {
         return Err("empty; say for example info or info,linnet_proxy=debug".to_owned());
     }
-    match EnvFilter::builder().parse(value) {
-        Ok(_) => Ok(value.to_owned()),
-        Err(error) => Err(format!(
-            "not a log filter such as info,linnet_proxy=debug: {error}"
-        )),
+    match logging::check(value) {
+        Ok(()) => Ok(value.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn port_list(value: &str) -> Result<Ports, String> {
+    match value.split(',').count() {
+        entries if entries > MOST_ENTRIES => Err(too_many(entries)),
+        _ => Ports::parse(value).map_err(|error| error.to_string()),
     }
 }
 
@@ -393,6 +434,10 @@ fn all_or<T, E>(value: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result
 }
 
 fn cidr_list(value: &str) -> Result<Vec<IpNet>, String> {
+    let count = value.split(',').count();
+    if count > MOST_ENTRIES {
+        return Err(too_many(count));
+    }
     let entries = value.split(',').map(str::trim).filter(|e| !e.is_empty());
     entries
         .map(|entry| {

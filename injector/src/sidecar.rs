@@ -258,7 +258,8 @@ fn comma_separated(values: &[impl ToString]) -> String {
     values.join(",")
 }
 
-fn folder(path: &str) -> &str {
+/// The folder of a path.
+pub(crate) fn folder(path: &str) -> &str {
     path.rsplit_once('/').map_or("/", |(folder, _)| folder)
 }
 

@@ -7,8 +7,12 @@ use k8s_openapi::{
     api::core::v1::{Container, PodSpec},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use linnet_admission::review::shorten;
 use serde::Deserialize;
 use serde_json::Value;
+
+/// The longest name that a message repeats, in bytes; Kubernetes has no longer one.
+const LONGEST_NAME: usize = 253;
 
 /// The metadata and the spec of a pod, or of a pod template.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -63,9 +67,10 @@ impl PodView {
     /// The name to call the pod by in a message; a pod of a controller has none
     /// yet while it is being created.
     pub fn display_name(&self) -> String {
+        let short = |name: &str| shorten(name, LONGEST_NAME).into_owned();
         match (&self.metadata.name, &self.metadata.generate_name) {
-            (Some(name), _) if !name.is_empty() => name.clone(),
-            (_, Some(prefix)) => format!("{prefix}<generated>"),
+            (Some(name), _) if !name.is_empty() => short(name),
+            (_, Some(prefix)) => format!("{}<generated>", short(prefix)),
             _ => "<unnamed>".to_owned(),
         }
     }

@@ -14,14 +14,14 @@ use axum::{
     routing::post,
 };
 use linnet_admission::{
-    review::{Answer, ReviewError},
-    server,
+    review::{Answer, LONGEST_TEXT, ReviewError, shorten},
+    server::{self, Limits},
 };
 use serde_json::{Value, json};
 
 use crate::{
     decision::{Namespace, SkipReason},
-    inject::{InjectError, Outcome, Verdict, inject},
+    inject::{self, InjectError, Outcome, Verdict, inject},
     injection::InjectionConfig,
     namespaces::{Namespaces, Unavailable},
     review::{self, Question},
@@ -52,7 +52,8 @@ enum WebhookError {
 impl IntoResponse for WebhookError {
     fn into_response(self) -> Response {
         count("error");
-        tracing::warn!(error = %self, "review not answered");
+        let text = self.to_string();
+        tracing::warn!(error = %shorten(&text, LONGEST_TEXT), "review not answered");
         match self {
             Self::Review(error) => error.into_response(),
             Self::Unavailable(error) => {
@@ -75,7 +76,7 @@ impl Webhook {
     /// The HTTP service.
     pub fn router(self) -> Router {
         let router = Router::new().route(PATH, post(answer));
-        server::guarded(router, TIMEOUT).with_state(self)
+        server::guarded(router, TIMEOUT, Limits::PODS).with_state(self)
     }
 
     async fn review(&self, body: &[u8]) -> Result<Answer, WebhookError> {
@@ -86,6 +87,12 @@ impl Webhook {
                 pod,
                 dry_run,
             } => (uid, namespace, pod, dry_run),
+            Question::Debug {
+                uid,
+                namespace,
+                pod,
+                old,
+            } => return Ok(debug(uid, &namespace, &pod, old.as_ref())),
             Question::Other { uid, what } => {
                 count("other");
                 return Ok(review::passed_by(uid, what));
@@ -118,6 +125,22 @@ impl Webhook {
     }
 }
 
+fn debug(uid: String, namespace: &str, pod: &Value, old: Option<&Value>) -> Answer {
+    match inject::debug(pod, old) {
+        Ok(warnings) => {
+            count("debugged");
+            review::debugged(uid, warnings)
+        }
+        Err(error) => {
+            count("denied");
+            let text = error.to_string();
+            let reason = shorten(&text, LONGEST_TEXT);
+            tracing::warn!(namespace, %reason, "refused an ephemeral container");
+            review::denied(uid, pod, namespace, &error)
+        }
+    }
+}
+
 /// Whether fresher labels could change the outcome: the call is unexplained, or
 /// a namespace never seen might say no.
 fn depends_on_labels(outcome: &Result<Outcome, InjectError>, namespace_known: bool) -> bool {
@@ -142,7 +165,9 @@ fn record(result: &Result<Outcome, InjectError>, namespace: &str, pod: &Value, d
         Ok(outcome) => match &outcome.verdict {
             Verdict::Injected { .. } => {
                 count("injected");
-                tracing::info!(namespace, pod = name, dry_run, warnings = ?outcome.warnings, "injected");
+                let warnings = format!("{:?}", outcome.warnings);
+                let warnings = shorten(&warnings, LONGEST_TEXT);
+                tracing::info!(namespace, pod = name, dry_run, %warnings, "injected");
             }
             // Asked again after another webhook's patch.
             Verdict::Skipped(SkipReason::AlreadyInjected) => {
@@ -156,6 +181,8 @@ fn record(result: &Result<Outcome, InjectError>, namespace: &str, pod: &Value, d
         },
         Err(error) => {
             count("denied");
+            let error = error.to_string();
+            let error = shorten(&error, LONGEST_TEXT);
             tracing::warn!(namespace, pod = name, dry_run, %error, "refused");
         }
     }

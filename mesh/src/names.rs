@@ -17,8 +17,12 @@ pub mod port {
     pub const DISCOVERY: u16 = 15010;
     /// The injector's webhook port.
     pub const WEBHOOK: u16 = 9443;
-    /// Ports that redirection never touches, the sidecar's own.
-    pub const RESERVED: std::ops::RangeInclusive<u16> = 15000..=15099;
+    /// Every port that the sidecar listens on in a pod. No container may declare one.
+    pub const SIDECAR: [u16; 4] = [ADMIN, OUTBOUND, INBOUND, METRICS];
+    /// The ports of [`SIDECAR`] that redirection leaves alone. The admin port is
+    /// not among them: it listens on loopback, which is never redirected, so that
+    /// whatever listens on that port of the pod's address stays behind the sidecar.
+    pub const NOT_REDIRECTED: [u16; 3] = [OUTBOUND, INBOUND, METRICS];
 }
 
 /// The user and group that the sidecar runs as; redirection exempts them.

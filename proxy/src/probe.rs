@@ -3,8 +3,12 @@
 //! The kubelet has no certificate, so that STRICT would refuse its probes of the
 //! application. The injector points them at the sidecar's own port instead and
 //! describes the original in `LINNET_PROBES`; here it is made, to the pod's own
-//! address as the kubelet would, and the application's answer is passed on. The
-//! connections are the sidecar's own, which redirection leaves alone.
+//! address as the kubelet would. The connections are the sidecar's own, which
+//! redirection leaves alone.
+//!
+//! Any pod can ask that port, so it learns as little as can be: the status alone,
+//! of the probes that the pod declares, as the manifest words them. However many
+//! ask, the application sees one probe of a kind at a time and two a second.
 
 mod danger;
 mod grpc;
@@ -12,14 +16,9 @@ mod http;
 #[cfg(test)]
 mod tests;
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, uri::PathAndQuery};
-use axum::{
-    Router,
-    extract::State,
-    response::{IntoResponse, Response},
-    routing::get,
-};
-use bytes::Bytes;
+use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, uri::PathAndQuery};
+use axum::{Router, extract::State, routing::get};
+use linnet_mesh::names::port;
 use serde::Deserialize;
 use std::{
     collections::HashMap,
@@ -27,10 +26,15 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Mutex, time::Instant};
 
-/// As much of an answer's body is passed on as the kubelet reads.
+/// As much of an answer's body is read as the kubelet reads; nobody sees it.
 const BODY_LIMIT: usize = 10 * 1024;
+/// For so long an answer of the application counts for whoever asks. The kubelet
+/// asks once a second at most, so it never gets an old one of its own.
+const FRESH: Duration = Duration::from_millis(500);
+/// What the application is told who asks; it begins as the kubelet's own does.
+const AGENT: HeaderValue = HeaderValue::from_static("kube-probe/linnet");
 /// Where the kubelet finds the probes.
 const PREFIX: &str = "/probe/";
 
@@ -87,6 +91,8 @@ enum Failure {
         address: SocketAddr,
         source: hyper::Error,
     },
+    #[error("{address} redirected {} times", http::REQUESTS)]
+    Redirects { address: SocketAddr },
     #[error("the request can't be made: {0}")]
     Request(#[from] ::http::Error),
     #[error("gRPC health check of {address}: {reason}")]
@@ -170,12 +176,17 @@ impl Probes {
         self
     }
 
-    /// `GET /probe/<container>/<kind>`: makes the probe and passes the answer on,
-    /// or says 503 and why.
+    /// `GET /probe/<container>/<kind>`: makes the probe and answers the status of
+    /// the application, 503 if there was none, and no body.
     pub fn router(self) -> Router {
+        let ip = self.pod_ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let probes = self.by_path.into_iter();
+        let shared: HashMap<String, Shared> = probes
+            .map(|(path, probe)| (path, Shared::new(probe, ip)))
+            .collect();
         Router::new()
             .route("/probe/{container}/{kind}", get(answer))
-            .with_state(Arc::new(self))
+            .with_state(Arc::new(shared))
     }
 }
 
@@ -188,6 +199,10 @@ fn parse_element(element: serde_json::Value) -> Result<(String, Probe), String> 
     }
     if description.port == 0 {
         return Err(".port: 0 is not a port".to_owned());
+    }
+    if port::SIDECAR.contains(&description.port) {
+        let number = description.port;
+        return Err(format!(".port: {number} is the sidecar's own"));
     }
     let action = match description.kind {
         Kind::Http => http_action(
@@ -235,40 +250,68 @@ fn http_action(
     })
 }
 
-async fn answer(State(probes): State<Arc<Probes>>, uri: Uri, headers: HeaderMap) -> Response {
-    let Some(probe) = probes.by_path.get(uri.path()) else {
-        let text = format!("no probe {} is described in LINNET_PROBES\n", uri.path());
-        return (StatusCode::NOT_FOUND, text).into_response();
-    };
-    let ip = probes.pod_ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let address = SocketAddr::new(ip, probe.port);
-    match probe.make(address, headers.get(header::USER_AGENT)).await {
-        Ok(response) => response.into_response(),
-        Err(failure) => {
-            tracing::debug!(probe = uri.path(), %failure, "probe failed");
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{failure}\n")).into_response()
+async fn answer(State(probes): State<Arc<HashMap<String, Shared>>>, uri: Uri) -> StatusCode {
+    match probes.get(uri.path()) {
+        Some(probe) => probe.ask(uri.path()).await,
+        None => StatusCode::NOT_FOUND,
+    }
+}
+
+/// A probe and its last result, for all who ask.
+struct Shared {
+    probe: Probe,
+    address: SocketAddr,
+    last: Arc<Mutex<Option<(Instant, StatusCode)>>>,
+}
+
+impl Shared {
+    fn new(probe: Probe, ip: IpAddr) -> Self {
+        Self {
+            address: SocketAddr::new(ip, probe.port),
+            probe,
+            last: Arc::default(),
         }
+    }
+
+    /// Returns a fresh result, or makes the probe; whoever asks meanwhile waits for
+    /// the same one.
+    async fn ask(&self, path: &str) -> StatusCode {
+        let mut last = self.last.clone().lock_owned().await;
+        let before = *last;
+        if let Some((at, status)) = before
+            && at.elapsed() < FRESH
+        {
+            return status;
+        }
+        let (probe, address, path) = (self.probe.clone(), self.address, path.to_owned());
+        // A task of its own: who hangs up does not end the probe and begin another.
+        let made = tokio::spawn(async move {
+            let result = probe.make(address).await;
+            let failure = result.as_ref().err().map(ToString::to_string);
+            let status = result.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            if before.is_none_or(|(_, before)| before != status) {
+                tracing::info!(probe = path, %status, failure, "probe");
+            }
+            *last = Some((Instant::now(), status));
+            status
+        });
+        made.await.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 
 impl Probe {
-    async fn make(
-        &self,
-        address: SocketAddr,
-        agent: Option<&HeaderValue>,
-    ) -> Result<(StatusCode, Bytes), Failure> {
+    async fn make(&self, address: SocketAddr) -> Result<StatusCode, Failure> {
         let made = async {
-            let stream = TcpStream::connect(address)
-                .await
-                .map_err(|source| Failure::Connect { address, source })?;
             match &self.action {
                 Action::Http {
                     tls,
                     target,
                     headers,
-                } => http::get(stream, address, *tls, target, headers, agent).await,
-                Action::Grpc { service } => grpc::check(stream, address, service, agent).await,
-                Action::Tcp => Ok((StatusCode::OK, Bytes::from_static(b"connected\n"))),
+                } => http::get(address, *tls, target, headers).await,
+                Action::Grpc { service } => {
+                    grpc::check(connect(address).await?, address, service).await
+                }
+                Action::Tcp => connect(address).await.map(|_| StatusCode::OK),
             }
         };
         tokio::time::timeout(self.timeout, made)
@@ -278,4 +321,10 @@ impl Probe {
                 limit: self.timeout,
             }))
     }
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
+    TcpStream::connect(address)
+        .await
+        .map_err(|source| Failure::Connect { address, source })
 }

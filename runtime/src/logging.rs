@@ -1,7 +1,9 @@
 //! Logs: `tracing` to standard error, as JSON for machines or text for people.
 //!
 //! Standard output stays free for what a command prints. The filter may be
-//! changed while the process runs; see [`Handle::reload`].
+//! changed while the process runs; see [`Handle::reload`]. Filters come from
+//! annotations and from the admin port, so each is short and compiles no regular
+//! expression: a field's value is compared as text.
 
 use std::{
     env,
@@ -13,6 +15,11 @@ use linnet_mesh::names;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
+
+/// The longest filter that is read, in bytes.
+pub const LONGEST_FILTER: usize = 1024;
+/// The most directives that a filter may have.
+pub const MOST_DIRECTIVES: usize = 32;
 
 /// Changes the filter of the running process.
 #[derive(Clone, Debug)]
@@ -30,6 +37,16 @@ pub enum Error {
         directives: String,
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
+    },
+    /// More than a filter may be.
+    #[error(
+        "the log filter has {bytes} bytes and {directives} directives; it may have {LONGEST_FILTER} bytes and {MOST_DIRECTIVES} directives"
+    )]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// Its directives.
+        directives: usize,
     },
     /// Another part of the process installed its own subscriber.
     #[error("the log filter cannot be changed: {0}")]
@@ -56,7 +73,7 @@ fn install(default_directives: &str) -> Handle {
     let bad_filter = parsed.as_ref().err().map(ToString::to_string);
     let filter = parsed
         .or_else(|_| parse(default_directives))
-        .unwrap_or_else(|_| EnvFilter::new("info"));
+        .unwrap_or_else(|_| EnvFilter::default());
     let format = env::var(names::env::LOG_FORMAT).unwrap_or_default();
     let json = match format.as_str() {
         "json" => true,
@@ -109,8 +126,28 @@ impl Handle {
     }
 }
 
+/// Reports whether a text is a filter that [`Handle::reload`] takes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(directives: &str) -> Result<(), Error> {
+    parse(directives).map(drop)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads filters"
+)]
 fn parse(directives: &str) -> Result<EnvFilter, Error> {
+    let (bytes, count) = (directives.len(), directives.split(',').count());
+    if bytes > LONGEST_FILTER || count > MOST_DIRECTIVES {
+        return Err(Error::TooLong {
+            bytes,
+            directives: count,
+        });
+    }
     EnvFilter::builder()
+        .with_regex(false)
         .parse(directives)
         .map_err(|source| Error::Filter {
             directives: directives.to_owned(),
@@ -135,5 +172,31 @@ mod tests {
         let error = handle.reload("linnet=loud").unwrap_err().to_string();
         assert!(error.contains("linnet=loud"), "{error}");
         assert!(handle.current().contains("linnet_runtime=debug"));
+    }
+
+    /// A text that a regular expression would take for one: nothing is compiled,
+    /// so that what is no expression, or a huge one, is taken at once.
+    #[test]
+    fn no_filter_is_a_regular_expression() {
+        // The last one is an automaton of a million states.
+        let huge = format!("(a|b)*a{}", "(a|b)".repeat(20));
+        for value in ["(", "[", "\\", "(?P<", "*", huge.as_str()] {
+            let filter = format!("info,linnet[{{field={value}}}]=debug");
+            assert!(check(&filter).is_ok(), "{filter}: {:?}", check(&filter));
+        }
+    }
+
+    #[test]
+    fn a_filter_has_limits() {
+        let directives = vec!["a=info"; MOST_DIRECTIVES].join(",");
+        assert!(check(&directives).is_ok());
+        for long in [
+            format!("{directives},b=info"),
+            "a".repeat(LONGEST_FILTER + 1),
+        ] {
+            let error = check(&long).unwrap_err();
+            assert!(matches!(error, Error::TooLong { .. }), "{error}");
+            assert!(error.to_string().len() < 200, "{error}");
+        }
     }
 }

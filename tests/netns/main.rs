@@ -143,7 +143,7 @@ fn loopback_to_self_is_left_alone() {
 }
 
 #[test]
-fn reserved_ports_are_left_alone() {
+fn the_sidecars_ports_alone_are_left_alone() {
     for backend in backends() {
         let link = Link::redirected(backend, &[]);
         for (pod, peer) in [(POD_V4, PEER_V4), (POD_V6, PEER_V6)] {
@@ -162,10 +162,18 @@ fn reserved_ports_are_left_alone() {
                 by(15006, pod, 15006),
                 "{backend}: straight to the listener"
             );
-            assert!(
-                link.peer.tcp(pod, 15021).is_err(),
-                "{backend}: nobody listens there"
-            );
+            for port in [15000, 15021, 15050, 15099] {
+                assert_eq!(
+                    link.peer.tcp(pod, port),
+                    by(15006, pod, port),
+                    "{backend}: no port of the sidecar's for others"
+                );
+                assert_eq!(
+                    link.pod.tcp(peer, port),
+                    by(15001, peer, port),
+                    "{backend}: nor on the way out"
+                );
+            }
         }
     }
 }

@@ -177,7 +177,10 @@ pub(crate) struct Link {
 impl Link {
     /// Both ends up, nothing redirected yet.
     pub(crate) fn new() -> Self {
-        Self::with_listeners("15001,15006,15020,8080,8081,9090", "53,15001,15006")
+        Self::with_listeners(
+            "15000,15001,15006,15020,15050,15099,8080,8081,9090",
+            "53,15001,15006",
+        )
     }
 
     /// The same, with these ports served in the pod.

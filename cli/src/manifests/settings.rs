@@ -4,6 +4,7 @@
 //! silently does nothing.
 
 use crate::object::Object;
+use ipnet::IpNet;
 use linnet_injector::{
     config::variable,
     quantity::{Quantity, QuantityError},
@@ -22,7 +23,7 @@ struct Key {
     parse: fn(&str) -> Option<Setting>,
 }
 
-const KEYS: [Key; 18] = [
+const KEYS: [Key; 19] = [
     Key {
         name: "clusterDomain",
         value: "domain name",
@@ -154,6 +155,16 @@ const KEYS: [Key; 18] = [
             valid.then(|| Setting::Env(names::env::TRUST_DOMAIN_ALIASES, text.to_owned()))
         },
     },
+    Key {
+        name: "webhook.apiServerCidrs",
+        value: "address ranges, comma-separated: 10.0.0.2/32,fd00::2/128",
+        meaning: "from where the API servers call: NetworkPolicies let nobody else connect to the webhooks",
+        parse: |text| {
+            let ranges = text.split(',').map(str::trim).map(IpNet::from_str);
+            let ranges: Result<Vec<_>, _> = ranges.collect();
+            ranges.ok().map(Setting::ApiServers)
+        },
+    },
 ];
 
 const CLUSTER_DOMAIN: &str = "LINNET_CLUSTER_DOMAIN";
@@ -166,6 +177,8 @@ const IMAGE_VARIABLES: [&str; 2] = [variable::PROXY_IMAGE, variable::INIT_IMAGE]
 /// A choice that was made.
 #[derive(Clone, Debug, PartialEq)]
 enum Setting {
+    /// From where the webhooks are called.
+    ApiServers(Vec<IpNet>),
     /// A variable of every service that has it.
     Env(&'static str, String),
     FailurePolicy(String),
@@ -306,6 +319,7 @@ impl Setting {
     /// Whether it found something to change.
     fn apply(&self, objects: &mut Vec<Object>) -> bool {
         match self {
+            Self::ApiServers(ranges) => limit_webhooks(objects, ranges),
             Self::Env(name, value) => each_variable(objects, &[*name], |variable| {
                 variable["value"] = Value::from(value.as_str());
             }),
@@ -385,6 +399,26 @@ fn each_image(objects: &mut [Object], change: impl Fn(&str) -> String) -> bool {
         replace(&mut variable["value"]);
     });
     each_container(objects, |container| replace(&mut container["image"])) && used
+}
+
+/// Lets these addresses, and no others, connect to the ports called `webhook`.
+fn limit_webhooks(objects: &mut [Object], ranges: &[IpNet]) -> bool {
+    let from: Vec<Value> = ranges
+        .iter()
+        .map(|range| json!({"ipBlock": {"cidr": range.trunc().to_string()}}))
+        .collect();
+    let mut used = false;
+    let policies = |object: &&mut Object| object.kind() == "NetworkPolicy";
+    for object in objects.iter_mut().filter(policies) {
+        let rules = object.value_mut().pointer_mut("/spec/ingress");
+        for rule in rules.and_then(Value::as_array_mut).into_iter().flatten() {
+            if rule["ports"] == json!([{"port": "webhook"}]) {
+                rule["from"] = from.clone().into();
+                used = true;
+            }
+        }
+    }
+    used
 }
 
 fn set_failure_policy(objects: &mut [Object], policy: &str) -> bool {

@@ -117,6 +117,7 @@ fn every_key_changes_what_is_rendered() {
         "proxy.memoryRequest=64Mi",
         "replicas=5",
         "trustDomain=mesh.example.com",
+        "webhook.apiServerCidrs=10.0.0.2/32",
     ] {
         assert_ne!(rendered(&[pair]), unchanged, "{pair}");
     }
@@ -185,7 +186,7 @@ fn the_webhook_never_waits_on_system_namespaces() {
     let webhooks = find(&objects, "MutatingWebhookConfiguration", "linnet-injector")["webhooks"]
         .as_array()
         .unwrap();
-    assert_eq!(webhooks.len(), 4);
+    assert_eq!(webhooks.len(), 5);
     for webhook in webhooks {
         let excluded = &webhook["namespaceSelector"]["matchExpressions"][0];
         assert_eq!(excluded["key"], "kubernetes.io/metadata.name");
@@ -256,4 +257,36 @@ fn network_policies_open_the_ports_that_are_served() {
         assert_eq!(open, served, "{}", deployment.name());
     }
     assert_eq!(seen, 3);
+}
+
+#[test]
+fn the_webhooks_can_be_kept_to_the_api_servers() {
+    let objects = rendered(&["webhook.apiServerCidrs=10.0.0.2/32, fd00::/64"]);
+    let blocks = serde_json::json!([
+        {"ipBlock": {"cidr": "10.0.0.2/32"}}, {"ipBlock": {"cidr": "fd00::/64"}},
+    ]);
+    let mut limited = Vec::new();
+    for policy in objects.iter().filter(|o| o.kind() == "NetworkPolicy") {
+        let rules = policy.value().pointer("/spec/ingress");
+        for rule in rules.and_then(Value::as_array).into_iter().flatten() {
+            if rule["ports"][0]["port"] == "webhook" {
+                assert_eq!(rule["from"], blocks, "{}", policy.name());
+                limited.push(policy.name().to_owned());
+            } else {
+                assert_ne!(rule["from"], blocks, "{}", policy.name());
+            }
+        }
+    }
+    limited.sort();
+    assert_eq!(limited, ["linnet-controller", "linnet-injector"]);
+    for wrong in [
+        "",
+        "10.0.0.2",
+        "10.0.0.0/33",
+        "api.example.com",
+        "10.0.0.0/8,",
+    ] {
+        let pair = format!("webhook.apiServerCidrs={wrong}");
+        assert!(Settings::parse(&[pair]).is_err(), "{wrong}");
+    }
 }

@@ -105,7 +105,7 @@ pub struct InboundPorts {
 impl InboundPorts {
     /// Whether a connection to `number` reaches the sidecar.
     pub fn contains(&self, number: u16) -> bool {
-        !port::RESERVED.contains(&number)
+        !port::NOT_REDIRECTED.contains(&number)
             && !self.excluded.contains(&number)
             && self
                 .included

@@ -21,7 +21,11 @@ fn defaults_redirect_everything() {
             proxy_gid: 1337,
             inbound_port: 15006,
             outbound_port: 15001,
-            reserved: vec![range(15000, 15099)],
+            reserved: vec![
+                range(15001, 15001),
+                range(15006, 15006),
+                range(15020, 15020)
+            ],
             skip_inbound: vec![],
             include_inbound: Selection::All,
             skip_outbound: vec![],
@@ -62,7 +66,7 @@ fn every_flag_of_the_contract_is_understood() {
     assert_eq!(
         settings.reserved,
         [
-            range(15000, 15099),
+            range(15020, 15020),
             range(16001, 16001),
             range(16006, 16006)
         ]

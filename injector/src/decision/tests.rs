@@ -135,14 +135,6 @@ fn no_label_reaches_what_must_stay_untouched() {
         (json!({"containers": []}), SkipReason::NoContainers),
         (json!({}), SkipReason::NoContainers),
         (
-            json!({"containers": [{"name": "linnet-proxy"}]}),
-            SkipReason::AlreadyInjected,
-        ),
-        (
-            json!({"containers": [{"name": "a"}], "initContainers": [{"name": "linnet-proxy"}]}),
-            SkipReason::AlreadyInjected,
-        ),
-        (
             json!({"containers": [{"name": "a"}], "initContainers": [{"name": "linkerd-proxy"}]}),
             SkipReason::ForeignSidecar("linkerd-proxy"),
         ),

@@ -159,3 +159,26 @@ fn no_shape_of_json_panics() {
         }
     }
 }
+
+#[test]
+fn a_probe_that_comes_after_the_sidecar_is_named() {
+    let config = InjectionConfig::default();
+    let mut original = pod();
+    original["spec"]["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": 80}});
+    let (mut pod, ..) = injected(&original, &config);
+    let again = |pod: &Value| inject(pod, &Namespace::opted_in("shop"), &config).unwrap();
+    assert_eq!(again(&pod).warnings, [] as [&str; 0]);
+    let late = json!({"name": "late", "readinessProbe": {"grpc": {"port": 80}}});
+    pod["spec"]["containers"].as_array_mut().unwrap().push(late);
+    let outcome = again(&pod);
+    assert_eq!(
+        outcome.verdict,
+        Verdict::Skipped(SkipReason::AlreadyInjected)
+    );
+    assert_eq!(outcome.warnings.len(), 1, "{:?}", outcome.warnings);
+    assert!(
+        outcome.warnings[0].starts_with("spec.containers[2].readinessProbe: "),
+        "{:?}",
+        outcome.warnings
+    );
+}

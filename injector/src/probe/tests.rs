@@ -103,3 +103,25 @@ fn the_list_reads_back() {
     let read: Vec<Description> = serde_json::from_str(&text).unwrap();
     assert_eq!(read, [rewrite.description]);
 }
+
+/// The sidecar must not be made to ask itself.
+#[test]
+fn a_probe_of_the_sidecar_s_own_ports_is_not_made_by_it() {
+    for number in port::SIDECAR {
+        for handler in [
+            json!({"httpGet": {"port": number, "path": "/probe/app/liveness"}}),
+            json!({"httpGet": {"port": number.to_string()}}),
+            json!({"tcpSocket": {"port": number}}),
+            json!({"grpc": {"port": number}}),
+        ] {
+            let found = rewrites(&pod(&json!({"name": "app", "livenessProbe": handler})));
+            match number {
+                port::METRICS => assert_eq!(found, Ok(Vec::new()), "{handler}"),
+                _ => assert!(
+                    matches!(found, Err(ProbeError::SidecarPort { .. })),
+                    "{handler}: {found:?}"
+                ),
+            }
+        }
+    }
+}

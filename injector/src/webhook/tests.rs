@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use http_body_util::BodyExt;
-use linnet_admission::server::BODY_LIMIT;
+use linnet_admission::server::Limits;
 use tower::ServiceExt;
 
 use super::*;
@@ -124,8 +124,8 @@ async fn a_body_has_a_limit() {
         body.resize(size, b' ');
         body
     };
-    assert_eq!(post(known(), padded(BODY_LIMIT)).await.0, 200);
-    let (status, answer) = post(known(), padded(BODY_LIMIT + 1)).await;
+    assert_eq!(post(known(), padded(Limits::PODS.body)).await.0, 200);
+    let (status, answer) = post(known(), padded(Limits::PODS.body + 1)).await;
     assert_eq!(status, 413);
     assert!(answer["error"].is_string(), "{answer}");
 }

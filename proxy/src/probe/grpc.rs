@@ -1,8 +1,8 @@
 //! gRPC probes: `grpc.health.v1.Health/Check` over plaintext HTTP/2, which is
 //! all that the kubelet's own speak.
 
-use super::Failure;
-use ::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use super::{AGENT, Failure};
+use ::http::{HeaderMap, Request, StatusCode, header};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2;
@@ -43,8 +43,7 @@ pub(super) async fn check(
     stream: TcpStream,
     address: SocketAddr,
     service: &str,
-    agent: Option<&HeaderValue>,
-) -> Result<(StatusCode, Bytes), Failure> {
+) -> Result<StatusCode, Failure> {
     let failed = |source| Failure::Http { address, source };
     let refused = |reason| Failure::Grpc { address, reason };
     let (mut sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -53,7 +52,7 @@ pub(super) async fn check(
     let mut connection = JoinSet::new();
     connection.spawn(driver);
     let response = sender
-        .send_request(request(address, service, agent)?)
+        .send_request(request(address, service)?)
         .await
         .map_err(failed)?;
     if response.status() != StatusCode::OK {
@@ -68,29 +67,20 @@ pub(super) async fn check(
     let trailers = body.trailers().cloned().unwrap_or(head.headers);
     grpc_status(&trailers).map_err(refused)?;
     match serving_status(&body.to_bytes()).map_err(refused)? {
-        ServingStatus::Serving => Ok((StatusCode::OK, Bytes::from_static(b"SERVING\n"))),
+        ServingStatus::Serving => Ok(StatusCode::OK),
         other => Err(refused(format!("{other:?}"))),
     }
 }
 
-fn request(
-    address: SocketAddr,
-    service: &str,
-    agent: Option<&HeaderValue>,
-) -> Result<Request<Full<Bytes>>, ::http::Error> {
+fn request(address: SocketAddr, service: &str) -> Result<Request<Full<Bytes>>, ::http::Error> {
     let message = HealthCheckRequest {
         service: service.to_owned(),
     };
-    let mut request = Request::post(format!("http://{address}{METHOD}"))
+    Request::post(format!("http://{address}{METHOD}"))
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
-        .body(Full::new(frame(&message)))?;
-    if let Some(agent) = agent {
-        request
-            .headers_mut()
-            .insert(header::USER_AGENT, agent.clone());
-    }
-    Ok(request)
+        .header(header::USER_AGENT, AGENT)
+        .body(Full::new(frame(&message)))
 }
 
 /// A message with its prefix.
@@ -135,6 +125,7 @@ fn serving_status(body: &[u8]) -> Result<ServingStatus, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::http::HeaderValue;
 
     #[test]
     fn answers_are_read_with_care() {

@@ -1,28 +1,35 @@
-//! HTTP and HTTPS probes: one GET on a connection of its own.
+//! HTTP and HTTPS probes: a GET on a connection of its own.
 //!
-//! The kubelet counts 200 to 399 as success, and so a redirect is one. Its
-//! `Location` is not passed on: the kubelet would follow it around the sidecar.
+//! As the kubelet does, a redirect to the host that was asked, the pod, is
+//! followed, and one to elsewhere is a success: 200 to 399 counts as one. So
+//! nothing but the pod is ever asked, and of the pod not the sidecar's own ports.
 
-use super::{BODY_LIMIT, Failure, danger};
+use super::{AGENT, BODY_LIMIT, Failure, connect, danger};
 use ::http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header,
     uri::{InvalidUri, PathAndQuery},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use linnet_mesh::names::port;
 use rustls::pki_types::ServerName;
-use std::{fmt::Write, net::SocketAddr};
+use std::{
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     task::JoinSet,
 };
 use tokio_rustls::TlsConnector;
+
+/// Requests that a probe makes at most, redirects followed; the kubelet's number.
+pub(super) const REQUESTS: usize = 10;
 
 /// What to ask for, from the path in a pod's manifest: as free in form as the
 /// kubelet takes it.
@@ -47,20 +54,47 @@ pub(super) fn target(path: &str) -> Result<PathAndQuery, InvalidUri> {
     target.parse()
 }
 
-/// Asks, and returns the status with the beginning of the body.
+/// What a probe asks next.
+#[derive(Clone, Debug, PartialEq)]
+struct Hop {
+    address: SocketAddr,
+    tls: bool,
+    target: PathAndQuery,
+    /// Whether the manifest's `Host` counts; an absolute `Location` has its own.
+    own_host: bool,
+}
+
+/// Asks, and returns the status.
 pub(super) async fn get(
-    stream: TcpStream,
     address: SocketAddr,
     tls: bool,
     target: &PathAndQuery,
     headers: &HeaderMap,
-    agent: Option<&HeaderValue>,
-) -> Result<(StatusCode, Bytes), Failure> {
-    let request = request(address, target, headers, agent)?;
+) -> Result<StatusCode, Failure> {
+    let mut hop = Hop {
+        address,
+        tls,
+        target: target.clone(),
+        own_host: true,
+    };
+    for _ in 0..REQUESTS {
+        let response = ask(&hop, headers).await?;
+        match follow(&hop, &response) {
+            Some(next) => hop = next,
+            None => return Ok(response.status()),
+        }
+    }
+    Err(Failure::Redirects { address })
+}
+
+async fn ask(hop: &Hop, headers: &HeaderMap) -> Result<Response<()>, Failure> {
+    let address = hop.address;
+    let stream = connect(address).await?;
+    let request = request(hop, headers)?;
     let failed = |source| Failure::Http { address, source };
     // Dropped at the end, which ends the connection's task.
     let mut connection = JoinSet::new();
-    let response = if tls {
+    let response = if hop.tls {
         let name = ServerName::IpAddress(address.ip().into());
         let stream = TlsConnector::from(danger::client_config())
             .connect(name, stream)
@@ -78,28 +112,82 @@ pub(super) async fn get(
             .await
             .map_err(failed)
     }?;
-    let status = response.status();
-    let body = beginning(response.into_body()).await.map_err(failed)?;
-    Ok((status, body))
+    let (head, body) = response.into_parts();
+    read_beginning(body).await.map_err(failed)?;
+    Ok(Response::from_parts(head, ()))
 }
 
-fn request(
-    address: SocketAddr,
-    target: &PathAndQuery,
-    headers: &HeaderMap,
-    agent: Option<&HeaderValue>,
-) -> Result<Request<Empty<Bytes>>, ::http::Error> {
-    let mut request = Request::get(Uri::from(target.clone())).body(Empty::new())?;
+/// Where a response leads, if it is to the host that was asked.
+fn follow(hop: &Hop, response: &Response<()>) -> Option<Hop> {
+    let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = response.headers().get(header::LOCATION)?;
+    let location = location.to_str().ok().filter(|_| redirects)?;
+    let (tls, rest) = match location.split_once("//") {
+        Some(("http:", rest)) => (false, Some(rest)),
+        Some(("https:", rest)) => (true, Some(rest)),
+        Some(("", rest)) => (hop.tls, Some(rest)),
+        _ => (hop.tls, None),
+    };
+    let next = match rest {
+        Some(rest) => {
+            let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            Hop {
+                address: same_host(hop, authority, tls)?,
+                tls,
+                target: target(path).ok()?,
+                own_host: false,
+            }
+        }
+        None => Hop {
+            target: relative(hop, location)?,
+            ..hop.clone()
+        },
+    };
+    (!port::SIDECAR.contains(&next.address.port())).then_some(next)
+}
+
+fn same_host(hop: &Hop, authority: &str, tls: bool) -> Option<SocketAddr> {
+    let authority: ::http::uri::Authority = authority.parse().ok()?;
+    let host = authority.host().trim_matches(['[', ']']);
+    let ip = host.parse::<IpAddr>().ok()?;
+    let port = match authority.port() {
+        Some(port) => port.as_u16(),
+        None if tls => 443,
+        None => 80,
+    };
+    (ip == hop.address.ip() && port != 0).then(|| SocketAddr::new(ip, port))
+}
+
+/// A `Location` without a host: a path, a query, or what takes the place of the
+/// path's last part. Another scheme is none of these.
+fn relative(hop: &Hop, location: &str) -> Option<PathAndQuery> {
+    let first = location.split(['/', '?', '#']).next().unwrap_or_default();
+    if first.contains(':') {
+        return None;
+    }
+    let path = hop.target.path();
+    let joined = match location.chars().next() {
+        Some('/') => location.to_owned(),
+        Some('?') => format!("{path}{location}"),
+        None | Some('#') => hop.target.to_string(),
+        Some(_) => {
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{folder}/{location}")
+        }
+    };
+    target(&joined).ok()
+}
+
+fn request(hop: &Hop, headers: &HeaderMap) -> Result<Request<Empty<Bytes>>, ::http::Error> {
+    let mut request = Request::get(Uri::from(hop.target.clone())).body(Empty::new())?;
     let own = request.headers_mut();
     own.clone_from(headers);
-    if !own.contains_key(header::HOST) {
-        own.insert(header::HOST, HeaderValue::try_from(address.to_string())?);
+    if !hop.own_host || !own.contains_key(header::HOST) {
+        let host = HeaderValue::try_from(hop.address.to_string())?;
+        own.insert(header::HOST, host);
     }
-    let agent = agent
-        .cloned()
-        .unwrap_or(HeaderValue::from_static("kube-probe/linnet"));
     let defaults = [
-        (header::USER_AGENT, agent),
+        (header::USER_AGENT, AGENT),
         (header::ACCEPT, HeaderValue::from_static("*/*")),
     ];
     for (name, value) in defaults {
@@ -152,16 +240,14 @@ where
     sender.send_request(request).await.map_err(failed)
 }
 
-/// As much of a body as is worth passing on.
-async fn beginning(mut body: Incoming) -> hyper::Result<Bytes> {
-    let mut read = BytesMut::new();
-    while read.len() < BODY_LIMIT
+/// Reads as much of a body as the kubelet does, whose probe fails if it does not
+/// come.
+async fn read_beginning(mut body: Incoming) -> hyper::Result<()> {
+    let mut read = 0;
+    while read < BODY_LIMIT
         && let Some(frame) = body.frame().await
     {
-        if let Ok(data) = frame?.into_data() {
-            read.extend_from_slice(&data);
-        }
+        read += frame?.data_ref().map_or(0, Bytes::len);
     }
-    read.truncate(BODY_LIMIT);
-    Ok(read.freeze())
+    Ok(())
 }

@@ -1,7 +1,12 @@
 use super::*;
 use crate::probe::grpc::{HealthCheckRequest, HealthCheckResponse, ServingStatus};
 use ::http::Request;
-use axum::{body::Body, extract::Request as AxumRequest};
+use ::http::header;
+use axum::{
+    body::Body,
+    extract::Request as AxumRequest,
+    response::{IntoResponse, Response},
+};
 use http_body_util::BodyExt;
 use prost::Message;
 use serde_json::{Value, json};
@@ -36,47 +41,82 @@ async fn serve(app: Router, tls: Option<TlsAcceptor>) -> u16 {
     port
 }
 
-async fn probe(description: Value) -> (StatusCode, String) {
-    ask(description, "kube-probe/1.34").await
-}
-
-async fn ask(mut description: Value, agent: &str) -> (StatusCode, String) {
-    description["path"] = json!("/probe/app/readiness");
-    let probes = Probes::parse(&json!([description]).to_string()).unwrap();
-    let request = Request::get("/probe/app/readiness")
-        .header("user-agent", agent)
+/// Asks as a stranger would, with headers and a query of its own.
+async fn ask(router: &Router) -> StatusCode {
+    let request = Request::get("/probe/app/readiness?deep=2")
+        .header("user-agent", "stranger")
+        .header("x-user", "root")
         .body(Body::empty())
         .unwrap();
-    let response = probes.router().oneshot(request).await.unwrap();
-    assert!(response.headers().get(header::LOCATION).is_none());
+    let response = router.clone().oneshot(request).await.unwrap();
+    for name in response.headers().keys() {
+        assert_eq!(name, "content-length", "{:?}", response.headers());
+    }
     let status = response.status();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    (status, String::from_utf8(body.to_vec()).unwrap())
+    assert_eq!(body.len(), 0, "{status}: {body:?}");
+    status
 }
 
-async fn echo(request: AxumRequest) -> Response {
-    let text = format!(
-        "{:?} {} {:?}",
-        request.version(),
-        request.uri(),
-        request.headers()
-    );
-    match request.uri().path() {
-        "/ill" => (StatusCode::INTERNAL_SERVER_ERROR, "ill").into_response(),
-        "/moved" => (StatusCode::FOUND, [(header::LOCATION, "/elsewhere")]).into_response(),
-        "/large" => "x".repeat(1 << 20).into_response(),
-        _ => text.into_response(),
+fn router(mut description: Value) -> Router {
+    description["path"] = json!("/probe/app/readiness");
+    Probes::parse(&json!([description]).to_string())
+        .unwrap()
+        .router()
+}
+
+async fn probe(description: Value) -> StatusCode {
+    ask(&router(description)).await
+}
+
+/// The same, with what the log would say of a failure.
+async fn failure(mut description: Value) -> String {
+    description["path"] = json!("/probe/app/readiness");
+    let (_, probe) = parse_element(description).unwrap();
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), probe.port);
+    probe.make(address).await.unwrap_err().to_string()
+}
+
+/// An application that keeps what it was asked.
+#[derive(Clone, Default)]
+struct Seen(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl Seen {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+
+    fn app(&self) -> Router {
+        let seen = self.clone();
+        Router::new().fallback(async move |request: AxumRequest| {
+            seen.0.lock().unwrap().push(format!(
+                "{:?} {} {:?}",
+                request.version(),
+                request.uri(),
+                request.headers()
+            ));
+            answer_to(request.uri())
+        })
     }
 }
 
-fn echo_app() -> Router {
-    Router::new().fallback(echo)
+fn answer_to(uri: &Uri) -> Response {
+    let moved = |to: String| (StatusCode::FOUND, [(header::LOCATION, to)]).into_response();
+    match uri.path() {
+        "/ill" => (StatusCode::INTERNAL_SERVER_ERROR, "ill").into_response(),
+        "/moved" => moved(uri.query().unwrap_or("/elsewhere").to_owned()),
+        "/for-ever" => moved("/for-ever".to_owned()),
+        "/unmodified" => (StatusCode::NOT_MODIFIED, [(header::LOCATION, "/ill")]).into_response(),
+        "/large" => "x".repeat(1 << 20).into_response(),
+        _ => ([("x-secret", "s")], "the application's answer").into_response(),
+    }
 }
 
 #[tokio::test]
-async fn http_probe_passes_status_and_headers_on() {
-    let port = serve(echo_app(), None).await;
-    let (status, body) = probe(json!({
+async fn an_http_probe_is_the_manifest_s_and_its_answer_the_status_alone() {
+    let seen = Seen::default();
+    let port = serve(seen.app(), None).await;
+    let status = probe(json!({
         "kind": "http", "port": port, "scheme": "HTTP", "http_path": "/ready?deep=a b",
         "headers": [{"name": "Host", "value": "payment.example"}, {"name": "X-A", "value": "1"},
             {"name": "Accept", "value": ""}],
@@ -84,29 +124,143 @@ async fn http_probe_passes_status_and_headers_on() {
     }))
     .await;
     assert_eq!(status, StatusCode::OK);
+    let asked = seen.take().remove(0);
     for part in [
         "HTTP/1.1 /ready?deep=a%20b ",
         "\"host\": \"payment.example\"",
         "\"x-a\": \"1\"",
-        "\"user-agent\": \"kube-probe/1.34\"",
+        "\"user-agent\": \"kube-probe/linnet\"",
     ] {
-        assert!(body.contains(part), "{part} in {body}");
+        assert!(asked.contains(part), "{part} in {asked}");
     }
-    assert!(!body.contains("accept"), "{body}");
-
+    // Nothing that the asker says arrives.
+    for part in ["accept", "stranger", "x-user", "deep=2"] {
+        assert!(!asked.contains(part), "{part} in {asked}");
+    }
     let at = |path: &str| json!({"kind": "http", "port": port, "http_path": path});
-    let (status, body) = probe(at("ill")).await;
+    assert_eq!(probe(at("ill")).await, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(probe(at("/large")).await, StatusCode::OK);
+    seen.take();
+    probe(at("")).await;
+    let asked = seen.take().remove(0);
+    let host = format!("\"host\": \"127.0.0.1:{port}\"");
+    assert!(asked.contains(&host), "{asked}");
+}
+
+/// What the kubelet makes of each: a redirect to the pod is followed, one to
+/// elsewhere is a success, the eleventh request is one too many.
+#[tokio::test]
+async fn redirects_are_followed_within_the_pod_and_nowhere_else() {
+    let seen = Seen::default();
+    let port = serve(seen.app(), None).await;
+    let other = serve(seen.app(), None).await;
+    let own = StatusCode::INTERNAL_SERVER_ERROR;
+    let elsewhere = StatusCode::FOUND;
+    for (location, status, asked) in [
+        ("/ill".to_owned(), own, "/ill"),
+        ("ill".to_owned(), own, "/ill"),
+        (format!("http://127.0.0.1:{port}/ill"), own, "/ill"),
+        (format!("//127.0.0.1:{port}/ill"), own, "/ill"),
+        // The kubelet compares hosts, not ports.
+        (format!("http://127.0.0.1:{other}/ill"), own, "/ill"),
+        (format!("http://127.0.0.2:{other}/ill"), elsewhere, ""),
+        (format!("http://localhost:{port}/ill"), elsewhere, ""),
+        ("http://payment.example/ill".to_owned(), elsewhere, ""),
+        ("http://127.0.0.1:15000/ill".to_owned(), elsewhere, ""),
+        (
+            "http://127.0.0.1:15020/probe/app/readiness".to_owned(),
+            elsewhere,
+            "",
+        ),
+        (
+            "http://127.0.0.1@evil.example/ill".to_owned(),
+            elsewhere,
+            "",
+        ),
+        ("http://[::1]:80/ill".to_owned(), elsewhere, ""),
+        ("http://127.0.0.1:0/".to_owned(), elsewhere, ""),
+        ("file:///etc/passwd".to_owned(), elsewhere, ""),
+        ("javascript:x".to_owned(), elsewhere, ""),
+    ] {
+        let path = format!("/moved?{location}");
+        let found = probe(json!({"kind": "http", "port": port, "http_path": path})).await;
+        assert_eq!(found, status, "{location}");
+        let then = seen.take().split_off(1);
+        assert_eq!(
+            then.len(),
+            usize::from(!asked.is_empty()),
+            "{location}: {then:?}"
+        );
+        assert!(
+            then.iter().all(|line| line.contains(asked)),
+            "{location}: {then:?}"
+        );
+    }
+    let at = |path: &str| json!({"kind": "http", "port": port, "http_path": path});
     assert_eq!(
-        (status, body.as_str()),
-        (StatusCode::INTERNAL_SERVER_ERROR, "ill")
+        probe(at("/for-ever")).await,
+        StatusCode::SERVICE_UNAVAILABLE
     );
-    assert_eq!(probe(at("/moved")).await.0, StatusCode::FOUND);
-    assert_eq!(probe(at("/large")).await.1.len(), BODY_LIMIT);
-    let (_, body) = probe(at("")).await;
-    assert!(
-        body.contains(&format!("\"host\": \"127.0.0.1:{port}\"")),
-        "{body}"
-    );
+    assert_eq!(seen.take().len(), http::REQUESTS);
+    assert_eq!(probe(at("/unmodified")).await, StatusCode::NOT_MODIFIED);
+    assert_eq!(seen.take().len(), 1);
+}
+
+/// However many ask, hang up and ask again, the application sees one probe.
+#[tokio::test]
+async fn a_crowd_makes_one_probe() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let router = router(json!({"kind": "http", "port": port, "timeout_seconds": 600}));
+    // One after another, and each hangs up while the application thinks.
+    let ask_and_hang_up = async |router: &Router| {
+        let asking = std::pin::pin!(ask(router));
+        tokio::select! {
+            biased;
+            status = asking => panic!("answered: {status}"),
+            () = tokio::task::yield_now() => {}
+        }
+    };
+    ask_and_hang_up(&router).await;
+    let (mut app, _) = listener.accept().await.unwrap();
+    for _ in 0..100 {
+        ask_and_hang_up(&router).await;
+    }
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let router = router.clone();
+        crowd.spawn(async move { ask(&router).await });
+    }
+    let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut app, answer)
+        .await
+        .unwrap();
+    for status in crowd.join_all().await {
+        assert_eq!(status, StatusCode::NO_CONTENT);
+    }
+    let another = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+    assert!(another.is_err(), "a second connection");
+}
+
+/// The limit for who asks as fast as can be, by the clock of the process.
+#[tokio::test(start_paused = true)]
+async fn the_application_sees_two_probes_a_second() {
+    let (_socket, port) = shut();
+    let (_, probe) = parse_element(json!({
+        "path": "/probe/app/readiness", "kind": "tcp", "port": port,
+    }))
+    .unwrap();
+    let shared = Shared::new(probe, Ipv4Addr::LOCALHOST.into());
+    let mut made = 0;
+    let mut before = None;
+    for _ in 0..10_000 {
+        shared.ask("/probe/app/readiness").await;
+        let last = *shared.last.lock().await;
+        made += usize::from(last != before);
+        before = last;
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    assert!((19..=20).contains(&made), "{made} in ten seconds");
 }
 
 fn acceptor(alpn: &[&[u8]]) -> TlsAcceptor {
@@ -126,14 +280,16 @@ fn acceptor(alpn: &[&[u8]]) -> TlsAcceptor {
 #[tokio::test]
 async fn https_probe_takes_any_certificate() {
     for (alpn, version) in [(&[][..], "HTTP/1.1"), (&[&b"h2"[..]][..], "HTTP/2.0")] {
-        let port = serve(echo_app(), Some(acceptor(alpn))).await;
-        let (status, body) = probe(json!({
+        let seen = Seen::default();
+        let port = serve(seen.app(), Some(acceptor(alpn))).await;
+        let status = probe(json!({
             "kind": "http", "port": port, "scheme": "HTTPS", "http_path": "/ready",
             "timeout_seconds": 5,
         }))
         .await;
-        assert_eq!(status, StatusCode::OK, "{body}");
-        assert!(body.starts_with(version), "{body}");
+        assert_eq!(status, StatusCode::OK);
+        let asked = seen.take().remove(0);
+        assert!(asked.starts_with(version), "{asked}");
     }
 }
 
@@ -165,16 +321,15 @@ async fn health(request: AxumRequest) -> Response {
 async fn grpc_probe_asks_the_health_service() {
     let port = serve(Router::new().fallback(health), None).await;
     let at = |service: &str| json!({"kind": "grpc", "port": port, "service": service});
-    assert_eq!(
-        probe(at("")).await,
-        (StatusCode::OK, "SERVING\n".to_owned())
-    );
-    let (status, body) = probe(at("ailing")).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(body.contains("NotServing"), "{body}");
-    let (status, body) = probe(at("nobody")).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(body.contains("gRPC status 5 unknown service"), "{body}");
+    assert_eq!(probe(at("")).await, StatusCode::OK);
+    for (service, reason) in [
+        ("ailing", "NotServing"),
+        ("nobody", "gRPC status 5 unknown service"),
+    ] {
+        assert_eq!(probe(at(service)).await, StatusCode::SERVICE_UNAVAILABLE);
+        let logged = failure(at(service)).await;
+        assert!(logged.contains(reason), "{logged}");
+    }
 }
 
 /// A port that refuses connections, for as long as the socket is held.
@@ -191,14 +346,13 @@ async fn tcp_probe_wants_a_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let open = probe(json!({"kind": "tcp", "port": port})).await;
-    assert_eq!(open.0, StatusCode::OK);
+    assert_eq!(open, StatusCode::OK);
     let (_socket, port) = shut();
-    let (status, body) = probe(json!({"kind": "tcp", "port": port})).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(
-        body.contains(&format!("connecting to 127.0.0.1:{port}")),
-        "{body}"
-    );
+    let at = json!({"kind": "tcp", "port": port});
+    assert_eq!(probe(at.clone()).await, StatusCode::SERVICE_UNAVAILABLE);
+    let logged = failure(at).await;
+    let reason = format!("connecting to 127.0.0.1:{port}");
+    assert!(logged.contains(&reason), "{logged}");
 }
 
 #[tokio::test]
@@ -210,9 +364,8 @@ async fn silent_app_is_not_waited_for_longer_than_told() {
         // Until the probe gives up and hangs up.
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });
-    let (status, body) = probe(json!({"kind": "http", "port": port, "timeout_seconds": 1})).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(body.contains("within 1 s"), "{body}");
+    let logged = failure(json!({"kind": "http", "port": port, "timeout_seconds": 1})).await;
+    assert!(logged.contains("within 1 s"), "{logged}");
     app.await.unwrap();
 }
 
@@ -255,6 +408,8 @@ fn all_mistakes_are_told_at_once() {
         {"path": "/probe/a/readiness", "kind": "tcp", "port": 70000},
         {"path": "/probe/a/liveness", "kind": "tcp", "port": 1},
         {"path": "/probe/a/liveness", "kind": "tcp", "port": 2},
+        {"path": "/probe/a/startup", "kind": "tcp", "port": 15000},
+        {"path": "/probe/a/startup", "kind": "http", "port": 15020},
     ]);
     let error = Probes::parse(&list.to_string()).unwrap_err();
     let parts = [
@@ -265,6 +420,8 @@ fn all_mistakes_are_told_at_once() {
         "[4].port",
         "[5]:",
         "[7].path: /probe/a/liveness is there twice",
+        "[8].port: 15000 is the sidecar's own",
+        "[9].port: 15020 is the sidecar's own",
     ];
     assert_eq!(error.problems.len(), parts.len(), "{error}");
     for (problem, part) in error.problems.iter().zip(parts) {

@@ -8,8 +8,11 @@ use std::{iter::Peekable, time::Duration, vec::IntoIter};
 const LONGEST: usize = 4096;
 /// How deep parentheses and negations may be nested.
 const DEEPEST: usize = 32;
-/// What a `matches` may take in memory once it is compiled, bytes.
-const REGEX_SIZE: usize = 1 << 20;
+/// How many `matches` an expression may have. Each takes memory of its own.
+const MOST_REGEXES: usize = 4;
+/// What a `matches` may take in memory once it is compiled, bytes; as much again
+/// for what each thread remembers of its use.
+const REGEX_SIZE: usize = 1 << 19;
 
 type Result<T> = std::result::Result<T, NotUnderstood>;
 
@@ -40,6 +43,7 @@ pub(super) fn expression(text: &str, headers: &mut Vec<HeaderName>) -> Result<Ex
         tokens: tokens(text)?.into_iter().peekable(),
         headers,
         depth: 0,
+        regexes: 0,
     };
     let root = reader.or()?;
     match reader.tokens.next() {
@@ -117,6 +121,7 @@ struct Reader<'a> {
     tokens: Peekable<IntoIter<Token>>,
     headers: &'a mut Vec<HeaderName>,
     depth: usize,
+    regexes: usize,
 }
 
 /// The left or right side of a comparison.
@@ -354,8 +359,13 @@ impl Reader<'_> {
             "endsWith" => Expression::Ends(attribute, argument),
             "contains" => Expression::Contains(attribute, argument),
             "matches" => {
+                self.regexes += 1;
+                if self.regexes > MOST_REGEXES {
+                    return refuse(format!("it has more than {MOST_REGEXES} matches()"));
+                }
                 let built = regex::RegexBuilder::new(&argument)
                     .size_limit(REGEX_SIZE)
+                    .dfa_size_limit(REGEX_SIZE)
                     .build();
                 match built {
                     Ok(regex) => Expression::Matches(attribute, regex),
