@@ -221,7 +221,7 @@ fn path(path: &str) -> Rule {
     Rule {
         to: vec![Operation {
             paths: Match {
-                any: vec![Pattern::path(path).unwrap()],
+                any: vec![path.parse().unwrap()],
                 none: vec![],
             },
             ..Operation::default()

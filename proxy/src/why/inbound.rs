@@ -12,7 +12,8 @@ use linnet_mesh::{
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// What becomes of a call to a workload that is to be called as `inbound` says.
+/// Returns what becomes of a call to a workload that is to be called as `inbound` says.
+/// `is_own`: whether an identity is of the workload's own trust domain.
 ///
 /// # Errors
 /// A question that makes no sense.
@@ -20,6 +21,7 @@ pub(crate) fn explain(
     inbound: &Inbound,
     question: &InboundQuestion,
     own_ip: Option<IpAddr>,
+    is_own: impl Fn(&SpiffeId) -> bool,
 ) -> Result<InboundAnswer, Invalid> {
     let identity: Option<SpiffeId> = match &question.identity {
         None => None,
@@ -34,6 +36,7 @@ pub(crate) fn explain(
         source: question.ip.unwrap_or(unspecified),
         destination: SocketAddr::new(own_ip.unwrap_or(unspecified), question.port),
         server_name: None,
+        federated: identity.as_ref().is_some_and(|identity| !is_own(identity)),
     };
     let headers = header_map(&question.headers)?;
     let method = question.method.as_deref().map(method).transpose()?;
@@ -54,11 +57,16 @@ pub(crate) fn explain(
     let policies = inbound.authorization.as_deref().unwrap_or(&none);
     let decision = policies.decide(Scope::Enforced, &connection, http.as_ref());
     let would = policies.decide(Scope::WithDryRun, &connection, http.as_ref());
-    let considered = policies.explain(&connection, http.as_ref());
+    let scope = if decision.allowed {
+        Scope::WithDryRun
+    } else {
+        Scope::Enforced
+    };
+    let considered = policies.explain(scope, &connection, http.as_ref());
     let (allowed, by) = match &token {
         _ if !mtls.satisfied => (false, format!("{} says {}", mtls.source, mtls.mode)),
         Err(refused) => (false, refused.by.clone()),
-        Ok(_) => (decision.allowed, decision.by.to_string()),
+        Ok(_) => (decision.allowed, decision.to_string()),
     };
     Ok(InboundAnswer {
         pod: inbound.workload.pod.clone(),
@@ -66,7 +74,7 @@ pub(crate) fn explain(
         port: question.port,
         allowed,
         by,
-        dry_run: (allowed && !would.allowed).then(|| would.by.to_string()),
+        dry_run: (allowed && !would.allowed).then(|| would.to_string()),
         audited: policies
             .audit(&connection, http.as_ref())
             .map(|by: By<'_>| by.to_string()),

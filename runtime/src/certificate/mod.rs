@@ -177,6 +177,14 @@ impl Workload {
         &self.federation
     }
 
+    /// Reports whether an identity is of the own trust domain, by any of its names.
+    /// Others that are trusted are federated.
+    pub fn is_of_own_domain(&self, id: &SpiffeId) -> bool {
+        let domain = id.trust_domain();
+        let mut aliases = self.federation.aliases.iter();
+        domain == self.id.trust_domain() || aliases.any(|alias| alias == domain)
+    }
+
     /// How long it was valid for when it was received.
     pub fn valid_for(&self) -> Duration {
         self.valid_for
