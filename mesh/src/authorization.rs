@@ -209,8 +209,9 @@ impl fmt::Display for By<'_> {
             Self::NoPolicy => f.write_str("no policy speaks against it"),
             Self::TooManyReadings => write!(
                 f,
-                "servers can read its path in more than {} ways",
-                path::MAX_READINGS
+                "servers can read its path in more than {} ways, or in ways longer than {} KiB together",
+                path::MAX_READINGS,
+                path::MAX_BYTES / 1024
             ),
         }
     }

@@ -44,7 +44,8 @@ const CONDITIONS: &[(&str, &[&str])] = &[
     ("connection.sni", HOSTS),
 ];
 const PIECES: &[&str] = &[
-    "/", "a", "b", ".", "..", "%2e", "%2F", "c", "\\", ";x", "?q", "//", "/./",
+    "/", "a", "b", ".", "..", "%2e", "%2F", "c", "\\", ";x", "?q", "//", "/./", "%252e", "%3f",
+    "%61",
 ];
 
 /// Choices, made by the fuzzer's bytes; the first one when there are no more.

@@ -25,10 +25,19 @@ pub(super) fn fits(
     demand: &Match<Pattern>,
     denies: bool,
 ) -> bool {
-    if request.headers.get(name).is_none() && !has_spelling(request, name) {
+    let mut spelt = lines(request, name);
+    let Some(first) = spelt.next() else {
         return demand.holds(|_| false);
+    };
+    let second = spelt.next();
+    if second.is_none() && first.exact && !first.text.contains(',') {
+        return demand.holds(|pattern| pattern.fits_present(&first.text));
     }
-    let lines: Vec<Line<'_>> = lines(request, name).collect();
+    let lines: Vec<Line<'_>> = [Some(first), second]
+        .into_iter()
+        .flatten()
+        .chain(spelt)
+        .collect();
     let texts: Vec<&str> = lines.iter().map(|line| &*line.text).collect();
     let named = lines.iter().any(|line| line.exact);
     let hits = |list: &[Pattern], text: &str| list.iter().any(|p| p.fits_present(text));
@@ -47,11 +56,6 @@ struct Line<'a> {
     text: Cow<'a, str>,
     /// The name is the one that the policy writes.
     exact: bool,
-}
-
-fn has_spelling(request: &HttpRequest<'_>, name: &HeaderName) -> bool {
-    let mut names = request.headers.keys();
-    names.any(|other| is_spelling_of(other.as_str(), name.as_str()))
 }
 
 fn lines<'a>(request: &'a HttpRequest<'_>, name: &'a HeaderName) -> impl Iterator<Item = Line<'a>> {

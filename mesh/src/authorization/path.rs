@@ -19,6 +19,14 @@ use std::{borrow::Cow, fmt, str::FromStr};
 /// one or two, an encoded URL in a path has up to ten.
 pub const MAX_READINGS: usize = 16;
 
+/// The most bytes of all readings together. What it takes to find them is bounded by
+/// this: 16 readings of 2 KiB, or two of 16 KiB, which is longer than what common
+/// servers take for a request line.
+pub const MAX_BYTES: usize = 32 * 1024;
+
+/// The most bytes of all pairs of a reading and a form of the policies' values.
+const MAX_BYTES_OF_PAIRS: usize = 8 * MAX_BYTES;
+
 /// The most pairs of a reading and a form of the policies' values. Forms are made of
 /// the policies' own values, so only their author reaches this with fewer readings
 /// than [`MAX_READINGS`].
@@ -195,7 +203,7 @@ pub(super) fn readings(
 }
 
 /// Takes steps in every order, from `text` on. Fails with what was found so far if
-/// these are more than [`MAX_READINGS`].
+/// these are more than [`MAX_READINGS`], or longer than [`MAX_BYTES`].
 fn explore<'a>(
     text: &'a str,
     steps: &[Step],
@@ -207,6 +215,10 @@ fn explore<'a>(
         steps: Steps::NONE,
     }];
     let (mut texts, mut at) = (1, 0);
+    let (mut bytes, mut bytes_of_pairs) = (text.len(), text.len());
+    if bytes > MAX_BYTES {
+        return Err(found);
+    }
     while at < found.len() {
         for step in steps {
             let from = &found[at];
@@ -220,8 +232,16 @@ fn explore<'a>(
             if found.iter().any(known) {
                 continue;
             }
-            texts += usize::from(found.iter().all(|reading| reading.text != text));
-            if texts > MAX_READINGS || found.len() == MAX_PAIRS {
+            bytes_of_pairs += text.len();
+            if found.iter().all(|reading| reading.text != text) {
+                texts += 1;
+                bytes += text.len();
+            }
+            if texts > MAX_READINGS
+                || bytes > MAX_BYTES
+                || bytes_of_pairs > MAX_BYTES_OF_PAIRS
+                || found.len() == MAX_PAIRS
+            {
                 return Err(found);
             }
             found.push(Reading { text, steps });

@@ -194,3 +194,90 @@ fn rules(policy: &Policy) -> Vec<AuthorizationRule> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linnet_mesh::{
+        ResourceRef,
+        authorization::{Action, Match, Operation, Source},
+    };
+    use std::sync::Arc;
+
+    fn answer(rule: Rule, identity: &str, path: &str) -> InboundAnswer {
+        let policy = Policy {
+            source: ResourceRef {
+                kind: "AuthorizationPolicy".into(),
+                namespace: "shop".into(),
+                name: "p".into(),
+            },
+            action: Action::Deny,
+            dry_run: false,
+            rules: vec![rule],
+        };
+        let inbound = Inbound {
+            authorization: Some(Arc::new(Policies::new([policy]))),
+            ..Inbound::default()
+        };
+        let question = InboundQuestion {
+            identity: Some(identity.to_owned()),
+            port: 8080,
+            method: Some("GET".to_owned()),
+            path: path.to_owned(),
+            ..InboundQuestion::default()
+        };
+        let is_own = |id: &SpiffeId| id.trust_domain() == "cluster.local";
+        explain(&inbound, &question, None, is_own).unwrap()
+    }
+
+    fn one<T>(value: T) -> Match<T> {
+        Match {
+            any: vec![value],
+            none: vec![],
+        }
+    }
+
+    #[test]
+    fn the_reading_that_decides_is_named_and_explained() {
+        let to = |path: &str| Rule {
+            to: vec![Operation {
+                paths: one(path.parse().unwrap()),
+                ..Operation::default()
+            }],
+            ..Rule::default()
+        };
+        let web = "spiffe://cluster.local/ns/shop/sa/web";
+        let denied = answer(to("/admin*"), web, "/b%2fc/../../admin/x?q");
+        assert!(!denied.allowed);
+        assert_eq!(
+            denied.by,
+            "AuthorizationPolicy shop/p (DENY), spec.rules[0]; a server may read the path as \"/admin/x\""
+        );
+        assert_eq!(denied.policies[0].rule, Some(0));
+        let allowed = answer(to("/admin*"), web, "/b%2fc/../x");
+        assert!(allowed.allowed);
+        assert_eq!(
+            allowed.policies[0].because,
+            [r#"to[0] paths: it is "/b%2fc/../x", rule wants /admin*"#]
+        );
+    }
+
+    #[test]
+    fn a_federated_caller_is_named_as_such() {
+        let rule = Rule {
+            from: vec![Source {
+                namespaces: one("shop".parse().unwrap()),
+                ..Source::default()
+            }],
+            ..Rule::default()
+        };
+        let allowed = answer(rule, "spiffe://west.example/ns/shop/sa/web", "/");
+        assert!(allowed.allowed);
+        assert_eq!(
+            allowed.policies[0].because,
+            [
+                "from[0] namespaces: the caller is west.example/ns/shop/sa/web, of another trust domain, rule wants shop"
+            ]
+        );
+    }
+}

@@ -208,6 +208,12 @@ fn more_than_sixteen_readings_are_refused() {
         (decision.allowed, decision.by),
         (false, By::TooManyReadings)
     );
+    // A long path has fewer, and none of its work is without a bound.
+    let long = |length: usize| format!("/{}%20", "a".repeat(length));
+    assert!(decide(&deny, &long(MAX_BYTES / 2 - 4)).allowed);
+    assert!(!decide(&deny, &long(MAX_BYTES / 2)).allowed);
+    assert!(!decide(&deny, &long(MAX_BYTES)).allowed);
+    assert!(decide(&deny, &format!("/{}", "a".repeat(MAX_BYTES))).allowed);
     // A policy that does not go by paths has nothing to read, nor has one in dry run.
     let other = policies(
         Action::Deny,
