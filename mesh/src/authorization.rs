@@ -388,6 +388,10 @@ impl Policies {
 }
 
 impl ByPaths {
+    const fn any(self) -> bool {
+        self.dry_run || self.audit
+    }
+
     const fn of(self, scope: Scope) -> bool {
         match scope {
             Scope::Enforced => self.enforced,

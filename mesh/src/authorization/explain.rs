@@ -50,7 +50,8 @@ impl Policies {
         connection: &Connection<'_>,
         http: Option<&HttpRequest<'_>>,
     ) -> Vec<Considered<'a>> {
-        match self.readings(self.by_paths.of(scope), http) {
+        // What does not count in this scope is explained as well.
+        match self.readings(self.by_paths.any(), http) {
             Readings::One(path) => self.consider(&Request::new(connection, http, path)),
             Readings::Several(readings) | Readings::TooMany(readings) => {
                 let requests = readings.iter().map(|reading| {

@@ -171,6 +171,29 @@ fn a_policy_behind_the_deciding_one_is_explained_too() {
 }
 
 #[test]
+fn what_is_in_dry_run_is_explained_by_the_path_without_its_query() {
+    let paths = one("/admin".parse().unwrap());
+    let rule = to(Operation {
+        paths,
+        ..Operation::default()
+    });
+    let mut dry = policy("dry", Action::Deny, vec![rule.clone()]);
+    dry.dry_run = true;
+    let policies = Policies::new([dry, policy("audit", Action::Audit, vec![rule])]);
+    let headers = HeaderMap::new();
+    let request = HttpRequest {
+        method: "GET",
+        authority: "pay",
+        path: "/admin?q",
+        headers: &headers,
+        token: None,
+    };
+    let considered = policies.explain(Scope::Enforced, &plaintext(), Some(&request));
+    let rules: Vec<_> = considered.iter().map(|c| c.rule).collect();
+    assert_eq!(rules, [Some(0), Some(0)]);
+}
+
+#[test]
 fn plaintext_and_tcp_are_named() {
     let by_principal = from(Source {
         principals: pattern("*"),
