@@ -4,6 +4,7 @@
 use crate::keys;
 use linnet_mesh::{
     TrustDomain,
+    authorization::PathNormalization,
     names::{self, port},
 };
 use linnet_runtime::certificate::{self, BundleSource, TokenSource};
@@ -42,6 +43,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Its other names, which policies may use.
     pub trust_domain_aliases: Vec<TrustDomain>,
+    /// Which readings of a path AuthorizationPolicies are asked about.
+    pub path_normalization: PathNormalization,
     /// The DNS domain of services.
     pub cluster_domain: String,
     /// Where discovery is served.
@@ -94,6 +97,7 @@ impl Config {
         Self {
             trust_domain: TrustDomain::default(),
             trust_domain_aliases: Vec::new(),
+            path_normalization: PathNormalization::default(),
             cluster_domain: DEFAULT_CLUSTER_DOMAIN.to_owned(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             health_address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -130,6 +134,7 @@ impl Environment {
                 Err(error) => mistakes.push(format!("{aliases}: {error}")),
             }
         }
+        let path_normalization = read(text, &mut mistakes, names::env::PATH_NORMALIZATION);
         let address = read(text, &mut mistakes, LISTEN);
         let health_address = read(text, &mut mistakes, HEALTH_LISTEN);
         let webhook_address = read(text, &mut mistakes, WEBHOOK_LISTEN);
@@ -161,6 +166,7 @@ impl Environment {
             config: Config {
                 trust_domain,
                 trust_domain_aliases,
+                path_normalization: path_normalization.unwrap_or_default(),
                 cluster_domain,
                 address: address.unwrap_or_else(|| any(port::DISCOVERY)),
                 health_address: health_address.unwrap_or_else(|| any(port::METRICS)),
@@ -208,6 +214,7 @@ mod tests {
     fn all_mistakes_are_told_at_once() {
         let error = Environment::parse(|name| match name {
             LISTEN => Some("here".to_owned()),
+            name if name == names::env::PATH_NORMALIZATION => Some("base".to_owned()),
             CLUSTER_DOMAIN => Some("http://x".to_owned()),
             name if name == names::env::TRUST_DOMAIN => Some("Not A Domain".to_owned()),
             name if name == names::env::IDENTITY_URL => Some("http://identity".to_owned()),
@@ -218,6 +225,7 @@ mod tests {
         for name in [
             LISTEN,
             CLUSTER_DOMAIN,
+            names::env::PATH_NORMALIZATION,
             names::env::TRUST_DOMAIN,
             names::env::IDENTITY_URL,
         ] {

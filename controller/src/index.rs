@@ -31,7 +31,7 @@ use crate::{
 use cluster::Cluster;
 use configuration::Configurations;
 pub(crate) use configuration::ROOTS;
-use linnet_mesh::TrustDomain;
+use linnet_mesh::{TrustDomain, authorization::PathNormalization};
 use std::{
     collections::{BTreeMap, HashSet},
     net::IpAddr,
@@ -45,6 +45,7 @@ pub struct Index {
     trust_domain: TrustDomain,
     /// The trust domain, then its other names.
     trust_domains: Vec<TrustDomain>,
+    path_normalization: PathNormalization,
     cluster: Cluster,
     configurations: Configurations,
     /// Keys that were fetched.
@@ -103,6 +104,7 @@ impl Index {
         Self {
             context,
             trust_domains: vec![trust_domain.clone()],
+            path_normalization: PathNormalization::default(),
             trust_domain,
             cluster: Cluster::default(),
             configurations: Configurations::default(),
@@ -119,6 +121,13 @@ impl Index {
     #[must_use]
     pub fn with_aliases(mut self, aliases: Vec<TrustDomain>) -> Self {
         self.trust_domains.extend(aliases);
+        self
+    }
+
+    /// Says which readings of a path AuthorizationPolicies are asked about.
+    #[must_use]
+    pub fn with_path_normalization(mut self, normalization: PathNormalization) -> Self {
+        self.path_normalization = normalization;
         self
     }
 

@@ -115,8 +115,9 @@ impl Config {
         let context = Context {
             cluster_domain: self.cluster_domain,
         };
-        let mut index =
-            Index::new(context.clone(), self.trust_domain).with_aliases(self.trust_domain_aliases);
+        let mut index = Index::new(context.clone(), self.trust_domain)
+            .with_aliases(self.trust_domain_aliases)
+            .with_path_normalization(self.path_normalization);
         if matches!(source, Source::Kubernetes { .. }) {
             index = index.with_all_pods();
         }

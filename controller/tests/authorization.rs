@@ -83,8 +83,9 @@ fn outcome(policies: Option<&Policies>, scope: Scope, request: &str) -> String {
     let who = words.next().unwrap();
     let method = words.next().unwrap();
     let (who, ip) = who.split_once('@').unwrap_or((who, "10.0.0.9"));
+    let (domain, who) = who.split_once("//").unwrap_or(("cluster.local", who));
     let identity: Option<SpiffeId> = who.split_once('/').map(|(namespace, account)| {
-        SpiffeId::new(&TrustDomain::default(), namespace, account).unwrap()
+        SpiffeId::new(&domain.parse().unwrap(), namespace, account).unwrap()
     });
     let path = if method == "TCP" {
         ""
@@ -117,6 +118,9 @@ fn outcome(policies: Option<&Policies>, scope: Scope, request: &str) -> String {
         source: ip.parse().unwrap(),
         destination: SocketAddr::new([10, 0, 0, 1].into(), port),
         server_name,
+        federated: identity
+            .as_ref()
+            .is_some_and(|id| id.trust_domain() != "cluster.local"),
     };
     let http = HttpRequest {
         method,
@@ -138,6 +142,7 @@ fn outcome(policies: Option<&Policies>, scope: Scope, request: &str) -> String {
     match decision.by {
         By::Rule { policy, rule } => format!("{verdict} by {}[{rule}]", policy.source.name),
         By::NoAllowRule | By::NoPolicy => verdict.to_owned(),
+        By::TooManyReadings => format!("{verdict} unread"),
     }
 }
 

@@ -39,6 +39,7 @@ fn used(update: &Update) {
         source: [10, 0, 0, 9].into(),
         destination: ([10, 0, 0, 1], 8080).into(),
         server_name: None,
+        federated: false,
     };
     if let Some(policies) = &inbound.authorization {
         for scope in [Scope::Enforced, Scope::WithDryRun] {

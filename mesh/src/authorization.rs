@@ -3,12 +3,13 @@
 //! What a rule says that can't be evaluated (an unknown attribute, HTTP's
 //! attributes on a connection that is not HTTP) never makes enforcement weaker:
 //! it takes an ALLOW rule out, and is left out of a DENY rule, which then denies
-//! more. A path is looked at as it was sent and as it is normalised, since the
-//! application may go by either: an ALLOW rule must fit both, for a DENY rule
-//! one is enough.
+//! more. Servers read a path in different ways: the whole decision is made for each
+//! reading that a common server takes ([`path`]), and a request passes only if every
+//! reading does.
 
 mod domains;
 pub mod explain;
+mod header;
 pub mod path;
 pub mod pattern;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -17,15 +18,16 @@ pub mod pattern;
 pub(crate) mod reference;
 pub mod rule;
 
+pub use path::{PathNormalization, PathPattern};
 pub use pattern::{Invalid, Match, Pattern, ServiceAccount};
 pub use rule::{Condition, Demand, InvalidValue, Operation, Rule, Source};
 
 use crate::{ResourceRef, SpiffeId, authentication::Token};
 use explain::Misfit;
 use http::HeaderMap;
+use path::{Readings, Steps};
 use rule::View;
 use std::{
-    borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -75,6 +77,18 @@ pub struct Policies {
     dry_run: bool,
     audit: bool,
     by_headers: bool,
+    by_paths: ByPaths,
+    /// The steps that change a value of a path.
+    relevant: Steps,
+    normalization: PathNormalization,
+}
+
+/// Whose policies go by paths.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct ByPaths {
+    enforced: bool,
+    dry_run: bool,
+    audit: bool,
 }
 
 /// What a connection is known by.
@@ -89,6 +103,16 @@ pub struct Connection<'a> {
     /// The name that the application's own TLS asks for. `None`: nobody knows, since
     /// sidecars tell one another none, and plaintext has none to tell.
     pub server_name: Option<&'a str>,
+    /// The identity is of another trust domain, with which this one is federated.
+    pub federated: bool,
+}
+
+impl<'a> Connection<'a> {
+    /// Returns the caller's identity if it is of the own trust domain. Namespaces and
+    /// service accounts are names within it: those of another trust domain are others.
+    pub fn own_identity(&self) -> Option<&'a SpiffeId> {
+        self.identity.filter(|_| !self.federated)
+    }
 }
 
 /// What a request is known by.
@@ -114,12 +138,33 @@ impl<'a> HttpRequest<'a> {
 }
 
 /// Whether a request may pass, and who says so.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Decision<'a> {
     /// Whether it may pass.
     pub allowed: bool,
     /// What decided.
     pub by: By<'a>,
+    /// The reading of the path that is denied; `None`: the path as it was sent.
+    pub reading: Option<Box<str>>,
+}
+
+/// The most bytes of a reading that a message shows.
+const SHOWN: usize = 256;
+
+impl fmt::Display for Decision<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.by.fmt(f)?;
+        let Some(reading) = &self.reading else {
+            return Ok(());
+        };
+        let shown = &reading[..reading.floor_char_boundary(SHOWN)];
+        let dots = if shown.len() < reading.len() {
+            "…"
+        } else {
+            ""
+        };
+        write!(f, "; a server may read the path as {shown:?}{dots}")
+    }
 }
 
 /// What decided.
@@ -136,6 +181,8 @@ pub enum By<'a> {
     NoAllowRule,
     /// Nothing speaks against it, and no ALLOW policy is there.
     NoPolicy,
+    /// The path can be read in more ways than are looked at, so the request is refused.
+    TooManyReadings,
 }
 
 impl By<'_> {
@@ -144,7 +191,7 @@ impl By<'_> {
         match self {
             Self::Rule { policy, .. } => Some(policy.action),
             Self::NoAllowRule => Some(Action::Allow),
-            Self::NoPolicy => None,
+            Self::NoPolicy | Self::TooManyReadings => None,
         }
     }
 }
@@ -160,6 +207,12 @@ impl fmt::Display for By<'_> {
             ),
             Self::NoAllowRule => f.write_str("no ALLOW rule matched"),
             Self::NoPolicy => f.write_str("no policy speaks against it"),
+            Self::TooManyReadings => write!(
+                f,
+                "servers can read its path in more than {} ways, or in ways longer than {} KiB together",
+                path::MAX_READINGS,
+                path::MAX_BYTES / 1024
+            ),
         }
     }
 }
@@ -178,6 +231,16 @@ impl Policies {
     pub fn new(policies: impl IntoIterator<Item = Policy>) -> Self {
         let mut policies: Vec<Policy> = policies.into_iter().collect();
         policies.sort_by_key(|policy| policy.action);
+        let mut by_paths = ByPaths::default();
+        let mut relevant = Steps::NONE;
+        for policy in &policies {
+            for path in policy.rules.iter().flat_map(Rule::paths) {
+                relevant = relevant.or(path.relevant());
+                by_paths.audit |= policy.action == Action::Audit;
+                by_paths.dry_run |= policy.action != Action::Audit;
+                by_paths.enforced |= policy.action != Action::Audit && !policy.dry_run;
+            }
+        }
         Self {
             dry_run: policies.iter().any(|policy| policy.dry_run),
             audit: policies.iter().any(|policy| policy.action == Action::Audit),
@@ -185,8 +248,25 @@ impl Policies {
                 .iter()
                 .flat_map(|policy| &policy.rules)
                 .any(Rule::goes_by_headers),
+            by_paths,
+            relevant,
+            normalization: PathNormalization::default(),
             policies,
         }
+    }
+
+    /// Returns the policies, asked about these readings of a path alone.
+    #[must_use]
+    pub fn with_normalization(self, normalization: PathNormalization) -> Self {
+        Self {
+            normalization,
+            ..self
+        }
+    }
+
+    /// Returns which readings of a path the policies are asked about.
+    pub fn normalization(&self) -> PathNormalization {
+        self.normalization
     }
 
     /// The policies.
@@ -216,7 +296,44 @@ impl Policies {
         connection: &Connection<'_>,
         http: Option<&HttpRequest<'_>>,
     ) -> Decision<'a> {
-        let request = Request::new(connection, http);
+        let readings = match self.readings(self.by_paths.of(scope), http) {
+            Readings::One(path) => {
+                return self.decide_reading(scope, &Request::new(connection, http, path));
+            }
+            Readings::TooMany(_) => {
+                return Decision {
+                    allowed: false,
+                    by: By::TooManyReadings,
+                    reading: None,
+                };
+            }
+            Readings::Several(readings) => readings,
+        };
+        let mut passes = None;
+        for reading in &readings {
+            let request = Request::new(connection, http, &reading.text).after(reading.steps);
+            let mut decision = self.decide_reading(scope, &request);
+            if !decision.allowed {
+                let differs = readings.first().map(|sent| &sent.text) != Some(&reading.text);
+                decision.reading = differs.then(|| reading.text.as_ref().into());
+                return decision;
+            }
+            passes = passes.or(Some(decision));
+        }
+        passes.unwrap_or_else(|| self.decide_reading(scope, &Request::new(connection, http, "")))
+    }
+
+    /// Returns the readings of a request's path, if somebody goes by them.
+    fn readings<'r>(&self, by_paths: bool, http: Option<&HttpRequest<'r>>) -> Readings<'r> {
+        let path = http.map_or("", |request| request.path);
+        if by_paths && http.is_some() {
+            path::readings(path, self.normalization, self.relevant)
+        } else {
+            Readings::One(path)
+        }
+    }
+
+    fn decide_reading<'a>(&'a self, scope: Scope, request: &Request<'_>) -> Decision<'a> {
         let mut restricted = false;
         for policy in &self.policies {
             if policy.action == Action::Audit || (policy.dry_run && scope == Scope::Enforced) {
@@ -228,6 +345,7 @@ impl Policies {
                 return Decision {
                     allowed: allows,
                     by: By::Rule { policy, rule },
+                    reading: None,
                 };
             }
         }
@@ -238,10 +356,11 @@ impl Policies {
             } else {
                 By::NoPolicy
             },
+            reading: None,
         }
     }
 
-    /// The first AUDIT rule that a request fits.
+    /// Returns the first AUDIT rule that a reading of a request fits.
     pub fn audit(
         &self,
         connection: &Connection<'_>,
@@ -250,38 +369,62 @@ impl Policies {
         if !self.audit {
             return None;
         }
-        let request = Request::new(connection, http);
-        let audits = self.policies.iter().filter(|p| p.action == Action::Audit);
-        audits
-            .filter_map(|policy| {
+        let fitting = |request: &Request<'_>| {
+            let mut audits = self.policies.iter().filter(|p| p.action == Action::Audit);
+            audits.find_map(|policy| {
                 let rule = request.fitting(policy)?;
                 Some(By::Rule { policy, rule })
             })
-            .next()
+        };
+        match self.readings(self.by_paths.audit, http) {
+            Readings::One(path) => fitting(&Request::new(connection, http, path)),
+            Readings::Several(readings) | Readings::TooMany(readings) => {
+                readings.iter().find_map(|reading| {
+                    fitting(&Request::new(connection, http, &reading.text).after(reading.steps))
+                })
+            }
+        }
     }
 }
 
-/// A request with both readings of its path.
+impl ByPaths {
+    const fn any(self) -> bool {
+        self.dry_run || self.audit
+    }
+
+    const fn of(self, scope: Scope) -> bool {
+        match scope {
+            Scope::Enforced => self.enforced,
+            Scope::WithDryRun => self.dry_run,
+        }
+    }
+}
+
+/// A request with one reading of its path.
+#[derive(Clone, Copy)]
 struct Request<'a> {
     connection: &'a Connection<'a>,
     http: Option<&'a HttpRequest<'a>>,
-    sent: &'a str,
-    normal: Cow<'a, str>,
+    path: &'a str,
+    steps: Steps,
 }
 
 impl<'a> Request<'a> {
-    fn new(connection: &'a Connection<'a>, http: Option<&'a HttpRequest<'a>>) -> Self {
-        let path = http.map_or("", |request| request.path);
+    fn new(
+        connection: &'a Connection<'a>,
+        http: Option<&'a HttpRequest<'a>>,
+        path: &'a str,
+    ) -> Self {
         Self {
             connection,
             http,
-            sent: path::without_query(path),
-            normal: if http.is_some() {
-                path::normalize(path)
-            } else {
-                Cow::Borrowed("")
-            },
+            path,
+            steps: Steps::NONE,
         }
+    }
+
+    fn after(self, steps: Steps) -> Self {
+        Self { steps, ..self }
     }
 
     /// The first rule of a policy that the request fits.
@@ -299,21 +442,15 @@ impl<'a> Request<'a> {
         if !denies && self.http.is_none() && rule.needs_http() {
             return Some(Misfit::NotHttp);
         }
-        let misfit = |path| rule.misfit(self.view(path, denies));
-        if self.sent == self.normal {
-            misfit(self.sent)
-        } else if denies {
-            misfit(self.sent).and(misfit(&self.normal))
-        } else {
-            misfit(self.sent).or_else(|| misfit(&self.normal))
-        }
+        rule.misfit(self.view(denies))
     }
 
-    fn view<'v>(&'v self, path: &'v str, denies: bool) -> View<'v> {
+    fn view(&self, denies: bool) -> View<'_> {
         View {
             connection: self.connection,
             http: self.http,
-            path,
+            path: self.path,
+            steps: self.steps,
             unknown: denies,
         }
     }

@@ -120,6 +120,9 @@ pub mod env {
     pub const LOG_FORMAT: &str = "LINNET_LOG_FORMAT";
     /// The trust domain.
     pub const TRUST_DOMAIN: &str = "LINNET_TRUST_DOMAIN";
+    /// Which readings of a path AuthorizationPolicies are asked about, by the names of
+    /// Istio's `pathNormalization`.
+    pub const PATH_NORMALIZATION: &str = "LINNET_PATH_NORMALIZATION";
     /// Other names of the trust domain, comma-separated.
     pub const TRUST_DOMAIN_ALIASES: &str = "LINNET_TRUST_DOMAIN_ALIASES";
     /// `https://host:port` of the identity service.

@@ -35,4 +35,13 @@ impl Workload {
             ..Self::default()
         }
     }
+
+    /// What can be said of a peer of another trust domain. Its namespace is none of this
+    /// mesh's, whatever it is called.
+    pub fn from_federated_identity(id: &crate::SpiffeId) -> Self {
+        Self {
+            namespace: String::new(),
+            ..Self::from_identity(id)
+        }
+    }
 }

@@ -20,6 +20,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
+use linnet_mesh::SpiffeId;
 use linnet_runtime::{certificate, logging};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -101,7 +102,9 @@ async fn why_inbound(
     Json(question): Json<InboundQuestion>,
 ) -> Result<Json<InboundAnswer>, BadQuestion> {
     let inbound = state.explainer.directory.inbound().clone();
-    let answer = why::explain_inbound(&inbound, &question, state.own_ip);
+    let current = state.certificate.current();
+    let is_own = |id: &SpiffeId| current.as_ref().is_none_or(|own| own.is_of_own_domain(id));
+    let answer = why::explain_inbound(&inbound, &question, state.own_ip, is_own);
     Ok(Json(answer.map_err(BadQuestion)?))
 }
 

@@ -332,6 +332,9 @@ impl Arrival {
         };
         match (caller, by_address) {
             (Caller::Verified(peer), Some(workload)) if belongs(&workload, peer) => workload,
+            (Caller::Verified(peer), _) if peer.is_federated() => {
+                Arc::new(Workload::from_federated_identity(&peer.0))
+            }
             (Caller::Verified(peer), _) => Arc::new(Workload::from_identity(&peer.0)),
             (Caller::Unknown(_), Some(workload)) => workload,
             (Caller::Unknown(_), None) => Arc::default(),
@@ -399,9 +402,11 @@ fn is_pod_address(ip: IpAddr) -> bool {
     !ip.is_loopback()
 }
 
-/// Whether a workload known by address is the verified peer's.
+/// Reports whether a workload known by address, one of this mesh, is the verified peer's.
 fn belongs(workload: &Workload, peer: &VerifiedPeer) -> bool {
-    workload.namespace == peer.0.namespace() && workload.service_account == peer.0.service_account()
+    !peer.is_federated()
+        && workload.namespace == peer.0.namespace()
+        && workload.service_account == peer.0.service_account()
 }
 
 fn destination_service(key: &ServicePort) -> DestinationService {

@@ -28,7 +28,23 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer whose certificate chain has been verified and whose identity is known;
 /// only [`Tls::accept`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct VerifiedPeer(pub(crate) SpiffeId);
+pub(crate) struct VerifiedPeer(pub(crate) SpiffeId, Domain);
+
+/// Whose trust domain a peer is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Domain {
+    /// The workload's own, by any of its names.
+    Own,
+    /// Another one, which is trusted too.
+    Federated,
+}
+
+impl VerifiedPeer {
+    /// Reports whether the peer is of another trust domain.
+    pub(crate) fn is_federated(&self) -> bool {
+        self.1 == Domain::Federated
+    }
+}
 
 /// A data thread's TLS.
 pub(crate) struct Tls {
@@ -108,7 +124,12 @@ impl Tls {
             .alpn_protocol()
             .and_then(MeshProtocol::from_alpn)
             .ok_or_else(|| io::Error::other("the peer agreed on no protocol of the mesh"))?;
-        Ok((stream, VerifiedPeer(peer), protocol))
+        let domain = if configs.own.is_of_own_domain(&peer) {
+            Domain::Own
+        } else {
+            Domain::Federated
+        };
+        Ok((stream, VerifiedPeer(peer, domain), protocol))
     }
 
     /// Makes a connection mutual TLS, to exactly the expected peer.

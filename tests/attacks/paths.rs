@@ -104,6 +104,24 @@ refused_by_deny! {
     query_and_fragment_do_not_hide_a_path: [
         "/admin?/public", "/admin?x=/../public", "/admin/x#/public", "/admin#", "/admin?#",
     ],
+    dots_before_slashes_do_not_hide_a_path: [
+        "/a//../admin/x", "/b/../admin//../x", "/admin//../../x", "/a/b//../../admin/x", "/v1//..//../admin",
+    ],
+    an_encoded_slash_counts_as_a_letter_or_as_a_slash: [
+        "/a/b%2fc/../../admin/x", "/a%2f../admin", "/a/b%5cc/../../admin/x",
+        "/a%2fb/%2e%2e/admin", "/admin%2f..%2f..%2fadmin/x",
+    ],
+    parameters_of_segments_do_not_hide_a_path: [
+        "/admin;v=1", "/admin;v=1/x", "/v1/q/..;/../../admin/x", "/;x/admin", "/ad;x/../admin",
+    ],
+    a_second_decoding_does_not_hide_a_path: [
+        "/%2561dmin", "/x/%252e%252e/admin", "/x%252f..%252fadmin", "/%25252561dmin",
+    ],
+    a_host_before_the_path_does_not_hide_it: [
+        "//elsewhere/admin/x", "///elsewhere/admin", "/\\elsewhere/admin",
+        "/x/..//elsewhere/admin", "/%2felsewhere/admin",
+    ],
+    an_encoded_query_does_not_hide_a_path: ["/admin%3fx", "/x/../admin%23/../../b"],
     an_absolute_target_does_not_hide_a_path: [
         "http://payment/admin", "http://payment//admin", "http://payment/public/../admin",
         "HTTP://PAYMENT/admin", "http://payment/%61dmin",
@@ -124,17 +142,27 @@ async fn a_path_does_not_leave_what_allows_it() {
         "/public/x/../../admin",
         "/PUBLIC/a",
         "/%2561dmin",
+        "/public/a%2fb/../../admin/x",
+        "/public//../admin",
+        "/public/q/..;/../admin",
+        "/public/a%3f/../../admin",
     ];
     guarded.refuses(&targets).await;
 }
 
-/// What is another path by HTTP is another path to a policy. The application is
-/// sent what the policy has seen, unchanged: who takes these for `/admin` must
-/// deny them by a prefix (`/admin*`) or allow instead of deny.
+/// A path that no common server takes for another one is another path to a policy.
+/// The sidecar sends it on unchanged. Who takes these for `/admin` must deny them by a
+/// prefix (`/admin*`), or allow instead of deny.
 #[tokio::test]
 async fn other_paths_are_others_and_go_on_unchanged() {
     let guarded = Guarded::by("DENY", DENY_ADMIN).await;
-    let targets = ["/ADMIN", "/admin;x", "/%2561dmin", "/admin%00", "/admin%20"];
+    let targets = [
+        "/ADMIN",
+        "/admin%00",
+        "/admin%20",
+        "/admins;x",
+        "/a%2Fb//c/../d;v=1?q=%2e",
+    ];
     for target in targets {
         let answer = guarded.get(target, "host: payment\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{target}: {answer}");
@@ -224,6 +252,54 @@ async fn a_second_value_does_not_hide_the_first() {
         let answer = guarded.get("/", &format!("host: payment\r\n{roles}")).await;
         assert!(answer.starts_with("HTTP/1.1 403"), "{roles}: {answer}");
     }
+    assert!(guarded.app.seen().is_empty());
+}
+
+/// One field with a list, several fields, and another spelling of the name that CGI and
+/// WSGI take for the same: the application may go by any of them.
+#[tokio::test]
+async fn a_list_or_an_underscore_does_not_hide_a_header() {
+    let deny = "{when: [{key: 'request.headers[x-role]', values: [admin]}]}";
+    let guarded = Guarded::by("DENY", deny).await;
+    for roles in [
+        "x-role: user, admin\r\n",
+        "x-role: admin,user\r\n",
+        "x_role: admin\r\n",
+        "x-role: user\r\nX_Role: user,admin\r\n",
+    ] {
+        let answer = guarded.get("/", &format!("host: payment\r\n{roles}")).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{roles}: {answer}");
+    }
+    assert!(guarded.app.seen().is_empty());
+    let answer = guarded
+        .get("/", "host: payment\r\nx-role: administrator, user\r\n")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_header_without_a_value_is_there() {
+    let deny = "{when: [{key: 'request.headers[x-debug]', values: ['*']}]}";
+    let guarded = Guarded::by("DENY", deny).await;
+    for debug in [
+        "x-debug:\r\n",
+        "x-debug: 1\r\n",
+        "x-debug: 1\r\nx-debug:\r\n",
+    ] {
+        let answer = guarded.get("/", &format!("host: payment\r\n{debug}")).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{debug}: {answer}");
+    }
+    assert!(guarded.app.seen().is_empty());
+}
+
+/// Some applications take a method in any case.
+#[tokio::test]
+async fn a_method_in_small_letters_is_denied_too() {
+    let guarded = Guarded::by("DENY", "{to: [{operation: {methods: [GET]}}]}").await;
+    let request = b"get / HTTP/1.1\r\nhost: payment\r\nconnection: close\r\n\r\n";
+    let stream = peer(&guarded.mesh, guarded.server.inbound[0], b"linnet/http1").await;
+    let answer = send(stream, request).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert!(guarded.app.seen().is_empty());
 }
 

@@ -10,7 +10,7 @@ use linnet_injector::{
     quantity::{Quantity, QuantityError},
     settings::log_filter,
 };
-use linnet_mesh::{TrustDomain, names};
+use linnet_mesh::{TrustDomain, authorization::PathNormalization, names};
 use serde_json::{Value, json};
 use std::str::FromStr;
 
@@ -98,6 +98,15 @@ const KEYS: [Key; 19] = [
         parse: |text| {
             let native = one_of(text, &["auto", "true", "false"])?;
             Some(Setting::Env(variable::NATIVE_SIDECAR, native))
+        },
+    },
+    Key {
+        name: "pathNormalization",
+        value: "DEFAULT, NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES",
+        meaning: "readings of a path that authorization is asked about; all but DEFAULT leave some out",
+        parse: |text| {
+            let valid = PathNormalization::from_str(text).is_ok();
+            valid.then(|| Setting::Env(names::env::PATH_NORMALIZATION, text.to_owned()))
         },
     },
     Key {

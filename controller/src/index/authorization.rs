@@ -23,7 +23,8 @@ impl Index {
                 .flat_map(|namespace| self.configurations.authorization_of(namespace))
                 .filter(|policy| self.is_for(&policy.target, pod, labels))
                 .map(|policy| policy.policy.clone().under(&self.trust_domains)),
-        );
+        )
+        .with_normalization(self.path_normalization);
         (!policies.is_empty()).then(|| Arc::new(policies))
     }
 

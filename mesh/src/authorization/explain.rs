@@ -8,7 +8,8 @@ mod tests;
 
 use super::{
     Action, Condition, Connection, Demand, HttpRequest, Match, Operation, Policies, Policy,
-    Request, Rule, Source,
+    Request, Scope, Source,
+    path::Readings,
     rule::{Attribute, View},
 };
 use std::fmt::Display;
@@ -40,14 +41,30 @@ pub struct Considered<'a> {
 }
 
 impl Policies {
-    /// What each policy says to a request, or to a connection that is not
-    /// HTTP, in the order they are asked.
+    /// Returns what each policy says to a request, or to a connection that is not
+    /// HTTP, in the order they are asked: about the reading of the path that decides in
+    /// this scope.
     pub fn explain<'a>(
         &'a self,
+        scope: Scope,
         connection: &Connection<'_>,
         http: Option<&HttpRequest<'_>>,
     ) -> Vec<Considered<'a>> {
-        let request = Request::new(connection, http);
+        // What does not count in this scope is explained as well.
+        match self.readings(self.by_paths.any(), http) {
+            Readings::One(path) => self.consider(&Request::new(connection, http, path)),
+            Readings::Several(readings) | Readings::TooMany(readings) => {
+                let requests = readings.iter().map(|reading| {
+                    Request::new(connection, http, &reading.text).after(reading.steps)
+                });
+                let denied = |request: &Request<'_>| !self.decide_reading(scope, request).allowed;
+                let deciding = requests.clone().find(denied).or(requests.clone().next());
+                deciding.map_or_else(Vec::new, |request| self.consider(&request))
+            }
+        }
+    }
+
+    fn consider<'a>(&'a self, request: &Request<'_>) -> Vec<Considered<'a>> {
         let policies = self.policies.iter();
         policies
             .map(|policy| {
@@ -59,26 +76,14 @@ impl Policies {
                     rule,
                     misfits: policy.rules[..before]
                         .iter()
-                        .filter_map(|rule| request.misfit_words(rule, denies))
+                        .filter_map(|rule| {
+                            let misfit = request.misfit(rule, denies)?;
+                            Some(misfit.words(request.view(denies)))
+                        })
                         .collect(),
                 }
             })
             .collect()
-    }
-}
-
-impl Request<'_> {
-    fn misfit_words(&self, rule: &Rule, denies: bool) -> Option<String> {
-        let misfit = self.misfit(rule, denies)?;
-        // Of two spellings of the path, the one that the rule failed on.
-        let sent = self.view(self.sent, denies);
-        let normal = self.view(&self.normal, denies);
-        let view = if rule.misfit(sent).is_some() {
-            sent
-        } else {
-            normal
-        };
-        Some(misfit.words(view))
     }
 }
 
@@ -172,6 +177,10 @@ fn quoted(text: Option<&str>) -> String {
 
 fn caller(view: View<'_>) -> String {
     match view.connection.identity {
+        Some(identity) if view.connection.federated => format!(
+            "the caller is {}, of another trust domain",
+            identity.principal()
+        ),
         Some(identity) => format!("the caller is {}", identity.principal()),
         None => "the caller has no identity (plaintext)".to_owned(),
     }

@@ -24,6 +24,11 @@ pub enum Invalid {
     /// An address block.
     #[error("{0:?} is not an address or a CIDR block, as 10.0.0.1 or 10.0.0.0/8")]
     Block(String),
+    /// A path with too many readings.
+    #[error(
+        "{0:?} can be read in more than 16 ways, so no request could be compared with it; write it without escapes, \"//\" and dot segments"
+    )]
+    Readings(String),
     /// A port.
     #[error("{0:?} is not a port; ports go from 1 to 65535")]
     Port(String),
@@ -64,10 +69,26 @@ impl<T> Match<T> {
         self.any.is_empty() && self.none.is_empty()
     }
 
-    /// Whether what fits by `fits` satisfies the demand. An attribute that is
+    /// Reports whether what fits by `fits` satisfies the demand. An attribute that is
     /// not there fits nothing.
     pub(super) fn holds(&self, fits: impl Fn(&T) -> bool) -> bool {
         (self.any.is_empty() || self.any.iter().any(&fits)) && !self.none.iter().any(&fits)
+    }
+
+    /// The same where applications read an attribute in different ways: `surely` is
+    /// what fits in each, `possibly` what fits in one. What is not sure is never to the
+    /// caller's advantage.
+    pub(super) fn holds_for(
+        &self,
+        denies: bool,
+        surely: impl Fn(&T) -> bool,
+        possibly: impl Fn(&T) -> bool,
+    ) -> bool {
+        if denies {
+            (self.any.is_empty() || self.any.iter().any(possibly)) && !self.none.iter().any(surely)
+        } else {
+            (self.any.is_empty() || self.any.iter().any(surely)) && !self.none.iter().any(possibly)
+        }
     }
 }
 
@@ -80,7 +101,7 @@ pub enum Pattern {
     Prefix(String),
     /// `*x`
     Suffix(String),
-    /// `*`: any text but none.
+    /// `*`: any text. Where it may be empty, [`Pattern::fits_present`] counts that too.
     Present,
     /// A path template with `{*}` and `{**}`.
     Template(Template),
@@ -172,6 +193,11 @@ impl Pattern {
             Self::Present => !text.is_empty(),
             Self::Template(template) => template.regex.is_match(text),
         }
+    }
+
+    /// Reports whether an attribute that is present fits: `*` fits an empty one too.
+    pub fn fits_present(&self, text: &str) -> bool {
+        matches!(self, Self::Present) || self.matches(text)
     }
 
     /// Whether a text fits, ASCII case aside.

@@ -3,6 +3,8 @@
 use super::{
     Connection, HttpRequest,
     explain::Misfit,
+    header,
+    path::{PathPattern, Steps},
     pattern::{Invalid, Match, Pattern, ServiceAccount, block, port},
 };
 use http::HeaderName;
@@ -48,8 +50,8 @@ pub struct Operation {
     pub ports: Match<u16>,
     /// Methods.
     pub methods: Match<Pattern>,
-    /// Paths, as sent and as normalised.
-    pub paths: Match<Pattern>,
+    /// Paths, compared with each reading of a request's.
+    pub paths: Match<PathPattern>,
 }
 
 /// A further condition.
@@ -154,7 +156,7 @@ impl Condition {
                 let path = claim(key).map_err(|reason| InvalidValue { at: None, reason })?;
                 Demand::Claim(path, read(v, n, str::parse)?)
             }
-            _ => match header(key).map_err(|reason| InvalidValue { at: None, reason })? {
+            _ => match header_of(key).map_err(|reason| InvalidValue { at: None, reason })? {
                 Some(name) => Demand::Header(name, read(v, n, str::parse)?),
                 None => Demand::Unknown(read(v, n, |text| Ok(text.to_owned()))?),
             },
@@ -173,14 +175,15 @@ impl Condition {
 
 /// The header that a key names. What the sidecar itself writes is not the
 /// caller's to say, so it is no attribute.
-fn header(key: &str) -> Result<Option<HeaderName>, Invalid> {
+fn header_of(key: &str) -> Result<Option<HeaderName>, Invalid> {
     let Some(name) = key.strip_prefix("request.headers[") else {
         return Ok(None);
     };
     let name = name.strip_suffix(']').unwrap_or_default();
     let name =
         HeaderName::from_bytes(name.as_bytes()).map_err(|_| Invalid::Header(name.to_owned()))?;
-    Ok((name != "x-forwarded-client-cert").then_some(name))
+    let own = header::is_spelling_of(name.as_str(), "x-forwarded-client-cert");
+    Ok((!own).then_some(name))
 }
 
 const CLAIMS: &str = "request.auth.claims";
@@ -205,7 +208,9 @@ fn claim(key: &str) -> Result<Vec<String>, Invalid> {
 pub(super) struct View<'a> {
     pub(super) connection: &'a Connection<'a>,
     pub(super) http: Option<&'a HttpRequest<'a>>,
+    /// One reading of the path, and the steps that made it.
     pub(super) path: &'a str,
+    pub(super) steps: Steps,
     pub(super) unknown: bool,
 }
 
@@ -228,6 +233,12 @@ impl Rule {
                 .when
                 .iter()
                 .any(|condition| condition.key.starts_with("request."))
+    }
+
+    /// Returns the conditions on paths.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &PathPattern> {
+        let operations = self.to.iter().map(|operation| &operation.paths);
+        operations.flat_map(|paths| paths.any.iter().chain(&paths.none))
     }
 
     /// The first part that does not fit.
@@ -268,15 +279,16 @@ impl Source {
         let Connection {
             identity, source, ..
         } = *view.connection;
+        let own = view.connection.own_identity();
         let principal = |p: &Pattern| identity.is_some_and(|id| p.matches(id.principal()));
         if !self.principals.holds(principal) {
             return Some(Attribute::Principals);
         }
-        let namespace = |p: &Pattern| identity.is_some_and(|id| p.matches(id.namespace()));
+        let namespace = |p: &Pattern| own.is_some_and(|id| p.matches(id.namespace()));
         if !self.namespaces.holds(namespace) {
             return Some(Attribute::Namespaces);
         }
-        if !self.service_accounts.holds(|a| a.is(identity)) {
+        if !self.service_accounts.holds(|a| a.is(own)) {
             return Some(Attribute::ServiceAccounts);
         }
         if !self.ip_blocks.holds(|block| contains(block, source)) {
@@ -306,17 +318,21 @@ impl Operation {
                 !(self.hosts.is_empty() && self.methods.is_empty() && self.paths.is_empty());
             return (speaks_http && !view.unknown).then_some(Attribute::Http);
         };
-        let bare = bare_host(request.authority);
-        let host = |host: &Pattern| {
-            host.matches_ignoring_case(request.authority) || host.matches_ignoring_case(bare)
-        };
+        let host = |host: &Pattern| host_fits(host, request.authority);
         if !self.hosts.holds(host) {
             return Some(Attribute::Hosts);
         }
-        if !self.methods.holds(|m| m.matches(request.method)) {
+        // Some applications take a method in any case.
+        let methods = self.methods.holds_for(
+            view.unknown,
+            |method| method.matches(request.method),
+            |method| method.matches_ignoring_case(request.method),
+        );
+        if !methods {
             return Some(Attribute::Methods);
         }
-        (!self.paths.holds(|p| p.matches(view.path))).then_some(Attribute::Paths)
+        let path = |path: &PathPattern| path.matches(view.path, view.steps);
+        (!self.paths.holds(path)).then_some(Attribute::Paths)
     }
 }
 
@@ -327,22 +343,28 @@ impl Condition {
             source,
             destination,
             server_name,
+            ..
         } = *view.connection;
+        let own = view.connection.own_identity();
         match &self.demand {
             Demand::Header(name, demand) => match view.http {
-                Some(request) => header_fits(request, name, demand, view.unknown),
+                // HTTP/2 has no such header, and says the same by `:authority`.
+                Some(request) if *name == http::header::HOST => {
+                    demand.holds(|pattern| host_fits(pattern, request.authority))
+                }
+                Some(request) => header::fits(request, name, demand, view.unknown),
                 None => view.unknown,
             },
             Demand::SourceIp(demand) | Demand::RemoteIp(demand) => {
                 demand.holds(|block| contains(block, source))
             }
             Demand::Namespace(demand) => {
-                demand.holds(|p| identity.is_some_and(|id| p.matches(id.namespace())))
+                demand.holds(|p| own.is_some_and(|id| p.matches(id.namespace())))
             }
             Demand::Principal(demand) => {
                 demand.holds(|p| identity.is_some_and(|id| p.matches(id.principal())))
             }
-            Demand::ServiceAccount(demand) => demand.holds(|a| a.is(identity)),
+            Demand::ServiceAccount(demand) => demand.holds(|a| a.is(own)),
             Demand::DestinationIp(demand) => {
                 demand.holds(|block| contains(block, destination.ip()))
             }
@@ -355,7 +377,7 @@ impl Condition {
             | Demand::Audiences(_)
             | Demand::Presenter(_)
             | Demand::Claim(..) => match view.http {
-                Some(request) => token_fits(request, &self.demand),
+                Some(request) => token_fits(request, &self.demand, view.unknown),
                 None => view.unknown,
             },
             Demand::Unknown(_) => view.unknown,
@@ -363,11 +385,17 @@ impl Condition {
     }
 }
 
-/// Whether a request's token, if it has one, is as it must be.
-fn token_fits(request: &HttpRequest<'_>, demand: &Demand) -> bool {
+/// Reports whether a request's token, if it has one, is as it must be. `*` fits an
+/// empty claim only where that is not to the caller's advantage.
+fn token_fits(request: &HttpRequest<'_>, demand: &Demand, denies: bool) -> bool {
     let claim = |path: &[String], demand: &Match<Pattern>| {
         let claims = request.token.map(|token| &token.claims);
-        demand.holds(|p| claims.is_some_and(|claims| claims.any(path, |text| p.matches(text))))
+        let fits = |fits: &dyn Fn(&str) -> bool| claims.is_some_and(|c| c.any(path, fits));
+        demand.holds_for(
+            denies,
+            |p| fits(&|text| p.matches(text)),
+            |p| fits(&|text| p.fits_present(text)),
+        )
     };
     match demand {
         Demand::RequestPrincipal(demand) => {
@@ -380,31 +408,15 @@ fn token_fits(request: &HttpRequest<'_>, demand: &Demand) -> bool {
     }
 }
 
-/// A header may be there several times, and the application may go by any of
-/// them: all must fit what allows, one suffices for what denies.
-fn header_fits(
-    request: &HttpRequest<'_>,
-    name: &HeaderName,
-    demand: &Match<Pattern>,
-    denies: bool,
-) -> bool {
-    let mut values = request.headers.get_all(name).iter().peekable();
-    if values.peek().is_none() {
-        return demand.holds(|_| false);
-    }
-    let fits = |value: &http::HeaderValue| {
-        let text = String::from_utf8_lossy(value.as_bytes());
-        demand.holds(|pattern| pattern.matches(&text))
-    };
-    if denies {
-        values.any(fits)
-    } else {
-        values.all(fits)
-    }
-}
-
 fn contains(block: &IpNet, ip: IpAddr) -> bool {
     block.contains(&ip.to_canonical())
+}
+
+/// Reports whether a host fits, with or without its port and final dot, in any case.
+fn host_fits(pattern: &Pattern, authority: &str) -> bool {
+    matches!(pattern, Pattern::Present)
+        || pattern.matches_ignoring_case(authority)
+        || pattern.matches_ignoring_case(bare_host(authority))
 }
 
 /// A host without user, port and final dot.

@@ -7,15 +7,48 @@ use super::{
     proto,
 };
 use crate::authorization::{
-    Action, Condition, Demand, Match, Operation, Pattern, Policies, Policy, Rule, ServiceAccount,
-    Source,
+    Action, Condition, Demand, Match, Operation, PathNormalization, Pattern, Policies, Policy,
+    Rule, ServiceAccount, Source,
     pattern::{Invalid, block, port},
 };
 use std::{fmt::Display, sync::Arc};
 
-pub(super) fn decode(messages: Vec<proto::AuthorizationPolicy>) -> Result<Option<Arc<Policies>>> {
+pub(super) fn decode(
+    messages: Vec<proto::AuthorizationPolicy>,
+    normalization: i32,
+) -> Result<Option<Arc<Policies>>> {
     let policies: Vec<Policy> = all(messages)?;
-    Ok((!policies.is_empty()).then(|| Arc::new(Policies::new(policies))))
+    let normalization = decode_normalization(normalization)?;
+    let policies = Policies::new(policies).with_normalization(normalization);
+    Ok((!policies.is_empty()).then(|| Arc::new(policies)))
+}
+
+fn decode_normalization(number: i32) -> Result<PathNormalization> {
+    use proto::PathNormalization as Wire;
+    Wire::try_from(number)
+        .map(|wire| match wire {
+            Wire::Default => PathNormalization::All,
+            Wire::None => PathNormalization::None,
+            Wire::Base => PathNormalization::Base,
+            Wire::MergeSlashes => PathNormalization::MergeSlashes,
+            Wire::DecodeAndMergeSlashes => PathNormalization::DecodeAndMergeSlashes,
+        })
+        .map_err(|_| DecodeError {
+            field: "inbound.path_normalization",
+            reason: format!("{number} is not a path normalization"),
+        })
+}
+
+impl From<PathNormalization> for proto::PathNormalization {
+    fn from(normalization: PathNormalization) -> Self {
+        match normalization {
+            PathNormalization::All => Self::Default,
+            PathNormalization::None => Self::None,
+            PathNormalization::Base => Self::Base,
+            PathNormalization::MergeSlashes => Self::MergeSlashes,
+            PathNormalization::DecodeAndMergeSlashes => Self::DecodeAndMergeSlashes,
+        }
+    }
 }
 
 fn read<T>(
@@ -131,7 +164,7 @@ impl TryFrom<proto::AuthorizationOperation> for Operation {
                 message.methods,
                 str::parse,
             )?,
-            paths: read("authorization.rules.to.paths", message.paths, Pattern::path)?,
+            paths: read("authorization.rules.to.paths", message.paths, str::parse)?,
         })
     }
 }

@@ -358,7 +358,10 @@ impl TryFrom<proto::Inbound> for Inbound {
             mtls_source: message.mtls_source.map(Into::into),
             port_mtls_source: message.port_mtls_source.map(Into::into),
             ports: all(message.ports)?,
-            authorization: authorization::decode(message.authorization)?,
+            authorization: authorization::decode(
+                message.authorization,
+                message.path_normalization,
+            )?,
             authentication: authentication::decode(message.authentication)?,
             locality: message.locality.map(Into::into).unwrap_or_default(),
             labels: message.labels.into_iter().collect(),

@@ -288,6 +288,14 @@ impl From<&Inbound> for proto::Inbound {
             ports: inbound.ports.iter().map(Into::into).collect(),
             mtls_source: inbound.mtls_source.as_ref().map(Into::into),
             port_mtls_source: inbound.port_mtls_source.as_ref().map(Into::into),
+            path_normalization: proto::PathNormalization::from(
+                inbound
+                    .authorization
+                    .as_ref()
+                    .map(|policies| policies.normalization())
+                    .unwrap_or_default(),
+            )
+            .into(),
             authorization: inbound
                 .authorization
                 .iter()

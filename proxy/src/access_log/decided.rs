@@ -71,6 +71,7 @@ impl Names {
         let (policy, rule) = match by {
             By::NoAllowRule => return self.no_allow_rule.get_or_init(made).clone(),
             By::NoPolicy => return self.no_policy.get_or_init(made).clone(),
+            By::TooManyReadings => return made(),
             By::Rule { policy, rule } => (policy, rule),
         };
         let (source, action) = (&policy.source, policy.action);

@@ -19,7 +19,7 @@ use http::{HeaderMap, Request, Response, header::HOST};
 use linnet_mesh::{
     access_log as log,
     authentication::Token,
-    authorization::{Action, By, Connection, HttpRequest, Policies, Scope},
+    authorization::{Action, By, Connection, Decision as Made, HttpRequest, Policies, Scope},
 };
 use metrics::Counter;
 use std::{
@@ -104,15 +104,16 @@ impl Verdict {
 
 impl Arrival {
     pub(super) fn connection<'a>(&self, caller: &'a Caller) -> Connection<'a> {
-        let (identity, server_name) = match caller {
-            Caller::Verified(peer) => (Some(&peer.0), None),
-            Caller::Unknown(name) => (None, name.as_deref()),
+        let (identity, server_name, federated) = match caller {
+            Caller::Verified(peer) => (Some(&peer.0), None, peer.is_federated()),
+            Caller::Unknown(name) => (None, name.as_deref(), false),
         };
         Connection {
             identity,
             source: self.peer.ip(),
             destination: SocketAddr::new(self.app.ip(), self.port),
             server_name,
+            federated,
         }
     }
 
@@ -191,7 +192,7 @@ impl Arrival {
             denied: Some(Error::Unauthenticated {
                 reason: refused.reason,
                 by: refused.by.clone(),
-                told: self.is_of_the_mesh(&connection),
+                told: connection.own_identity().is_some(),
             }),
             decided: Some(Decided {
                 decision: Decision::Denied,
@@ -213,24 +214,30 @@ impl Arrival {
         if let Some(by) = audited {
             decisions.count(by.action(), Decision::Audited);
         }
-        let decided = |decision, by: By<'_>| {
+        let decided = |decision, made: Made<'_>| {
             let wanted = decision != Decision::Allowed || scope == log::Scope::All;
             wanted.then(|| Decided {
                 decision,
-                by: decisions.names.name(by),
+                by: match made.reading {
+                    Some(_) => made.to_string().into(),
+                    None => decisions.names.name(made.by),
+                },
             })
         };
         let decision = policies.decide(Scope::Enforced, &connection, http);
         if !decision.allowed {
             decisions.count(decision.by.action(), Decision::Denied);
             count_denial(decision.by, "false");
-            self.log(&connection, http, &decision.by, "denied");
+            self.log(&connection, http, &decision, "denied");
             return Verdict {
-                denied: Some(Error::Denied {
-                    by: decision.by.to_string(),
-                    told: self.is_of_the_mesh(&connection),
+                denied: Some(match decision.by {
+                    By::TooManyReadings => Error::BadRequest(decision.to_string()),
+                    _ => Error::Denied {
+                        by: decision.to_string(),
+                        told: connection.own_identity().is_some(),
+                    },
                 }),
-                decided: decided(Decision::Denied, decision.by),
+                decided: decided(Decision::Denied, decision),
             };
         }
         decisions.count(decision.by.action(), Decision::Allowed);
@@ -239,28 +246,14 @@ impl Arrival {
             if !would.allowed {
                 decisions.count(would.by.action(), Decision::WouldDeny);
                 count_denial(would.by, "true");
-                self.log(
-                    &connection,
-                    http,
-                    &would.by,
-                    "would deny, but for the dry run",
-                );
-                return Verdict::allowed(decided(Decision::WouldDeny, would.by));
+                self.log(&connection, http, &would, "would deny, but for the dry run");
+                return Verdict::allowed(decided(Decision::WouldDeny, would));
             }
         }
         Verdict::allowed(match audited {
-            Some(by) => decided(Decision::Audited, by),
-            None => decided(Decision::Allowed, decision.by),
+            Some(by) => decided(Decision::Audited, Made { by, ..decision }),
+            None => decided(Decision::Allowed, decision),
         })
-    }
-
-    /// Whether the caller has proved an identity of the own trust domain.
-    fn is_of_the_mesh(&self, connection: &Connection<'_>) -> bool {
-        let own = self.thread.tls.identity();
-        connection
-            .identity
-            .zip(own)
-            .is_some_and(|(caller, own)| caller.trust_domain() == own.trust_domain())
     }
 
     fn log(
@@ -314,7 +307,9 @@ fn count_denial(by: By<'_>, dry_run: &'static str) {
                 rule.to_string(),
             )
         }
-        By::NoAllowRule | By::NoPolicy => ("none".to_owned(), "none".to_owned()),
+        By::NoAllowRule | By::NoPolicy | By::TooManyReadings => {
+            ("none".to_owned(), "none".to_owned())
+        }
     };
     metrics::counter!(
         "linnet_authorization_denials_total",

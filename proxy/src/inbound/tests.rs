@@ -58,6 +58,12 @@ impl World {
     /// An application that answers HTTP with 200, or sends bytes back.
     async fn start(http: bool) -> Self {
         let authority = Authority::default();
+        let own = authority.workload("shop", "db");
+        Self::start_as(http, authority, own).await
+    }
+
+    /// The same, of a workload that trusts whom it likes.
+    async fn start_as(http: bool, authority: Authority, own: certificate::Workload) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let app = listener.local_addr().unwrap();
         let reached = Rc::<Cell<usize>>::default();
@@ -89,7 +95,7 @@ impl World {
         let (access_log, lines) = Log::for_test(LOG);
         let thread = Thread::new(Shared {
             directory,
-            certificates: certificate::Handle::fixed(authority.workload("shop", "db")),
+            certificates: certificate::Handle::fixed(own),
             telemetry: Telemetry::new("test"),
             access_log,
             opaque_ports: Arc::default(),
@@ -158,6 +164,10 @@ impl World {
 
     async fn mesh(&self, account: &str, protocol: MeshProtocol) -> Stream {
         let own = self.authority.workload("shop", account);
+        self.mesh_as(own, protocol).await
+    }
+
+    async fn mesh_as(&self, own: certificate::Workload, protocol: MeshProtocol) -> Stream {
         let tls = Tls::new(certificate::Handle::fixed(own), &[]);
         let expected: SpiffeId = "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap();
         let stream = self.plain().await;
@@ -222,7 +232,7 @@ fn path(path: &str) -> Rule {
     Rule {
         to: vec![Operation {
             paths: Match {
-                any: vec![Pattern::path(path).unwrap()],
+                any: vec![path.parse().unwrap()],
                 none: vec![],
             },
             ..Operation::default()

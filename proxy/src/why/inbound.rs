@@ -12,7 +12,8 @@ use linnet_mesh::{
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// What becomes of a call to a workload that is to be called as `inbound` says.
+/// Returns what becomes of a call to a workload that is to be called as `inbound` says.
+/// `is_own`: whether an identity is of the workload's own trust domain.
 ///
 /// # Errors
 /// A question that makes no sense.
@@ -20,6 +21,7 @@ pub(crate) fn explain(
     inbound: &Inbound,
     question: &InboundQuestion,
     own_ip: Option<IpAddr>,
+    is_own: impl Fn(&SpiffeId) -> bool,
 ) -> Result<InboundAnswer, Invalid> {
     let identity: Option<SpiffeId> = match &question.identity {
         None => None,
@@ -34,6 +36,7 @@ pub(crate) fn explain(
         source: question.ip.unwrap_or(unspecified),
         destination: SocketAddr::new(own_ip.unwrap_or(unspecified), question.port),
         server_name: None,
+        federated: identity.as_ref().is_some_and(|identity| !is_own(identity)),
     };
     let headers = header_map(&question.headers)?;
     let method = question.method.as_deref().map(method).transpose()?;
@@ -54,11 +57,16 @@ pub(crate) fn explain(
     let policies = inbound.authorization.as_deref().unwrap_or(&none);
     let decision = policies.decide(Scope::Enforced, &connection, http.as_ref());
     let would = policies.decide(Scope::WithDryRun, &connection, http.as_ref());
-    let considered = policies.explain(&connection, http.as_ref());
+    let scope = if decision.allowed {
+        Scope::WithDryRun
+    } else {
+        Scope::Enforced
+    };
+    let considered = policies.explain(scope, &connection, http.as_ref());
     let (allowed, by) = match &token {
         _ if !mtls.satisfied => (false, format!("{} says {}", mtls.source, mtls.mode)),
         Err(refused) => (false, refused.by.clone()),
-        Ok(_) => (decision.allowed, decision.by.to_string()),
+        Ok(_) => (decision.allowed, decision.to_string()),
     };
     Ok(InboundAnswer {
         pod: inbound.workload.pod.clone(),
@@ -66,7 +74,7 @@ pub(crate) fn explain(
         port: question.port,
         allowed,
         by,
-        dry_run: (allowed && !would.allowed).then(|| would.by.to_string()),
+        dry_run: (allowed && !would.allowed).then(|| would.to_string()),
         audited: policies
             .audit(&connection, http.as_ref())
             .map(|by: By<'_>| by.to_string()),
@@ -185,4 +193,91 @@ fn rules(policy: &Policy) -> Vec<AuthorizationRule> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linnet_mesh::{
+        ResourceRef,
+        authorization::{Action, Match, Operation, Source},
+    };
+    use std::sync::Arc;
+
+    fn answer(rule: Rule, identity: &str, path: &str) -> InboundAnswer {
+        let policy = Policy {
+            source: ResourceRef {
+                kind: "AuthorizationPolicy".into(),
+                namespace: "shop".into(),
+                name: "p".into(),
+            },
+            action: Action::Deny,
+            dry_run: false,
+            rules: vec![rule],
+        };
+        let inbound = Inbound {
+            authorization: Some(Arc::new(Policies::new([policy]))),
+            ..Inbound::default()
+        };
+        let question = InboundQuestion {
+            identity: Some(identity.to_owned()),
+            port: 8080,
+            method: Some("GET".to_owned()),
+            path: path.to_owned(),
+            ..InboundQuestion::default()
+        };
+        let is_own = |id: &SpiffeId| id.trust_domain() == "cluster.local";
+        explain(&inbound, &question, None, is_own).unwrap()
+    }
+
+    fn one<T>(value: T) -> Match<T> {
+        Match {
+            any: vec![value],
+            none: vec![],
+        }
+    }
+
+    #[test]
+    fn the_reading_that_decides_is_named_and_explained() {
+        let to = |path: &str| Rule {
+            to: vec![Operation {
+                paths: one(path.parse().unwrap()),
+                ..Operation::default()
+            }],
+            ..Rule::default()
+        };
+        let web = "spiffe://cluster.local/ns/shop/sa/web";
+        let denied = answer(to("/admin*"), web, "/b%2fc/../../admin/x?q");
+        assert!(!denied.allowed);
+        assert_eq!(
+            denied.by,
+            "AuthorizationPolicy shop/p (DENY), spec.rules[0]; a server may read the path as \"/admin/x\""
+        );
+        assert_eq!(denied.policies[0].rule, Some(0));
+        let allowed = answer(to("/admin*"), web, "/b%2fc/../x");
+        assert!(allowed.allowed);
+        assert_eq!(
+            allowed.policies[0].because,
+            [r#"to[0] paths: it is "/b%2fc/../x", rule wants /admin*"#]
+        );
+    }
+
+    #[test]
+    fn a_federated_caller_is_named_as_such() {
+        let rule = Rule {
+            from: vec![Source {
+                namespaces: one("shop".parse().unwrap()),
+                ..Source::default()
+            }],
+            ..Rule::default()
+        };
+        let allowed = answer(rule, "spiffe://west.example/ns/shop/sa/web", "/");
+        assert!(allowed.allowed);
+        assert_eq!(
+            allowed.policies[0].because,
+            [
+                "from[0] namespaces: the caller is west.example/ns/shop/sa/web, of another trust domain, rule wants shop"
+            ]
+        );
+    }
 }

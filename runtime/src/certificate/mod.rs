@@ -161,13 +161,9 @@ impl Workload {
     /// Whether a verified peer is the workload that was expected: the same
     /// namespace and service account, in the same trust domain by one of its names.
     pub fn is_expected(&self, peer: &SpiffeId, expected: &SpiffeId) -> bool {
-        let own = |id: &SpiffeId| {
-            let mut domains = self.trust.domains.iter();
-            domains.any(|domain| domain == id.trust_domain())
-        };
         peer == expected
-            || own(peer)
-                && own(expected)
+            || self.is_of_own_domain(peer)
+                && self.is_of_own_domain(expected)
                 && peer.namespace() == expected.namespace()
                 && peer.service_account() == expected.service_account()
     }
@@ -175,6 +171,13 @@ impl Workload {
     /// Other trust domains that it trusts.
     pub fn federation(&self) -> &Federation {
         &self.federation
+    }
+
+    /// Reports whether an identity is of the own trust domain, by any of its names.
+    /// Others that are trusted are federated.
+    pub fn is_of_own_domain(&self, id: &SpiffeId) -> bool {
+        let mut domains = self.trust.domains.iter();
+        domains.any(|domain| domain == id.trust_domain())
     }
 
     /// How long it was valid for when it was received.

@@ -265,6 +265,7 @@ async fn an_alias_is_the_same_trust_domain_under_the_same_root_only() {
     let old = in_domain(&authority, "old.example", &back);
     between(&own, &old).await.unwrap();
     between(&old, &own).await.unwrap();
+    assert!(own.is_of_own_domain(old.id()) && old.is_of_own_domain(own.id()));
     assert!(
         own.is_expected(old.id(), own.id())
             && !own.is_expected(
@@ -296,6 +297,7 @@ async fn a_federated_domain_is_vouched_for_by_its_own_roots_alone() {
     let in_west = in_domain(&west, "west.example", &to_east);
     between(&in_east, &in_west).await.unwrap();
     between(&in_west, &in_east).await.unwrap();
+    assert!(in_east.is_of_own_domain(in_east.id()) && !in_east.is_of_own_domain(in_west.id()));
     assert!(
         !in_east.is_expected(in_west.id(), in_east.id()),
         "nobody is taken for another"

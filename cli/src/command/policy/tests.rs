@@ -135,6 +135,7 @@ async fn what_was_seen_is_allowed_and_nothing_else() {
             source: "10.0.0.7".parse().unwrap(),
             destination: line["upstream"].as_str().unwrap().parse().unwrap(),
             server_name: None,
+            federated: false,
         };
         let request = HttpRequest {
             method: line["method"].as_str().unwrap(),

@@ -208,7 +208,7 @@ impl Reader<'_> {
             hosts: self.both((&path, "hosts"), &o.hosts, &o.not_hosts, str::parse),
             ports: self.both((&path, "ports"), &o.ports, &o.not_ports, port),
             methods: self.both((&path, "methods"), &o.methods, &o.not_methods, str::parse),
-            paths: self.both((&path, "paths"), &o.paths, &o.not_paths, Pattern::path),
+            paths: self.both((&path, "paths"), &o.paths, &o.not_paths, str::parse),
         }
     }
 

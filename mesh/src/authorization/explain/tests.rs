@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     SpiffeId,
     authorization::{
+        Rule, Scope,
         pattern::{Pattern, block},
         tests::{plaintext, policy},
     },
@@ -100,7 +101,7 @@ fn every_part_says_what_it_wants_and_what_is_there() {
         ),
         (
             to(Operation {
-                paths: pattern("/a/*"),
+                paths: one("/a/*".parse().unwrap()),
                 ..operation()
             }),
             r#"to[0] paths: it is "/admin", rule wants /a/*"#,
@@ -141,7 +142,7 @@ fn every_part_says_what_it_wants_and_what_is_there() {
         ),
     ] {
         let policies = Policies::new([policy("p", Action::Allow, vec![rule])]);
-        let considered = policies.explain(&connection, Some(&request));
+        let considered = policies.explain(Scope::Enforced, &connection, Some(&request));
         assert_eq!(considered[0].rule, None, "{words}");
         assert_eq!(considered[0].misfits, [words]);
     }
@@ -157,7 +158,7 @@ fn a_policy_behind_the_deciding_one_is_explained_too() {
         ),
         policy("deny", Action::Deny, vec![Rule::default()]),
     ]);
-    let considered = policies.explain(&plaintext(), None);
+    let considered = policies.explain(Scope::Enforced, &plaintext(), None);
     let seen: Vec<_> = considered
         .iter()
         .map(|c| (c.policy.source.name.as_str(), c.rule, c.misfits.len()))
@@ -167,6 +168,29 @@ fn a_policy_behind_the_deciding_one_is_explained_too() {
         considered[1].misfits,
         ["when destination.port: it is 8080, rule wants 80"]
     );
+}
+
+#[test]
+fn what_is_in_dry_run_is_explained_by_the_path_without_its_query() {
+    let paths = one("/admin".parse().unwrap());
+    let rule = to(Operation {
+        paths,
+        ..Operation::default()
+    });
+    let mut dry = policy("dry", Action::Deny, vec![rule.clone()]);
+    dry.dry_run = true;
+    let policies = Policies::new([dry, policy("audit", Action::Audit, vec![rule])]);
+    let headers = HeaderMap::new();
+    let request = HttpRequest {
+        method: "GET",
+        authority: "pay",
+        path: "/admin?q",
+        headers: &headers,
+        token: None,
+    };
+    let considered = policies.explain(Scope::Enforced, &plaintext(), Some(&request));
+    let rules: Vec<_> = considered.iter().map(|c| c.rule).collect();
+    assert_eq!(rules, [Some(0), Some(0)]);
 }
 
 #[test]
@@ -181,7 +205,7 @@ fn plaintext_and_tcp_are_named() {
     });
     let policies = Policies::new([policy("p", Action::Allow, vec![by_principal, by_method])]);
     assert_eq!(
-        policies.explain(&plaintext(), None)[0].misfits,
+        policies.explain(Scope::Enforced, &plaintext(), None)[0].misfits,
         [
             "from[0] principals: the caller has no identity (plaintext), rule wants *",
             "it speaks of HTTP, and the connection is not HTTP",

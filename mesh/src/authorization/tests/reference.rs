@@ -4,19 +4,47 @@
 use crate::{
     SpiffeId,
     authorization::{
-        Action, Connection, Demand, HttpRequest, Match, Operation, Policies, Policy, Rule, Scope,
-        Source,
+        Action, Connection, Demand, HttpRequest, Match, Operation, PathPattern, Pattern, Policies,
+        Policy, Rule, Scope, Source,
     },
 };
 use std::net::IpAddr;
 
 type Verdict = (bool, Option<(String, usize)>);
 
+/// The verdict about each spelling of the path, the one that was sent first. `None`: it
+/// has more spellings than a request may have.
 pub(crate) fn decide(
     policies: &Policies,
     scope: Scope,
     connection: &Connection<'_>,
     http: Option<&HttpRequest<'_>>,
+) -> Option<Vec<Verdict>> {
+    let counts = |policy: &&Policy| scope == Scope::WithDryRun || !policy.dry_run;
+    let paths = spellings(http.map_or("", |request| request.path));
+    let goes_by_paths = policies.iter().filter(counts).any(|policy| {
+        policy.action != Action::Audit
+            && policy
+                .rules
+                .iter()
+                .flat_map(|rule| &rule.to)
+                .any(|to| to.paths != Match::default())
+    });
+    let paths = if http.is_some() && goes_by_paths {
+        paths?
+    } else {
+        vec![String::new()]
+    };
+    let verdict = |path: &String| decide_path(policies, scope, connection, http, path);
+    Some(paths.iter().map(verdict).collect())
+}
+
+fn decide_path(
+    policies: &Policies,
+    scope: Scope,
+    connection: &Connection<'_>,
+    http: Option<&HttpRequest<'_>>,
+    path: &str,
 ) -> Verdict {
     let counts = |policy: &&Policy| scope == Scope::WithDryRun || !policy.dry_run;
     for action in [Action::Custom, Action::Deny] {
@@ -26,10 +54,7 @@ pub(crate) fn decide(
             .filter(|p| p.action == action)
         {
             for (at, rule) in policy.rules.iter().enumerate() {
-                if paths(http)
-                    .iter()
-                    .any(|path| fits(rule, true, connection, http, path))
-                {
+                if fits(rule, true, connection, http, path) {
                     return (false, Some((policy.source.name.clone(), at)));
                 }
             }
@@ -43,11 +68,7 @@ pub(crate) fn decide(
     for policy in &allows {
         for (at, rule) in policy.rules.iter().enumerate() {
             let usable = !rule.void && (http.is_some() || !speaks_http(rule));
-            if usable
-                && paths(http)
-                    .iter()
-                    .all(|path| fits(rule, false, connection, http, path))
-            {
+            if usable && fits(rule, false, connection, http, path) {
                 return (true, Some((policy.source.name.clone(), at)));
             }
         }
@@ -67,45 +88,114 @@ fn speaks_http(rule: &Rule) -> bool {
         || rule.when.iter().any(|c| c.key.starts_with("request."))
 }
 
-/// The path as sent and as an application may understand it.
-fn paths(http: Option<&HttpRequest<'_>>) -> Vec<String> {
-    let Some(request) = http else {
-        return vec![String::new()];
+/// What applications may take a target for: each of the steps below, in any order and
+/// any number. `None`: more than sixteen.
+pub(crate) fn spellings(target: &str) -> Option<Vec<String>> {
+    let sent = target.split(['?', '#']).next().unwrap().to_owned();
+    let mut all = vec![sent];
+    let mut at = 0;
+    while at < all.len() {
+        for made in STEPS.map(|step| step(&all[at])) {
+            if !all.contains(&made) {
+                all.push(made);
+            }
+        }
+        if all.len() > 16 {
+            return None;
+        }
+        at += 1;
+    }
+    Some(all)
+}
+
+/// What applications do with a path, each written from its words.
+pub(crate) const STEPS: [fn(&str) -> String; 10] = [
+    |path| dots(path, false),
+    |path| dots(path, true),
+    |path| {
+        let mut path = path.to_owned();
+        while path.contains("//") {
+            path = path.replace("//", "/");
+        }
+        path
+    },
+    |path| path.replace('\\', "/"),
+    |path| unescape(path, &[b'/', b'\\']),
+    |path| unescape(path, &(0..128).collect::<Vec<u8>>()),
+    |path| {
+        let segments: Vec<_> = path
+            .split('/')
+            .map(|s| s.split(';').next().unwrap())
+            .collect();
+        segments.join("/")
+    },
+    |path| match path.strip_prefix("//") {
+        Some(rest) => match rest.trim_start_matches('/').split_once('/') {
+            Some((_, path)) => format!("/{path}"),
+            None => "/".to_owned(),
+        },
+        None => path.to_owned(),
+    },
+    |path| path.split(['?', '#']).next().unwrap().to_owned(),
+    |path| {
+        if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/{path}")
+        }
+    },
+];
+
+/// RFC 3986, 5.2.4, by its letter: what begins the input moves to the output.
+fn dots(path: &str, encoded: bool) -> String {
+    let is = |segment: &str, dots: &str| {
+        let plain = if encoded {
+            segment.replace("%2e", ".").replace("%2E", ".")
+        } else {
+            segment.to_owned()
+        };
+        plain == dots
     };
-    let sent = request.path.split('?').next().unwrap().to_owned();
-    let mut text = sent
-        .replace("%2e", ".")
-        .replace("%2F", "/")
-        .replace('\\', "/");
-    // Parameters of dot segments go.
-    for dots in ["..", "."] {
-        while let Some(at) = text.find(&format!("/{dots};")) {
-            let start = at + 1 + dots.len();
-            let end = text[start..]
-                .find('/')
-                .map_or(text.len(), |end| start + end);
-            text.replace_range(start..end, "");
+    let mut input = path.to_owned();
+    let mut output = String::new();
+    while let Some(rest) = input.strip_prefix('/') {
+        let segment = rest.split('/').next().unwrap();
+        let left = &rest[segment.len()..];
+        let left = if left.is_empty() { "/" } else { left }.to_owned();
+        if is(segment, ".") {
+            input = left;
+        } else if is(segment, "..") {
+            output.truncate(output.rfind('/').unwrap_or(0));
+            input = left;
+        } else {
+            output.push('/');
+            output.push_str(segment);
+            input = rest[segment.len()..].to_owned();
         }
     }
-    loop {
-        let before = text.clone();
-        text = text.replace("//", "/").replace("/./", "/");
-        if let Some(rest) = text.strip_suffix("/.") {
-            text = format!("{rest}/");
-        }
-        if let Some(rest) = text.strip_suffix("/..") {
-            text = format!("{rest}/../");
-        }
-        if text == before && !text.contains("/../") {
-            break;
-        }
-        if text == before {
-            let at = text.find("/../").unwrap();
-            let parent = text[..at].rfind('/').unwrap_or(0);
-            text.replace_range(parent..at + 3, "");
+    output + &input
+}
+
+fn unescape(path: &str, wanted: &[u8]) -> String {
+    let mut parts = path.split('%');
+    let mut made = parts.next().unwrap().to_owned();
+    for part in parts {
+        let code = part
+            .get(..2)
+            .filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()));
+        let code = code.and_then(|code| u8::from_str_radix(code, 16).ok());
+        match code {
+            Some(byte) if wanted.contains(&byte) => {
+                made.push(char::from(byte));
+                made.push_str(&part[2..]);
+            }
+            _ => {
+                made.push('%');
+                made.push_str(part);
+            }
         }
     }
-    vec![sent, text]
+    made
 }
 
 fn fits(
@@ -129,22 +219,7 @@ fn fits(
             Demand::Unknown(_) => denies,
             Demand::Header(name, demand) => match http {
                 None => denies,
-                Some(request) => {
-                    let values: Vec<String> = request
-                        .headers
-                        .get_all(name)
-                        .iter()
-                        .map(|value| value.to_str().unwrap().to_owned())
-                        .collect();
-                    let mut each = values.iter().map(|value| text(demand, Some(value)));
-                    if values.is_empty() {
-                        text(demand, None)
-                    } else if denies {
-                        each.any(|holds| holds)
-                    } else {
-                        each.all(|holds| holds)
-                    }
-                }
+                Some(request) => header(request, name.as_str(), demand, denies),
             },
             Demand::RequestPrincipal(demand) => match http {
                 None => denies,
@@ -152,22 +227,22 @@ fn fits(
             },
             Demand::Audiences(demand) => match http {
                 None => denies,
-                Some(request) => of_token(demand, &claim(request, &["aud"])),
+                Some(request) => of_claim(demand, denies, &claim(request, &["aud"])),
             },
             Demand::Presenter(demand) => match http {
                 None => denies,
-                Some(request) => of_token(demand, &claim(request, &["azp"])),
+                Some(request) => of_claim(demand, denies, &claim(request, &["azp"])),
             },
             Demand::Claim(path, demand) => match http {
                 None => denies,
                 Some(request) => {
                     let path: Vec<&str> = path.iter().map(String::as_str).collect();
-                    of_token(demand, &claim(request, &path))
+                    of_claim(demand, denies, &claim(request, &path))
                 }
             },
-            Demand::Namespace(demand) => text(demand, id.map(SpiffeId::namespace)),
+            Demand::Namespace(demand) => text(demand, own(connection).map(SpiffeId::namespace)),
             Demand::Principal(demand) => text(demand, id.map(SpiffeId::principal)),
-            Demand::ServiceAccount(demand) => text(demand, account(id).as_deref()),
+            Demand::ServiceAccount(demand) => text(demand, account(own(connection)).as_deref()),
             Demand::SourceIp(demand) | Demand::RemoteIp(demand) => {
                 within(demand, connection.source)
             }
@@ -227,6 +302,62 @@ fn lower<T: ToString>(demand: &Match<T>, value: &str) -> bool {
     (demand.any.is_empty() || demand.any.iter().any(hit)) && !demand.none.iter().any(hit)
 }
 
+/// The caller, where namespaces and accounts are those of the own trust domain.
+fn own<'a>(connection: &Connection<'a>) -> Option<&'a SpiffeId> {
+    if connection.federated {
+        return None;
+    }
+    connection.identity
+}
+
+/// A list of lines by the words of RFC 9110, 5.3: what denies is looked for in each line,
+/// in each member of a list and in the joined lines; what allows, in every line.
+fn header(request: &HttpRequest<'_>, name: &str, demand: &Match<Pattern>, denies: bool) -> bool {
+    let mut lines: Vec<String> = Vec::new();
+    let mut exact = false;
+    for (other, value) in request.headers {
+        if other.as_str().replace('_', "-") == name.replace('_', "-") {
+            lines.push(value.to_str().unwrap().to_owned());
+            exact |= other == name;
+        }
+    }
+    let mut wide = lines.clone();
+    wide.push(lines.join(","));
+    wide.push(lines.join(", "));
+    wide.extend(
+        lines
+            .iter()
+            .flat_map(|line| line.split(',').map(|part| part.trim().to_owned())),
+    );
+    if lines.is_empty() {
+        wide.clear();
+    }
+    let hit = |pattern: &Pattern, value: &String| {
+        pattern.to_string() == "*" || glob(&pattern.to_string(), value)
+    };
+    let some = |list: &[Pattern]| list.iter().any(|p| wide.iter().any(|value| hit(p, value)));
+    let all =
+        |list: &[Pattern]| exact && lines.iter().all(|value| list.iter().any(|p| hit(p, value)));
+    let (any, none) = if denies {
+        (some(&demand.any), all(&demand.none))
+    } else {
+        (all(&demand.any), some(&demand.none))
+    };
+    (demand.any.is_empty() || any) && (demand.none.is_empty() || !none)
+}
+
+/// `*` fits an empty claim where that is against the caller.
+fn of_claim(demand: &Match<Pattern>, denies: bool, values: &[String]) -> bool {
+    let hit = |p: &Pattern, empty: bool| {
+        let star = p.to_string() == "*" && empty;
+        values
+            .iter()
+            .any(|value| star || glob(&p.to_string(), value))
+    };
+    (demand.any.is_empty() || demand.any.iter().any(|p| hit(p, denies)))
+        && !demand.none.iter().any(|p| hit(p, !denies))
+}
+
 fn account(id: Option<&SpiffeId>) -> Option<String> {
     id.map(|id| format!("{}/{}", id.namespace(), id.service_account()))
 }
@@ -239,8 +370,11 @@ fn from_fits(
 ) -> bool {
     let id = connection.identity;
     text(&source.principals, id.map(SpiffeId::principal))
-        && text(&source.namespaces, id.map(SpiffeId::namespace))
-        && text(&source.service_accounts, account(id).as_deref())
+        && text(&source.namespaces, own(connection).map(SpiffeId::namespace))
+        && text(
+            &source.service_accounts,
+            account(own(connection)).as_deref(),
+        )
         && within(&source.ip_blocks, connection.source)
         && within(&source.remote_ip_blocks, connection.source)
         && match http {
@@ -273,7 +407,9 @@ fn to_fits(
         .unwrap()
         .trim_end_matches('.')
         .to_owned();
-    let host = |p: &String| glob(&p.to_lowercase(), &authority) || glob(&p.to_lowercase(), &bare);
+    let host = |p: &String| {
+        p == "*" || glob(&p.to_lowercase(), &authority) || glob(&p.to_lowercase(), &bare)
+    };
     let any: Vec<String> = operation
         .hosts
         .any
@@ -288,8 +424,24 @@ fn to_fits(
         .collect();
     (any.is_empty() || any.iter().any(host))
         && !none.iter().any(host)
-        && text(&operation.methods, Some(request.method))
-        && text(&operation.paths, Some(path))
+        && method(&operation.methods, request.method, denies)
+        && path_fits(&operation.paths, path)
+}
+
+/// A method in other letters is the same where that is against the caller.
+fn method(demand: &Match<Pattern>, method: &str, denies: bool) -> bool {
+    let hit = |p: &Pattern, any_case: bool| {
+        let in_capitals = glob(&p.to_string().to_uppercase(), &method.to_uppercase());
+        glob(&p.to_string(), method) || any_case && in_capitals
+    };
+    (demand.any.is_empty() || demand.any.iter().any(|p| hit(p, denies)))
+        && !demand.none.iter().any(|p| hit(p, !denies))
+}
+
+/// The values of these tests are the same after every step.
+fn path_fits(demand: &Match<PathPattern>, path: &str) -> bool {
+    let hit = |p: &PathPattern| p.to_string() == "*" || glob(&p.to_string(), path);
+    (demand.any.is_empty() || demand.any.iter().any(hit)) && !demand.none.iter().any(hit)
 }
 
 /// By how the patterns are written.

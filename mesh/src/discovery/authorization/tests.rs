@@ -10,8 +10,11 @@ fn texts(any: &[&str], none: &[&str]) -> Match<Pattern> {
 }
 
 fn policies() -> Policies {
-    let mut paths = texts(&["/a", "/b*", "*c"], &["*"]);
-    paths.any.push(Pattern::path("/{*}/d/{**}").unwrap());
+    let list = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let paths = Match {
+        any: list(&["/a", "/b*", "*c", "/d%2Fe//f", "/{*}/d/{**}"]),
+        none: list(&["*"]),
+    };
     let source = Source {
         principals: texts(&["cluster.local/ns/a/sa/b"], &["cluster.local/*"]),
         namespaces: texts(&["shop"], &[]),
@@ -85,6 +88,15 @@ fn policies_arrive_as_they_were_sent() {
     };
     let message = proto::Inbound::from(&inbound);
     assert_eq!(Inbound::try_from(message).unwrap(), inbound);
+    for normalization in PathNormalization::EACH {
+        let policies = policies().with_normalization(normalization);
+        let inbound = Inbound {
+            authorization: Some(Arc::new(policies)),
+            ..Inbound::default()
+        };
+        let message = proto::Inbound::from(&inbound);
+        assert_eq!(Inbound::try_from(message).unwrap(), inbound);
+    }
 }
 
 /// A policy that is only half understood protects half.
@@ -103,6 +115,9 @@ fn a_policy_that_can_t_be_read_is_refused() {
     let mut bad = message();
     bad.authorization[0].action = 99;
     assert_eq!(field(bad), "authorization.action");
+    let mut bad = message();
+    bad.path_normalization = 99;
+    assert_eq!(field(bad), "inbound.path_normalization");
     let mut bad = message();
     bad.authorization[1].source = None;
     assert_eq!(field(bad), "authorization.source");

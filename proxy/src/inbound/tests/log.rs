@@ -216,3 +216,91 @@ async fn a_caller_with_another_roots_certificate_is_written() {
     };
     LocalSet::new().run_until(test).await;
 }
+
+/// The line and the answer name the reading of the path that decided.
+#[tokio::test]
+async fn a_denial_names_the_reading_that_decided() {
+    let test = async {
+        let world = World::start(true).await;
+        world.set(vec![policy(Action::Deny, vec![path("/admin*")])]);
+        let by = "AuthorizationPolicy shop/p (DENY), spec.rules[0]; a server may read the path as \"/admin/x\"";
+        let caller = world.mesh("web", HTTP1).await;
+        let (status, _, body) = world.request(caller, get("/b%2fc/../../admin/x")).await;
+        assert_eq!((status, body), (403, format!("RBAC: access denied\n{by}")));
+        let line = world.line().await;
+        assert_eq!(
+            (&*line.path, &*line.decided_by),
+            ("/b%2fc/../../admin/x", by)
+        );
+        let caller = world.mesh("web", HTTP1).await;
+        let (_, _, body) = world.request(caller, get("/admin")).await;
+        let by = "AuthorizationPolicy shop/p (DENY), spec.rules[0]";
+        assert_eq!(body, format!("RBAC: access denied\n{by}"));
+        assert_eq!(world.line().await.decided_by, by);
+        // A stranger is told nothing of it.
+        let plain = Stream::Plain(Rewind::new(Bytes::new(), world.plain().await));
+        let (_, _, body) = world.request(plain, get("//x/admin")).await;
+        assert_eq!(body, "RBAC: access denied");
+        let unread = format!("/%{}61", "25".repeat(20));
+        let _ = world.lines();
+        let caller = world.mesh("web", HTTP1).await;
+        let (status, _, body) = world.request(caller, get(&unread)).await;
+        assert_eq!(status, 400);
+        assert!(
+            body.contains("servers can read its path in more than 16 ways"),
+            "{body}"
+        );
+        assert_eq!(world.line().await.decision, "denied");
+        assert_eq!(world.reached.get(), 0);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A caller of a federated trust domain whose namespace and account are called as ours.
+#[tokio::test]
+async fn a_federated_caller_is_of_no_namespace_of_ours() {
+    let test = async {
+        let (ours, theirs) = (Authority::default(), Authority::new("west.example"));
+        let trusting = |of: &Authority, account: &str, domain: &str, other: &Authority| {
+            let federation = certificate::Federation {
+                bundles: [(domain.to_owned(), other.bundle_pem())].into(),
+                ..certificate::Federation::default()
+            };
+            let own = of.workload("shop", account);
+            own.trusting(&of.bundle_pem(), federation).unwrap()
+        };
+        let db = trusting(&ours, "db", "west.example", &theirs);
+        let caller = || trusting(&theirs, "web", "cluster.local", &ours);
+        let world = World::start_as(true, ours, db).await;
+        let mut rule = Rule::default();
+        let namespaces = Match {
+            any: vec!["shop".parse().unwrap()],
+            none: vec![],
+        };
+        rule.from.push(linnet_mesh::authorization::Source {
+            namespaces,
+            ..Default::default()
+        });
+        world.set(vec![policy(Action::Allow, vec![rule])]);
+        let stream = world.mesh_as(caller(), HTTP1).await;
+        let (status, _, body) = world.request(stream, get("/")).await;
+        assert_eq!((status, body.as_str()), (403, "RBAC: access denied"));
+        let line = world.line().await;
+        assert_eq!(
+            line.source_principal,
+            "spiffe://west.example/ns/shop/sa/web"
+        );
+        assert_eq!(
+            (&*line.source_workload, &*line.source_namespace),
+            ("web", "")
+        );
+        let stream = world.mesh("web", HTTP1).await;
+        assert_eq!(world.request(stream, get("/")).await.0, 200);
+        let mut rule = from("web");
+        rule.from[0].principals.any = vec!["west.example/ns/shop/sa/web".parse().unwrap()];
+        world.set(vec![policy(Action::Allow, vec![rule])]);
+        let stream = world.mesh_as(caller(), HTTP1).await;
+        assert_eq!(world.request(stream, get("/")).await.0, 200);
+    };
+    LocalSet::new().run_until(test).await;
+}

@@ -1,0 +1,77 @@
+//! A condition on a header, by every way in which applications read one.
+//!
+//! A field may stand there several times, with a list in one line, and CGI and WSGI
+//! take `x_role` for `x-role`. What is not sure is never to the caller's advantage: an
+//! ALLOW rule must fit each line, and a DENY rule fits if any line, any part of a list
+//! or the joined lines do.
+
+use super::{
+    HttpRequest,
+    pattern::{Match, Pattern},
+};
+use http::{HeaderName, HeaderValue};
+use std::borrow::Cow;
+
+/// Reports whether a header's name is another one but for `_` instead of `-`.
+pub(super) fn is_spelling_of(name: &str, other: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.len() == other.len() && name.bytes().map(plain).eq(other.bytes().map(plain))
+}
+
+/// Reports whether a request's header is as a rule demands.
+pub(super) fn fits(
+    request: &HttpRequest<'_>,
+    name: &HeaderName,
+    demand: &Match<Pattern>,
+    denies: bool,
+) -> bool {
+    let mut spelt = lines(request, name);
+    let Some(first) = spelt.next() else {
+        return demand.holds(|_| false);
+    };
+    let second = spelt.next();
+    if second.is_none() && first.exact && !first.text.contains(',') {
+        return demand.holds(|pattern| pattern.fits_present(&first.text));
+    }
+    let lines: Vec<Line<'_>> = [Some(first), second]
+        .into_iter()
+        .flatten()
+        .chain(spelt)
+        .collect();
+    let texts: Vec<&str> = lines.iter().map(|line| &*line.text).collect();
+    let named = lines.iter().any(|line| line.exact);
+    let hits = |list: &[Pattern], text: &str| list.iter().any(|p| p.fits_present(text));
+    let possibly = |list: &[Pattern]| each_reading(&texts, |text| hits(list, text));
+    if denies {
+        let none_is_sure = named && texts.iter().all(|text| hits(&demand.none, text));
+        (demand.any.is_empty() || possibly(&demand.any))
+            && (demand.none.is_empty() || !none_is_sure)
+    } else {
+        let any_is_sure = named && texts.iter().all(|text| hits(&demand.any, text));
+        (demand.any.is_empty() || any_is_sure) && !possibly(&demand.none)
+    }
+}
+
+struct Line<'a> {
+    text: Cow<'a, str>,
+    /// The name is the one that the policy writes.
+    exact: bool,
+}
+
+fn lines<'a>(request: &'a HttpRequest<'_>, name: &'a HeaderName) -> impl Iterator<Item = Line<'a>> {
+    request
+        .headers
+        .iter()
+        .filter(|(other, _)| is_spelling_of(other.as_str(), name.as_str()))
+        .map(move |(other, value): (&HeaderName, &HeaderValue)| Line {
+            text: String::from_utf8_lossy(value.as_bytes()),
+            exact: other == name,
+        })
+}
+
+/// Reports whether a line, a part of a line's list, or all lines together fit.
+fn each_reading(lines: &[&str], fits: impl Fn(&str) -> bool) -> bool {
+    let parts = |line: &&str| line.contains(',') && line.split(',').any(|part| fits(part.trim()));
+    lines.iter().any(|line| fits(line) || parts(line))
+        || (lines.len() > 1 && [",", ", "].iter().any(|comma| fits(&lines.join(comma))))
+}
