@@ -75,6 +75,7 @@ pub struct Policies {
     dry_run: bool,
     audit: bool,
     by_headers: bool,
+    by_http: bool,
 }
 
 /// What a connection is known by.
@@ -185,6 +186,10 @@ impl Policies {
                 .iter()
                 .flat_map(|policy| &policy.rules)
                 .any(Rule::goes_by_headers),
+            by_http: policies
+                .iter()
+                .flat_map(|policy| &policy.rules)
+                .any(Rule::needs_http),
             policies,
         }
     }
@@ -202,6 +207,12 @@ impl Policies {
     /// Whether some go by a request's headers, besides its host.
     pub fn go_by_headers(&self) -> bool {
         self.by_headers
+    }
+
+    /// Reports whether some rule goes by what only HTTP has: hosts, methods, paths, headers
+    /// or tokens.
+    pub fn go_by_http(&self) -> bool {
+        self.by_http
     }
 
     /// Whether some are in dry run.

@@ -5,6 +5,7 @@ use super::{
     explain::Misfit,
     pattern::{Invalid, Match, Pattern, ServiceAccount, block, port},
 };
+use crate::field::bare_host;
 use http::HeaderName;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -405,16 +406,4 @@ fn header_fits(
 
 fn contains(block: &IpNet, ip: IpAddr) -> bool {
     block.contains(&ip.to_canonical())
-}
-
-/// A host without user, port and final dot.
-fn bare_host(authority: &str) -> &str {
-    let authority = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    host.strip_suffix('.').unwrap_or(host)
 }
