@@ -174,6 +174,7 @@ impl Arrival {
         greeting: Bytes,
         upstream: Option<Stream>,
         caller: Caller,
+        expected: Expected,
     ) -> Result<(), ConnectionError> {
         let verdict = self.authorize_connection(&caller);
         let mut line = self.line(&verdict);
@@ -201,9 +202,11 @@ impl Arrival {
         series.opened();
         let (bytes_in, bytes_out) = (Cell::new(0u64), Cell::new(0u64));
         let began = Instant::now();
+        let greeted = !greeting.is_empty();
         let relayed = async {
             if !greeting.is_empty() {
                 client.write_all(&greeting).await?;
+                client.flush().await?;
                 series.sent(greeting.len() as u64);
                 bytes_out.set(greeting.len() as u64);
             }
@@ -222,6 +225,7 @@ impl Arrival {
                 Ok(()) => (Flags::default(), Ok(())),
                 Err(error) => (Flags::UC, Err(error.into())),
             },
+            () = self.is_http_now(expected, greeted) => (Flags::DPE, Ok(())),
             verdict = self.forbidden(&caller) => {
                 let cut = self.line(&verdict);
                 line = cut.map(|line| line.began_ago(began.elapsed()));

@@ -41,6 +41,27 @@ impl Arrival {
         }
     }
 
+    /// Waits until a connection that is relayed would be looked at for HTTP, where it was not
+    /// as it began. `greeted`: the server spoke first.
+    pub(super) async fn is_http_now(&self, began: Expected, greeted: bool) {
+        let mut changes = self.thread.directory().inbound_changes();
+        loop {
+            let now = self.expected(&self.thread.directory().inbound());
+            let over = match now {
+                Expected::Http => true,
+                Expected::PerhapsHttp => began != Expected::PerhapsHttp && !greeted,
+                Expected::Bytes | Expected::Anything => false,
+            };
+            if over {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                // The directory is gone, and with it all that could say otherwise.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Serves a port that takes plaintext, and mesh connections unless disabled.
     pub(super) async fn serve_any(
         self: &Rc<Self>,
@@ -77,7 +98,7 @@ impl Arrival {
         caller: Caller,
     ) -> Result<(), ConnectionError> {
         if !expected.is_http_in_doubt() {
-            return Box::pin(self.relay(client, Bytes::new(), None, caller)).await;
+            return Box::pin(self.relay(client, Bytes::new(), None, caller, expected)).await;
         }
         let sniffed = match self.look(&mut client, expected, &caller).await {
             Ok(sniffed) => sniffed,
@@ -158,12 +179,12 @@ impl Arrival {
                     }
                     (caller, _) => caller,
                 };
-                Box::pin(self.relay(client, Bytes::new(), upstream, caller)).await
+                Box::pin(self.relay(client, Bytes::new(), upstream, caller, expected)).await
             }
             Sniffed::Server(greeting, upstream) => {
                 self.thread.remember(&target, FirstSpeaker::Server);
                 let client = client(Bytes::new());
-                Box::pin(self.relay(client, greeting, Some(upstream), caller)).await
+                Box::pin(self.relay(client, greeting, Some(upstream), caller, expected)).await
             }
             Sniffed::Unreachable(error) => Err(error.into()),
             Sniffed::Reset(error) => Err(error.into()),

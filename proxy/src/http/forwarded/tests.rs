@@ -19,7 +19,9 @@ fn received(request: &mut Request<()>) -> Result<bool, &'static str> {
 }
 
 fn names(request: &Request<()>) -> Vec<&str> {
-    request.headers().keys().map(HeaderName::as_str).collect()
+    let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    names
 }
 
 #[test]
@@ -34,7 +36,7 @@ fn connection_level_headers_end_here() {
         ("x-end", "1"),
     ]);
     assert_eq!(received(&mut request), Ok(false));
-    assert_eq!(names(&request), ["host", "te", "content-length", "x-end"]);
+    assert_eq!(names(&request), ["content-length", "host", "te", "x-end"]);
 }
 
 #[test]
@@ -184,6 +186,7 @@ fn a_response_loses_what_its_connection_names_but_framing() {
         headers.insert(name, HeaderValue::from_static(value));
     }
     response_head(&mut headers, Version::HTTP_11, false);
-    let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+    let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
     assert_eq!(left, ["content-length", "set-cookie"]);
 }
