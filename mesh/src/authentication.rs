@@ -13,7 +13,7 @@ pub use jwk::{Algorithm, Jwk, PublicKey};
 pub use place::Place;
 pub use token::{Claims, Token};
 
-use crate::ResourceRef;
+use crate::{ResourceRef, field};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{borrow::Cow, collections::HashSet, fmt};
 use token::Parts;
@@ -243,6 +243,13 @@ impl Authentication {
         &self.own_headers
     }
 
+    /// Reports whether some application reads a name as that of a header that only the
+    /// sidecar may write.
+    pub fn owns(&self, name: &HeaderName) -> bool {
+        let mut own = self.own_headers.iter();
+        own.any(|own| field::reads_as(name.as_str(), own.as_str()))
+    }
+
     /// The request's token, not looked into yet.
     ///
     /// # Errors
@@ -323,6 +330,10 @@ impl Authentication {
     /// was found at these places, and takes from them what only the sidecar may say.
     pub fn edit(&self, headers: &mut HeaderMap, token: Option<(&Token, &[usize])>) {
         for name in &self.own_headers {
+            headers.remove(name);
+        }
+        let shadows = headers.keys().filter(|name| self.owns(name));
+        for name in shadows.cloned().collect::<Vec<_>>() {
             headers.remove(name);
         }
         let Some((token, at)) = token else {

@@ -89,6 +89,7 @@ struct ByPaths {
     enforced: bool,
     dry_run: bool,
     audit: bool,
+    by_http: bool,
 }
 
 /// What a connection is known by.
@@ -251,6 +252,10 @@ impl Policies {
             by_paths,
             relevant,
             normalization: PathNormalization::default(),
+            by_http: policies
+                .iter()
+                .flat_map(|policy| &policy.rules)
+                .any(Rule::needs_http),
             policies,
         }
     }
@@ -282,6 +287,12 @@ impl Policies {
     /// Whether some go by a request's headers, besides its host.
     pub fn go_by_headers(&self) -> bool {
         self.by_headers
+    }
+
+    /// Reports whether some rule goes by what only HTTP has: hosts, methods, paths, headers
+    /// or tokens.
+    pub fn go_by_http(&self) -> bool {
+        self.by_http
     }
 
     /// Whether some are in dry run.

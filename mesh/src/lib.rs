@@ -10,6 +10,7 @@ pub mod authorization;
 pub mod destination;
 pub mod discovery;
 pub mod endpoint;
+pub mod field;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod inbound;

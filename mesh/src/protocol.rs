@@ -6,7 +6,7 @@ pub enum AppProtocol {
     /// Nobody said: detect it.
     #[default]
     Detect,
-    /// HTTP/1.x.
+    /// HTTP: version 1.1, or version 2 where a client begins with its preface.
     Http1,
     /// HTTP/2 with prior knowledge, gRPC included.
     Http2,
@@ -24,11 +24,26 @@ impl AppProtocol {
             .unwrap_or_default()
             .to_ascii_lowercase();
         match word.as_str() {
-            "http2" | "grpc" | "kubernetes.io/h2c" => Self::Http2,
+            "http" | "kubernetes.io/ws" => Self::Http1,
+            "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c" => Self::Http2,
             "tcp" | "mongo" | "mysql" | "redis" => Self::Opaque,
-            // HTTP ports carry HTTP/2 too, and `http` names are too often
-            // wrong to trust: detection decides.
             _ => Self::Detect,
+        }
+    }
+
+    /// Reports whether a port was declared to speak HTTP.
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Http1 | Self::Http2)
+    }
+
+    /// Returns what a port speaks that two Services declare: HTTP if either says so, since
+    /// what is then looked at passes no policy unseen; else what the first says.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Detect, _) => other,
+            (Self::Opaque, Self::Http1 | Self::Http2) => other,
+            _ => self,
         }
     }
 }
@@ -95,9 +110,30 @@ mod tests {
         );
         assert_eq!(
             AppProtocol::declared(None, Some("http")),
+            AppProtocol::Http1
+        );
+        assert_eq!(
+            AppProtocol::declared(None, Some("https")),
             AppProtocol::Detect
         );
         assert_eq!(AppProtocol::declared(None, None), AppProtocol::Detect);
+    }
+
+    #[test]
+    fn http_wins_where_two_services_declare_one_port() {
+        use AppProtocol::{Detect, Http1, Http2, Opaque};
+        for (first, second, both) in [
+            (Detect, Detect, Detect),
+            (Detect, Opaque, Opaque),
+            (Opaque, Detect, Opaque),
+            (Opaque, Http1, Http1),
+            (Http1, Opaque, Http1),
+            (Opaque, Http2, Http2),
+            (Http2, Http1, Http2),
+            (Detect, Http1, Http1),
+        ] {
+            assert_eq!(first.or(second), both, "{first:?} {second:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use filter::{Filters, HeaderEdits, HeaderFilters, Mirror, PathRewrite, Rewri
 pub use retry::{Outcome, RetryOn, RetryPolicy};
 pub use tcp::{ConnectionMatch, ConnectionParts, TcpRoutes, TcpRule};
 
-use crate::{ResourceRef, ServicePort};
+use crate::{ResourceRef, ServicePort, field};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -323,7 +323,13 @@ impl RequestMatch {
             return Some(Mismatch::Method(wanted));
         }
         if let Some(wanted) = failing(&self.authority, request.authority) {
-            return Some(Mismatch::Authority(wanted));
+            // A host is the same one in capitals, with a port or with a final dot.
+            let bare = field::bare_host(request.authority);
+            if !wanted.matches_ignoring_case(request.authority)
+                && !wanted.matches_ignoring_case(bare)
+            {
+                return Some(Mismatch::Authority(wanted));
+            }
         }
         if let Some(wanted) = failing(&self.scheme, request.scheme) {
             return Some(Mismatch::Scheme(wanted));

@@ -3,6 +3,7 @@
 //! Pure: bytes in, a finding or "more" out. Who waits, and what is done while a
 //! client is silent, is the accepting side's business.
 
+use crate::http::one::server::MOST_EMPTY_LINES;
 use linnet_mesh::protocol::MeshProtocol;
 use std::io::Cursor;
 
@@ -17,6 +18,36 @@ pub(crate) enum Finding {
     Tls(Hello),
     /// Anything else.
     Opaque,
+}
+
+/// What a port is known to speak, which says what its clients' first bytes may be taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// Bytes that are not looked at, by its owner's word.
+    Bytes,
+    /// Nobody said, and nothing depends on it.
+    Anything,
+    /// Nobody said, and policies or tokens speak of HTTP: what some HTTP server would take
+    /// for a request is one.
+    PerhapsHttp,
+    /// HTTP, by a Service's word: whatever comes is read as HTTP or refused.
+    Http,
+}
+
+impl Expected {
+    /// Reports whether a client is HTTP's that has not told what it speaks in time.
+    pub(crate) const fn is_http_in_doubt(self) -> bool {
+        matches!(self, Self::PerhapsHttp | Self::Http)
+    }
+
+    /// Reports whether a server that says this first makes a connection opaque.
+    pub(crate) fn is_opaque_by(self, greeting: &[u8]) -> bool {
+        match self {
+            Self::Bytes | Self::Anything => true,
+            Self::PerhapsHttp => !may_be_http_greeting(greeting),
+            Self::Http => false,
+        }
+    }
 }
 
 /// What a TLS client hello asks for.
@@ -42,14 +73,105 @@ const LONGEST_METHOD: usize = 24;
 /// key shares stay far below.
 pub(crate) const LONGEST_HELLO: usize = 32 * 1024;
 
+/// What a PROXY protocol header of version 2 begins with. Servers that expect one read HTTP
+/// behind it.
+const PROXY_V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Classifies what a client sent first by what a port is known to speak. `None`: more bytes
+/// are needed.
+pub(crate) fn classify_as(bytes: &[u8], expected: Expected) -> Option<Finding> {
+    let found = classify(bytes);
+    match (expected, &found) {
+        (Expected::Bytes | Expected::Anything, _) => found,
+        (Expected::PerhapsHttp, Some(Finding::Opaque)) => Some(match is_perhaps_http(bytes)? {
+            true => Finding::Http1,
+            false => Finding::Opaque,
+        }),
+        (Expected::PerhapsHttp, _) => found,
+        (Expected::Http, Some(Finding::Tls(Hello { mesh: Some(_), .. }) | Finding::Http2)) => found,
+        // A hello may be the mesh's, a preface HTTP/2's; of the rest HTTP/1 is told.
+        (Expected::Http, None) if bytes.first().is_none_or(|b| *b == 0x16) => None,
+        (Expected::Http, None) if PREFACE.starts_with(bytes) => None,
+        (Expected::Http, _) => Some(Finding::Http1),
+    }
+}
+
 /// Classifies what a client sent first. `None`: more bytes are needed.
 pub(crate) fn classify(bytes: &[u8]) -> Option<Finding> {
     match bytes.first()? {
         0x16 => classify_tls(bytes),
         _ if bytes.starts_with(PREFACE) => Some(Finding::Http2),
         b'P' if PREFACE.starts_with(bytes) => None,
+        b'\r' | b'\n' => classify_behind_empty_lines(bytes),
         _ => classify_http1(bytes),
     }
+}
+
+/// Servers skip empty lines before a request (RFC 9112, 2.2).
+fn classify_behind_empty_lines(bytes: &[u8]) -> Option<Finding> {
+    let mut rest = bytes;
+    while let [b'\r', b'\n', behind @ ..] | [b'\n', behind @ ..] = rest {
+        rest = behind;
+    }
+    if bytes.len() - rest.len() > MOST_EMPTY_LINES {
+        return Some(Finding::Opaque);
+    }
+    match rest {
+        [] | b"\r" => None,
+        rest => classify_http1(rest),
+    }
+}
+
+/// Reports whether some HTTP server, however lenient, could take bytes for a request that
+/// begins; `None`: more bytes tell. Known leniences: blanks and empty lines before the
+/// method, methods in any case, HTTP/0.9, any blanks between words, a PROXY protocol header.
+fn is_perhaps_http(bytes: &[u8]) -> Option<bool> {
+    if bytes.starts_with(PROXY_V2) {
+        return Some(true);
+    }
+    if PROXY_V2.starts_with(bytes) {
+        return None;
+    }
+    let endless = bytes.len() > LONGEST_LINE;
+    let bytes = &bytes[..bytes.len().min(LONGEST_LINE + 1)];
+    let Some(start) = bytes.iter().position(|byte| !is_blank(*byte)) else {
+        return endless.then_some(true);
+    };
+    let rest = &bytes[start..];
+    let mut words = rest.split(|byte| is_blank(*byte));
+    let method = words.next().unwrap_or_default();
+    if !method.iter().all(|byte| is_token(*byte)) {
+        return Some(false);
+    }
+    let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+        return endless.then_some(true);
+    };
+    let words = rest[..end].split(|byte| is_blank(*byte));
+    let mut words = words.filter(|word| !word.is_empty()).skip(1).peekable();
+    let known = METHODS
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(method))
+        || method.eq_ignore_ascii_case(b"PROXY");
+    let is_version = |word: &[u8]| {
+        word.get(..5)
+            .is_some_and(|w| w.eq_ignore_ascii_case(b"HTTP/"))
+    };
+    Some(words.peek().is_some() && (known || words.any(is_version)))
+}
+
+/// Reports whether some language's split takes a byte for the end of a word.
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | 0x1c..=0x20 | 0x85 | 0xa0)
+}
+
+/// Reports whether a server that says this first may be one of HTTP: an answer to nobody,
+/// such as 408, or the SETTINGS that HTTP/2 servers need not wait with.
+fn may_be_http_greeting(greeting: &[u8]) -> bool {
+    let answer = b"HTTP/";
+    let settings = [(0, 0), (3, 4), (4, 0), (5, 0), (6, 0), (7, 0), (8, 0)];
+    let as_settings = |&(at, byte): &(usize, u8)| greeting.get(at).is_none_or(|b| *b == byte);
+    let length = answer.len().min(greeting.len());
+    greeting[..length].eq_ignore_ascii_case(&answer[..length]) || settings.iter().all(as_settings)
 }
 
 fn classify_tls(bytes: &[u8]) -> Option<Finding> {
@@ -85,9 +207,12 @@ fn classify_tls(bytes: &[u8]) -> Option<Finding> {
     }
 }
 
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 fn classify_http1(bytes: &[u8]) -> Option<Finding> {
-    let is_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
-    let Some(method_end) = bytes.iter().position(|b| !is_token(b)) else {
+    let Some(method_end) = bytes.iter().position(|b| !is_token(*b)) else {
         return (bytes.len() > LONGEST_METHOD).then_some(Finding::Opaque);
     };
     if bytes[method_end] != b' ' || method_end == 0 || method_end > LONGEST_METHOD {
@@ -113,92 +238,4 @@ fn classify_http1(bytes: &[u8]) -> Option<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn http_is_known_by_its_line() {
-        for line in [
-            &b"GET / HTTP/1.1\r\n"[..],
-            b"POST /x HTTP/1.0\r\n",
-            b"GET /",
-            b"PURGE /x HTTP/1.1\r\n",
-            b"OPTIONS * HTTP/1.1\r\n",
-        ] {
-            assert_eq!(classify(line), Some(Finding::Http1), "{line:?}");
-        }
-        assert_eq!(classify(PREFACE), Some(Finding::Http2));
-    }
-
-    #[test]
-    fn a_line_that_is_too_long_is_none_even_if_it_comes_at_once() {
-        let line = |length: usize| {
-            let target = "x".repeat(length - "BREW / HTTP/1.1\n".len());
-            format!("BREW /{target} HTTP/1.1\n").into_bytes()
-        };
-        assert_eq!(classify(&line(LONGEST_LINE + 1)), Some(Finding::Http1));
-        assert_eq!(classify(&line(LONGEST_LINE + 2)), Some(Finding::Opaque));
-    }
-
-    #[test]
-    fn part_of_a_line_needs_more() {
-        for line in [
-            &b"G"[..],
-            b"GET",
-            b"GET ",
-            b"PRI * HTTP/2.0\r\n",
-            b"PURGE /x",
-        ] {
-            assert_eq!(classify(line), None, "{line:?}");
-        }
-        assert_eq!(classify(b""), None);
-    }
-
-    #[test]
-    fn other_bytes_are_opaque() {
-        for bytes in [
-            &b"\x00\x01\x02"[..],
-            b"*1\r\n$4\r\nPING\r\n",
-            b"EHLO example.org\r\n",
-            b"SSH-2.0-OpenSSH\r\n",
-            b"\x16\x09\x00",
-            b" / HTTP/1.1\r\n",
-        ] {
-            assert_eq!(classify(bytes), Some(Finding::Opaque), "{bytes:?}");
-        }
-        assert_eq!(classify(&[b'A'; 25]), Some(Finding::Opaque));
-    }
-
-    #[test]
-    fn a_hello_shows_its_name_and_whether_it_is_the_meshs() {
-        use std::sync::Arc;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let mut hello = |alpn: &[u8]| {
-            config.alpn_protocols = vec![alpn.to_vec()];
-            let name = "example.org".try_into().unwrap();
-            let mut client = rustls::ClientConnection::new(Arc::new(config.clone()), name).unwrap();
-            let mut bytes = Vec::new();
-            client.write_tls(&mut bytes).unwrap();
-            bytes
-        };
-        let own = hello(b"linnet/http1");
-        assert_eq!(classify(&own[..own.len() - 1]), None);
-        assert_eq!(
-            classify(&own),
-            Some(Finding::Tls(Hello {
-                server_name: Some("example.org".into()),
-                mesh: Some(MeshProtocol::Http1),
-            }))
-        );
-        let others = hello(b"h2");
-        let Some(Finding::Tls(found)) = classify(&others) else {
-            panic!("a hello");
-        };
-        assert_eq!(found.mesh, None);
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@
 )]
 
 use crate::{
-    detect::{Finding, Hello, classify},
+    detect::{Expected, Finding, Hello, classify, classify_as},
     io::{
         Rewind,
         tls::{Client, Server},
@@ -30,11 +30,13 @@ pub fn is_http1(data: &[u8]) -> bool {
 /// Detection: what a beginning was found to be, the whole is found to be, however
 /// the bytes come in.
 pub fn detection(data: &[u8]) {
-    let whole = classify(data);
-    let beginnings = (1..data.len()).filter(|end| *end < EACH_BEGINNING || end % 997 == 0);
-    for end in beginnings {
-        if let Some(found) = classify(&data[..end]) {
-            assert_eq!(Some(found), whole, "the first {end} bytes say otherwise");
+    for expected in [Expected::Anything, Expected::PerhapsHttp, Expected::Http] {
+        let whole = classify_as(data, expected);
+        let beginnings = (1..data.len()).filter(|end| *end < EACH_BEGINNING || end % 997 == 0);
+        for end in beginnings {
+            if let Some(found) = classify_as(&data[..end], expected) {
+                assert_eq!(Some(found), whole, "the first {end} bytes say otherwise");
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 mod again;
 mod authorize;
 mod http;
+mod reading;
 mod refusal;
 pub(crate) mod token;
 
@@ -19,21 +20,20 @@ use crate::{
     cap::Direction,
     clock::Coarse,
     connect,
-    detect::{Finding, Hello},
+    detect::{Expected, Finding},
     http::serve::{HttpVersion, serve},
     io::Rewind,
     mux,
     outbound::ConnectionError,
-    sniff::{self, Sniffed, sniff},
+    sniff,
     stream::{Stream, relay},
     telemetry::{DestinationService, Flags, Outcome, Parties, Reporter},
-    thread::{FirstSpeaker, Thread},
+    thread::Thread,
     tls::VerifiedPeer,
 };
 use bytes::Bytes;
 use linnet_mesh::{
-    AppProtocol, Endpoint, MtlsMode, ServicePort, Workload, access_log::AccessLog,
-    discovery::Target, protocol::MeshProtocol,
+    Endpoint, MtlsMode, ServicePort, Workload, access_log::AccessLog, protocol::MeshProtocol,
 };
 use std::{
     cell::Cell,
@@ -89,10 +89,9 @@ impl Arrival {
                 "the controller has not said how to be called",
             );
         }
-        let (mode, protocol) = {
+        let (mode, expected) = {
             let inbound = self.thread.directory().inbound();
-            let declared = inbound.port(self.port).map(|port| port.protocol);
-            (inbound.mode(self.port), declared.unwrap_or_default())
+            (inbound.mode(self.port), self.expected(&inbound))
         };
         match mode {
             MtlsMode::Strict => {
@@ -100,7 +99,7 @@ impl Arrival {
                 match Box::pin(tokio::time::timeout(HELLO_TIMEOUT, reading)).await {
                     Ok(found) => match found? {
                         Some((Finding::Tls(hello), bytes)) if hello.mesh.is_some() => {
-                            self.serve_mesh(Rewind::new(bytes, client)).await
+                            self.serve_mesh(Rewind::new(bytes, client), expected).await
                         }
                         Some(_) => self.refuse_plaintext(&client),
                         None => Ok(()),
@@ -109,7 +108,7 @@ impl Arrival {
                 }
             }
             MtlsMode::Permissive | MtlsMode::Disable => {
-                Box::pin(self.serve_any(client, mode, protocol)).await
+                Box::pin(self.serve_any(client, mode, expected)).await
             }
         }
     }
@@ -121,80 +120,11 @@ impl Arrival {
         Box::pin(known).await.is_ok()
     }
 
-    /// A port that takes plaintext, and mesh connections unless disabled.
-    async fn serve_any(
+    async fn serve_mesh(
         self: &Rc<Self>,
-        mut client: TcpStream,
-        mode: MtlsMode,
-        declared: AppProtocol,
+        client: Rewind<TcpStream>,
+        expected: Expected,
     ) -> Result<(), ConnectionError> {
-        let opaque =
-            declared == AppProtocol::Opaque || self.thread.shared.opaque_ports.contains(&self.port);
-        let target = Target::Address(self.app);
-        let patience = match self.thread.first_speaker(&target) {
-            Some(FirstSpeaker::Server) => Duration::ZERO,
-            Some(FirstSpeaker::Client) => sniff::CLIENT_SPEAKS,
-            None => sniff::UNKNOWN,
-        };
-        let open = async {
-            let caller = Caller::Unknown(None);
-            if !self.admits(&caller) {
-                // It may yet turn out to be HTTP, or a mesh peer.
-                tokio::time::sleep(HELLO_TIMEOUT).await;
-                let verdict = self.authorize_connection(&caller);
-                let line = self.line(&verdict);
-                if let Some(denied) = verdict.denied {
-                    let source = self.source(&caller).await;
-                    let parties = self.parties(&caller, source);
-                    write(line, &parties, &ended(Flags::UAEX));
-                    return Err(denied);
-                }
-            }
-            let stream = connect::tcp(self.app, &self.thread.plain.policy.pool).await?;
-            Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
-        };
-        match Box::pin(sniff(&mut client, patience, open)).await? {
-            Sniffed::Client(Finding::Tls(Hello { mesh: Some(_), .. }), bytes, _)
-                if mode == MtlsMode::Permissive =>
-            {
-                self.serve_mesh(Rewind::new(bytes, client)).await
-            }
-            Sniffed::Client(finding, bytes, upstream) => {
-                self.thread.remember(&target, FirstSpeaker::Client);
-                let client = Stream::Plain(Rewind::new(bytes, client));
-                let unknown = Caller::Unknown(None);
-                match finding {
-                    Finding::Http1 if !opaque => {
-                        self.serve_http(client, HttpVersion::Http1, unknown).await;
-                        Ok(())
-                    }
-                    Finding::Http2 if !opaque => {
-                        self.serve_http(client, HttpVersion::Http2, unknown).await;
-                        Ok(())
-                    }
-                    Finding::Tls(hello) => {
-                        let caller = Caller::Unknown(hello.server_name.map(Arc::from));
-                        let relayed = self.relay(client, Bytes::new(), upstream, caller);
-                        Box::pin(relayed).await
-                    }
-                    _ => {
-                        let relayed = self.relay(client, Bytes::new(), upstream, unknown);
-                        Box::pin(relayed).await
-                    }
-                }
-            }
-            Sniffed::Server(greeting, upstream) => {
-                self.thread.remember(&target, FirstSpeaker::Server);
-                let client = Stream::Plain(Rewind::new(Bytes::new(), client));
-                let relayed = self.relay(client, greeting, Some(upstream), Caller::Unknown(None));
-                Box::pin(relayed).await
-            }
-            Sniffed::Unreachable(error) => Err(error.into()),
-            Sniffed::Closed => Ok(()),
-        }
-    }
-
-    async fn serve_mesh(self: &Rc<Self>, client: Rewind<TcpStream>) -> Result<(), ConnectionError> {
         let accepted = Box::pin(self.thread.tls.accept(client)).await;
         let (stream, peer, protocol) =
             accepted.inspect_err(|error| self.handshake_failed(error))?;
@@ -205,7 +135,7 @@ impl Arrival {
             MeshProtocol::Http1 => self.serve_http(stream, HttpVersion::Http1, caller).await,
             MeshProtocol::Http2 => self.serve_http(stream, HttpVersion::Http2, caller).await,
             MeshProtocol::Opaque => {
-                return Box::pin(self.relay(stream, Bytes::new(), None, caller)).await;
+                return Box::pin(self.serve_opaque(stream, expected, caller)).await;
             }
         }
         Ok(())
@@ -243,6 +173,7 @@ impl Arrival {
         greeting: Bytes,
         upstream: Option<Stream>,
         caller: Caller,
+        expected: Expected,
     ) -> Result<(), ConnectionError> {
         let verdict = self.authorize_connection(&caller);
         let mut line = self.line(&verdict);
@@ -258,7 +189,9 @@ impl Arrival {
         let mut upstream = match upstream {
             Some(upstream) => upstream,
             None => {
-                let stream = connect::tcp(self.app, &self.thread.plain.policy.pool).await?;
+                let opened = connect::tcp(self.app, &self.thread.plain.policy.pool).await;
+                // Without a mesh a caller would be refused as well.
+                let stream = opened.inspect_err(|_| client.abort())?;
                 Stream::Plain(Rewind::new(Bytes::new(), stream))
             }
         };
@@ -268,9 +201,11 @@ impl Arrival {
         series.opened();
         let (bytes_in, bytes_out) = (Cell::new(0u64), Cell::new(0u64));
         let began = Instant::now();
+        let greeted = !greeting.is_empty();
         let relayed = async {
             if !greeting.is_empty() {
                 client.write_all(&greeting).await?;
+                client.flush().await?;
                 series.sent(greeting.len() as u64);
                 bytes_out.set(greeting.len() as u64);
             }
@@ -289,6 +224,7 @@ impl Arrival {
                 Ok(()) => (Flags::default(), Ok(())),
                 Err(error) => (Flags::UC, Err(error.into())),
             },
+            () = self.is_http_now(expected, greeted) => (Flags::DPE, Ok(())),
             verdict = self.forbidden(&caller) => {
                 let cut = self.line(&verdict);
                 line = cut.map(|line| line.began_ago(began.elapsed()));

@@ -33,6 +33,11 @@ impl<S> Rewind<S> {
         Self { prefix, inner }
     }
 
+    /// The stream behind its first bytes.
+    pub(crate) fn inner(&self) -> &S {
+        &self.inner
+    }
+
     /// The stream, and what is left of its first bytes.
     pub(crate) fn parts(&mut self) -> (&S, Bytes) {
         (&self.inner, std::mem::take(&mut self.prefix))

@@ -8,14 +8,14 @@ pub(crate) use http::{authority, filter::request_head, request_parts};
 use crate::{
     balance::{Balancer, Candidate, InFlight},
     connect,
-    detect::Finding,
+    detect::{Expected, Finding},
     directory::Resolved,
     error::Error,
     http::serve::{HttpVersion, serve},
     io::Rewind,
     pool::{Limit, Plan},
     sniff::{self, Sniffed, sniff},
-    stream::Stream,
+    stream::{Stream, abort},
     telemetry::{DestinationService, Parties, Reporter},
     thread::{FirstSpeaker, Thread},
 };
@@ -87,7 +87,8 @@ impl Connection {
             opened = Some((upstream.in_flight, upstream.service));
             Ok(upstream.stream)
         };
-        let sniffed = Box::pin(sniff(&mut client, patience, open)).await?;
+        let expected = Expected::Anything;
+        let sniffed = Box::pin(sniff(&mut client, patience, expected, open)).await?;
         match sniffed {
             Sniffed::Client(finding, bytes, upstream) => {
                 self.thread.remember(&self.target, FirstSpeaker::Client);
@@ -124,7 +125,15 @@ impl Connection {
                 }
                 Ok(())
             }
-            Sniffed::Unreachable(error) => Err(error.into()),
+            // Without a mesh the client would be refused, too.
+            Sniffed::Unreachable(error) => {
+                abort(&client);
+                Err(error.into())
+            }
+            Sniffed::Reset(error) => {
+                abort(&client);
+                Err(error.into())
+            }
             Sniffed::Closed => Ok(()),
         }
     }

@@ -5,7 +5,7 @@
 //! clients that are about to speak a needless upstream connection.
 
 use crate::{
-    detect::{self, Finding},
+    detect::{self, Expected, Finding},
     error::Error,
     stream::Stream,
 };
@@ -13,7 +13,6 @@ use bytes::{Bytes, BytesMut};
 use std::{io, pin::pin, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    net::TcpStream,
     time::Instant,
 };
 
@@ -41,31 +40,35 @@ pub(crate) enum Sniffed {
     Closed,
     /// The upstream could not be opened while the client was silent.
     Unreachable(Error),
+    /// The upstream was opened, and reset while the client was silent.
+    Reset(io::Error),
 }
 
-/// Finds out what a connection speaks.
+/// Finds out what a connection speaks, to a port that is known to speak something.
 ///
 /// # Errors
 /// The client's connection broke.
-pub(crate) async fn sniff<F>(
-    client: &mut TcpStream,
+pub(crate) async fn sniff<R, F>(
+    client: &mut R,
     patience: Duration,
+    expected: Expected,
     open: F,
 ) -> io::Result<Sniffed>
 where
+    R: AsyncRead + Unpin,
     F: Future<Output = Result<Stream, Error>>,
 {
     let mut first = FirstBytes::default();
     if let Ok(read) = tokio::time::timeout(patience, first.read_some(client)).await {
         read?;
-        return Ok(sniffed(first.finding(client).await?, None));
+        return Ok(sniffed(first.finding(client, expected).await?, None));
     }
     let opening = pin!(open);
     let mut upstream = tokio::select! {
         biased;
         read = first.read_some(client) => {
             read?;
-            return Ok(sniffed(first.finding(client).await?, None));
+            return Ok(sniffed(first.finding(client, expected).await?, None));
         }
         opened = opening => match opened {
             Ok(opened) => opened,
@@ -80,14 +83,17 @@ where
             Some(upstream)
         }
         greeted = greeting.read_some(&mut upstream) => match greeted {
-            Ok(()) if !greeting.bytes.is_empty() => {
+            Ok(()) if !greeting.bytes.is_empty() && expected.is_opaque_by(&greeting.bytes) => {
                 return Ok(Sniffed::Server(greeting.bytes.freeze(), upstream));
             }
-            // It hung up on a silent client; the client may still speak.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Ok(Sniffed::Reset(error));
+            }
+            // It hung up on a silent client, or is one of HTTP; the client may still speak.
             Ok(()) | Err(_) => None,
         }
     };
-    Ok(sniffed(first.finding(client).await?, upstream))
+    Ok(sniffed(first.finding(client, expected).await?, upstream))
 }
 
 fn sniffed(found: Option<(Finding, Bytes)>, upstream: Option<Stream>) -> Sniffed {
@@ -101,8 +107,11 @@ fn sniffed(found: Option<(Finding, Bytes)>, upstream: Option<Stream>) -> Sniffed
 ///
 /// # Errors
 /// The client's connection broke.
-pub(crate) async fn read_finding(client: &mut TcpStream) -> io::Result<Option<(Finding, Bytes)>> {
-    FirstBytes::default().finding(client).await
+pub(crate) async fn read_finding<R: AsyncRead + Unpin>(
+    client: &mut R,
+) -> io::Result<Option<(Finding, Bytes)>> {
+    let first = FirstBytes::default();
+    first.finding(client, Expected::Anything).await
 }
 
 /// What one side has said so far.
@@ -121,27 +130,42 @@ impl FirstBytes {
         Ok(())
     }
 
-    async fn finding(mut self, client: &mut TcpStream) -> io::Result<Option<(Finding, Bytes)>> {
+    /// Reads until the bytes tell what they are. A client that does not tell in time is
+    /// taken for what counts in doubt: HTTP has its own limits of time.
+    async fn finding<R: AsyncRead + Unpin>(
+        mut self,
+        client: &mut R,
+        expected: Expected,
+    ) -> io::Result<Option<(Finding, Bytes)>> {
+        let in_doubt = match expected.is_http_in_doubt() {
+            true => Finding::Http1,
+            false => Finding::Opaque,
+        };
         let mut spoke = None;
         loop {
-            if let Some(finding) = detect::classify(&self.bytes) {
+            if let Some(finding) = detect::classify_as(&self.bytes, expected) {
                 return Ok(Some((finding, self.bytes.freeze())));
             }
             if self.ended {
                 // A half-closed client has said all it will say.
                 let said = !self.bytes.is_empty();
-                return Ok(said.then(|| (Finding::Opaque, self.bytes.freeze())));
+                return Ok(said.then(|| (in_doubt, self.bytes.freeze())));
             }
+            let mut rest = REST;
             if !self.bytes.is_empty() {
                 let spoke = spoke.get_or_insert_with(Instant::now);
-                if spoke.elapsed() >= SETTLED {
-                    return Ok(Some((Finding::Opaque, self.bytes.freeze())));
+                let left = SETTLED.saturating_sub(spoke.elapsed());
+                if left.is_zero() {
+                    return Ok(Some((in_doubt, self.bytes.freeze())));
+                }
+                if expected.is_http_in_doubt() {
+                    rest = left;
                 }
             }
-            match tokio::time::timeout(REST, self.read_some(client)).await {
+            match tokio::time::timeout(rest, self.read_some(client)).await {
                 Ok(read) => read?,
                 Err(_) if self.bytes.is_empty() => {}
-                Err(_) => return Ok(Some((Finding::Opaque, self.bytes.freeze()))),
+                Err(_) => return Ok(Some((in_doubt, self.bytes.freeze()))),
             }
         }
     }

@@ -9,10 +9,12 @@ use crate::{
     mux,
 };
 use linnet_mesh::protocol::MeshProtocol;
+use socket2::SockRef;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -28,6 +30,8 @@ pub(crate) enum Stream {
     Server(Box<Server<TcpStream>>),
     /// With others over one connection.
     Shared(mux::Stream),
+    /// Any of these whose first bytes have been read already.
+    Rewound(Box<Rewind<Stream>>),
 }
 
 impl Stream {
@@ -38,28 +42,53 @@ impl Stream {
                 let agreed = stream.session().alpn_protocol();
                 agreed == Some(MeshProtocol::Shared.alpn())
             }
-            Self::Plain(_) | Self::Server(_) | Self::Shared(_) => false,
+            Self::Plain(_) | Self::Server(_) | Self::Shared(_) | Self::Rewound(_) => false,
         }
     }
+
+    /// Makes the connection end by a reset once it is dropped: its peer learns that what it
+    /// called did not end, but failed. A stream that shares its connection ends by itself.
+    pub(crate) fn abort(&self) {
+        match self {
+            Self::Plain(stream) => abort(stream.inner()),
+            Self::Client(stream) => abort(stream.socket()),
+            Self::Server(stream) => abort(stream.socket()),
+            Self::Rewound(stream) => stream.inner().abort(),
+            Self::Shared(_) => {}
+        }
+    }
+}
+
+/// Makes a connection end by a reset once it is dropped.
+pub(crate) fn abort(socket: &TcpStream) {
+    // One that has gone already needs none.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 /// Relays two streams until both directions have ended: by splice(2) where both
 /// are plain.
 ///
 /// # Errors
-/// The first error of either side; the connection is of no use after it.
+/// The first error of either side; the connection is of no use after it, and both ends of it
+/// are reset.
 pub(crate) async fn relay(
     client: &mut Stream,
     upstream: &mut Stream,
     sent: impl FnMut(u64),
     received: impl FnMut(u64),
 ) -> io::Result<()> {
-    match (client, upstream) {
+    let relayed = match (&mut *client, &mut *upstream) {
         (Stream::Plain(client), Stream::Plain(upstream)) => {
             splice::relay(client.parts(), upstream.parts(), sent, received).await
         }
         (client, upstream) => relay_bytes(client, upstream, sent, received).await,
+    };
+    if relayed.is_err() {
+        // Who has not failed is to know that the other one did.
+        client.abort();
+        upstream.abort();
     }
+    relayed
 }
 
 macro_rules! delegate {
@@ -69,6 +98,7 @@ macro_rules! delegate {
             Stream::Client($stream) => $call,
             Stream::Server($stream) => $call,
             Stream::Shared($stream) => $call,
+            Stream::Rewound($stream) => $call,
         }
     };
 }
@@ -114,6 +144,7 @@ impl AsyncWrite for Stream {
             Self::Client(stream) => stream.is_write_vectored(),
             Self::Server(stream) => stream.is_write_vectored(),
             Self::Shared(stream) => stream.is_write_vectored(),
+            Self::Rewound(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -66,6 +66,13 @@ impl App {
     }
 }
 
+/// Whether a chunked body has come to its end, trailers included.
+fn is_last(body: &[u8]) -> bool {
+    let last = b"\r\n0\r\n";
+    let begun = body.starts_with(b"0\r\n") || body.windows(last.len()).any(|part| part == last);
+    begun && body.ends_with(b"\r\n\r\n")
+}
+
 /// Frames by `Transfer-Encoding` if it is there, else by `Content-Length`, without a
 /// single check.
 async fn serve(mut stream: TcpStream, noted: &Mutex<Vec<Seen>>) -> std::io::Result<()> {
@@ -84,7 +91,7 @@ async fn serve(mut stream: TcpStream, noted: &Mutex<Vec<Seen>>) -> std::io::Resu
             seen.body = vec![0; length.and_then(Result::ok).unwrap_or_default()];
             stream.read_exact(&mut seen.body).await?;
         } else {
-            while !seen.body.ends_with(b"0\r\n\r\n") {
+            while !is_last(&seen.body) {
                 seen.body.push(stream.read_u8().await?);
             }
         }

@@ -73,6 +73,35 @@ async fn who_is_not_of_the_mesh_brings_no_identity() {
     }
 }
 
+/// An application behind CGI or WSGI reads these as the one name, in the head and behind the
+/// body.
+#[tokio::test]
+async fn another_spelling_brings_no_identity_either() {
+    let front = Front::start().await;
+    for name in [
+        "x_forwarded_client_cert",
+        "X_Forwarded-Client.Cert",
+        "x-forwarded-client-cert",
+    ] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: payment\r\nconnection: close\r\n{name}: {SPOOFED}\r\n\
+             te: trailers\r\ntrailer: {name}, x-sum\r\ntransfer-encoding: chunked\r\n\r\n\
+             5\r\nhello\r\n0\r\n{name}: {SPOOFED}\r\nx-sum: 1\r\n\r\n"
+        );
+        for answer in front.send(request.as_bytes()).await {
+            assert!(answer.starts_with("HTTP/1.1 200"), "{name}: {answer}");
+        }
+    }
+    let seen = front.app.seen();
+    assert_eq!(seen.len(), 6);
+    for seen in seen {
+        assert_eq!(seen.values("x-forwarded-client-cert"), [real()]);
+        let body = String::from_utf8_lossy(&seen.body).into_owned();
+        assert!(body.contains("x-sum: 1"), "{body}");
+        assert!(!(seen.head + &body).contains("sa/admin"), "{body}");
+    }
+}
+
 /// Envoy's own settings by header: a caller does not set a callee's retries.
 #[tokio::test]
 async fn retry_headers_make_no_retries() {

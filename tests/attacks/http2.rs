@@ -372,3 +372,68 @@ async fn a_body_that_is_not_as_long_as_said_is_refused() {
     }
     doors.serve_others().await;
 }
+
+/// A tunnel that no policy sees into (extended CONNECT is not offered).
+#[tokio::test]
+async fn connect_makes_no_tunnel() {
+    let doors = Doors::open().await;
+    let method = literal(":method", b"CONNECT");
+    let authority = literal(":authority", b"payment:80");
+    let grpc = literal("content-type", b"application/grpc");
+    let websocket = [
+        literal(":method", b"CONNECT"),
+        literal(":protocol", b"websocket"),
+        literal(":scheme", b"http"),
+        literal(":path", b"/"),
+        literal(":authority", b"payment"),
+    ];
+    for block in [
+        [&method[..], &authority].concat(),
+        [&method[..], &authority, &grpc].concat(),
+        websocket.concat(),
+    ] {
+        let bytes = frame(HEADERS, END_HEADERS, 1, &block);
+        for address in doors.addresses() {
+            let done = |said: &Said| !said.heads.is_empty() || said.resets > 0;
+            let said = exchange(address, bytes.clone(), done).await;
+            assert_eq!(said.successes(), 0, "{said:?}");
+        }
+    }
+    doors.serve_others().await;
+}
+
+/// `Host` and `:authority` are one host (RFC 9113, 8.3.1), which has one reading.
+#[tokio::test]
+async fn a_request_is_for_one_host() {
+    let doors = Doors::open().await;
+    for (host, succeeds) in [
+        ("payment", true),
+        ("PAYMENT:80", true),
+        ("admin", false),
+        ("payment:8080", false),
+        ("payment.", false),
+        ("payment, admin", false),
+        ("admin@payment", false),
+    ] {
+        let block = [GET, &literal("host", host.as_bytes())].concat();
+        let bytes = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block);
+        for address in doors.addresses() {
+            let done = |said: &Said| !said.heads.is_empty() || said.resets > 0;
+            let said = exchange(address, bytes.clone(), done).await;
+            assert_eq!(said.successes() == 1, succeeds, "{host}: {said:?}");
+        }
+    }
+    for authority in ["a@payment", "a:port", "a%2eb", "[::1", "a,b"] {
+        let block = [
+            b"\x82\x86\x84".to_vec(),
+            literal(":authority", authority.as_bytes()),
+        ];
+        let bytes = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block.concat());
+        for address in doors.addresses() {
+            let done = |said: &Said| !said.heads.is_empty() || said.resets > 0;
+            let said = exchange(address, bytes.clone(), done).await;
+            assert_eq!(said.successes(), 0, "{authority}: {said:?}");
+        }
+    }
+    doors.serve_others().await;
+}

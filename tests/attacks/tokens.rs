@@ -30,13 +30,18 @@ struct Attempt {
 
 impl Guarded {
     async fn start() -> Self {
+        Self::by("{from: [{source: {requestPrincipals: ['issuer/*']}}]}").await
+    }
+
+    /// With one rule that allows.
+    async fn by(rule: &str) -> Self {
         let (mesh, issuer) = (Mesh::new(), Issuer::default());
         let files = tempfile::tempdir().unwrap();
         let policies = format!(
             "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: jwt}}\n\
-             spec: {{jwtRules: [{{issuer: issuer, audiences: [shop], jwks: '{}', outputClaimToHeaders: [{{header: x-user, claim: sub}}]}}]}}\n\
+             spec: {{jwtRules: [{{issuer: issuer, audiences: [shop], jwks: '{}', outputPayloadToHeader: x-jwt-payload, outputClaimToHeaders: [{{header: x-user, claim: sub}}]}}]}}\n\
              ---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: guard}}\n\
-             spec: {{rules: [{{from: [{{source: {{requestPrincipals: ['issuer/*']}}}}]}}]}}\n",
+             spec: {{rules: [{rule}]}}\n",
             issuer.jwks()
         );
         std::fs::write(files.path().join("policies.yaml"), policies).unwrap();
@@ -221,4 +226,40 @@ async fn a_caller_does_not_say_what_its_token_claims() {
         [""; 0],
         "it goes no further"
     );
+}
+
+/// `Connection` names what the next hop is not told: not what the sidecar says of a token.
+#[tokio::test]
+async fn a_caller_can_not_have_its_claims_taken_off() {
+    let guarded = Guarded::start().await;
+    let mut honest = bearer(&guarded.issuer.token("ES256", &claims()));
+    honest.headers += "connection: x-user, x-jwt-payload\r\nx-user: root\r\nx_user: root\r\n";
+    let answer = guarded.get(&honest).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let seen = guarded.app.seen();
+    assert_eq!(seen[0].values("x-user"), ["ann"]);
+    assert_eq!(seen[0].values("x-jwt-payload").len(), 1);
+    assert!(seen[0].values("x_user").is_empty(), "{seen:?}");
+}
+
+/// A policy that goes by a claim's header goes by the token.
+#[tokio::test]
+async fn a_policy_by_a_claim_s_header_goes_by_the_token() {
+    let rule = "{when: [{key: 'request.headers[x-user]', values: [root]}]}";
+    let guarded = Guarded::by(rule).await;
+    let user = "x-user: root\r\n".to_owned();
+    let none = Attempt {
+        target: "/".into(),
+        headers: user.clone(),
+    };
+    let mut ann = bearer(&guarded.issuer.token("ES256", &claims()));
+    ann.headers += &user;
+    for attempt in [none, ann] {
+        let answer = guarded.get(&attempt).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    }
+    assert!(guarded.app.seen().is_empty());
+    let root = guarded.issuer.token("ES256", &with("sub", json!("root")));
+    let answer = guarded.get(&bearer(&root)).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

@@ -9,6 +9,7 @@
 mod authorization;
 mod jwt;
 mod protocols;
+mod refused;
 mod rotation;
 mod sharing;
 mod strict;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::object::{Kind, ObjectRef, parse_yaml};
 use linnet_mesh::{
-    MtlsMode, ServicePort, SpiffeId,
+    AppProtocol, MtlsMode, ServicePort, SpiffeId,
     destination::LocalityPolicy,
     discovery::{Resolution, Target},
 };
@@ -804,4 +804,73 @@ fn ten_thousand_rules_are_refused_by_name_and_the_neighbour_works() {
     };
     assert_eq!(rules("large"), 1, "the last good version");
     assert_eq!(rules("small"), 1);
+}
+
+/// Whatever is declared first: the pod's sidecar reads HTTP where either Service says so, and
+/// the other one is told.
+#[test]
+fn http_wins_where_two_services_declare_one_port_differently() {
+    let inbound = |index: &Index| {
+        let pod = Name::new("default", "payment-1");
+        let inbound = index.inbound(&pod, &id("pay"));
+        inbound.port(8080).unwrap().protocol
+    };
+    let verdicts = |index: &Index| -> Vec<String> {
+        let verdicts = index.verdicts();
+        verdicts.iter().map(ToString::to_string).collect()
+    };
+    let mut index = index(CLUSTER);
+    assert_eq!(inbound(&index), AppProtocol::Http1);
+    assert!(verdicts(&index).is_empty());
+    // `headless` declares the same port, and so does a Service that comes before both.
+    for other in ["a-service", "z-service"] {
+        let mut index = self::index(CLUSTER);
+        apply(
+            &mut index,
+            &format!(
+                r"
+apiVersion: v1
+kind: Service
+metadata: {{name: {other}}}
+spec: {{clusterIP: 10.96.0.11, ports: [{{name: tcp-x, port: 81}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {other}-a, labels: {{kubernetes.io/service-name: {other}}}}}
+addressType: IPv4
+ports: [{{name: tcp-x, port: 8080}}]
+endpoints: [{{addresses: [10.0.0.1], targetRef: {{kind: Pod, name: payment-1}}}}]
+"
+            ),
+        );
+        assert_eq!(inbound(&index), AppProtocol::Http1, "{other}");
+        let said = verdicts(&index);
+        assert_eq!(said.len(), 1, "{said:?}");
+        for part in [other, "port 81", "port 8080", "read as HTTP"] {
+            assert!(said[0].contains(part), "{part}: {said:?}");
+        }
+    }
+    apply(
+        &mut index,
+        r"
+apiVersion: v1
+kind: Service
+metadata: {name: payment}
+spec: {clusterIP: 10.96.0.10, ports: [{name: tcp-a, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, ports: [{name: other, port: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: payment-a, labels: {kubernetes.io/service-name: payment}}
+addressType: IPv4
+ports: [{name: tcp-a, port: 8080}]
+endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: payment-1}}]
+",
+    );
+    assert_eq!(inbound(&index), AppProtocol::Opaque, "nobody says HTTP");
+    assert!(verdicts(&index).is_empty());
 }

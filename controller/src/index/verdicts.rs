@@ -32,6 +32,7 @@ impl Index {
             .map(|(reference, entry)| self.verdict(reference, entry))
             .chain(problems)
             .chain(self.bad_annotations())
+            .chain(self.overruled_ports())
             .collect()
     }
 

@@ -7,6 +7,7 @@ use super::{
     path::{PathPattern, Steps},
     pattern::{Invalid, Match, Pattern, ServiceAccount, block, port},
 };
+use crate::field::bare_host;
 use http::HeaderName;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -417,16 +418,4 @@ fn host_fits(pattern: &Pattern, authority: &str) -> bool {
     matches!(pattern, Pattern::Present)
         || pattern.matches_ignoring_case(authority)
         || pattern.matches_ignoring_case(bare_host(authority))
-}
-
-/// A host without user, port and final dot.
-fn bare_host(authority: &str) -> &str {
-    let authority = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    host.strip_suffix('.').unwrap_or(host)
 }

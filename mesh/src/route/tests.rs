@@ -59,6 +59,50 @@ fn prefix_is_raw_and_regex_is_whole() {
 }
 
 #[test]
+fn a_host_with_port_final_dot_or_capitals_still_matches() {
+    let headers = HeaderMap::new();
+    let fits = |wanted: StringMatch, authority: &str| {
+        let condition = RequestMatch {
+            authority: Some(wanted),
+            ..RequestMatch::default()
+        };
+        let parts = RequestParts {
+            authority,
+            ..request(&Method::GET, "/", &headers)
+        };
+        condition.matches(&parts)
+    };
+    for host in [
+        "shop.example",
+        "SHOP.example",
+        "shop.example:80",
+        "shop.example.",
+        "Shop.Example.:8080",
+    ] {
+        assert!(
+            fits(StringMatch::Exact("shop.example".into()), host),
+            "{host}"
+        );
+        assert!(fits(StringMatch::Prefix("shop.".into()), host), "{host}");
+    }
+    assert!(fits(
+        StringMatch::Exact("shop.example:80".into()),
+        "Shop.example:80"
+    ));
+    for host in [
+        "shop",
+        "shop.example.com",
+        "a.shop.example",
+        "shop.examples:80",
+    ] {
+        assert!(
+            !fits(StringMatch::Exact("shop.example".into()), host),
+            "{host}"
+        );
+    }
+}
+
+#[test]
 fn segments_end_at_a_slash_or_the_end() {
     let under = |prefix: &str, path: &str| StringMatch::Segments(prefix.into()).matches(path);
     for path in ["/api", "/api/", "/api/v1"] {

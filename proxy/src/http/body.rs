@@ -3,6 +3,7 @@
 
 use super::{
     exchange::Exchange,
+    field,
     grant::Side,
     lease::Lease,
     one::{self, server},
@@ -13,6 +14,7 @@ use super::{
 };
 use crate::{stream::Stream, telemetry::Flags};
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
@@ -171,6 +173,16 @@ impl Body {
         Some(trailers.ok_or(BodyError::Withdrawn))
     }
 
+    /// Takes out of trailers what only a head, or only a sidecar, may say.
+    fn clean(&self, trailers: &mut HeaderMap) {
+        match &self.meter {
+            Some(Meter::Request(exchange)) => {
+                field::clean_trailers(trailers, |name| exchange.owns(name));
+            }
+            Some(Meter::Response(_)) | None => field::clean_trailers(trailers, |_| false),
+        }
+    }
+
     fn note(&self, frame: Option<&Frame<Bytes>>) {
         let data = frame.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
         match &self.meter {
@@ -201,7 +213,7 @@ impl HttpBody for Body {
         if let Some(end) = self.withdrawn(context) {
             return Poll::Ready(Some(end));
         }
-        let polled = match &mut self.kind {
+        let mut polled = match &mut self.kind {
             Kind::Incoming(incoming) => Pin::new(incoming)
                 .poll_frame(context)
                 .map_err(BodyError::from),
@@ -215,6 +227,11 @@ impl HttpBody for Body {
             Kind::Copy(copy) => Pin::new(copy).poll_frame(context),
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
         };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            self.clean(trailers);
+        }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => self.note(Some(frame)),
             Poll::Ready(None) => self.note(None),

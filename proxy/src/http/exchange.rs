@@ -13,7 +13,8 @@ use crate::{
     pool::Permit,
     telemetry::{Flags, HttpSeries, Outcome, Parties, RequestProtocol},
 };
-use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE};
+use linnet_mesh::authentication::Authentication;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
@@ -49,6 +50,8 @@ pub(crate) struct Exchange {
     grant: RefCell<Option<Grant>>,
     /// Its line of the access log; most have none.
     record: RefCell<Option<Box<Record>>>,
+    /// Whose headers the request's trailers may not bring.
+    rules: OnceCell<Arc<Authentication>>,
 }
 
 /// Where a request counts as in flight.
@@ -138,6 +141,7 @@ impl Exchange {
             end: Cell::default(),
             grant: RefCell::default(),
             record: RefCell::default(),
+            rules: OnceCell::new(),
         }
     }
 
@@ -228,6 +232,16 @@ impl Exchange {
     /// Why it may not go on.
     pub(crate) fn withdrawn(&self) -> Option<Error> {
         self.grant.borrow().as_ref()?.error()
+    }
+
+    /// Keeps the rules by which a sidecar writes headers, for trailers that come later.
+    pub(crate) fn keep_rules(&self, rules: &Arc<Authentication>) {
+        self.rules.get_or_init(|| rules.clone());
+    }
+
+    /// Reports whether only the sidecar may write a header of the request.
+    pub(crate) fn owns(&self, name: &HeaderName) -> bool {
+        self.rules.get().is_some_and(|rules| rules.owns(name))
     }
 
     /// The response's head has arrived.

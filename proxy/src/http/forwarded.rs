@@ -1,57 +1,115 @@
-//! What a hop changes in a message's head: connection-level headers end here
-//! (RFC 9110, 7.6.1), an upgrade's excepted.
+//! What a hop changes in a message's head as it arrives, before anything is decided by it:
+//! connection-level headers end here (RFC 9110, 7.6.1), an upgrade's excepted, and a request
+//! is for one host and one path, whoever reads it.
+//!
+//! Headers that this hop adds come later, so that no client can have them taken off.
 
-use super::found::Found;
+use super::{
+    field,
+    found::Found,
+    host::{are_same, has_one_reading},
+};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
-    header::{CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    header::{self, CONNECTION, HOST, PROXY_AUTHENTICATE, TE, UPGRADE},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// What never goes on.
+/// Connection options that name no header which is left to remove.
 const HOP: [&str; 4] = ["close", "keep-alive", "proxy-connection", "connection"];
 
-/// Whether a request asks to change the protocol (RFC 9110, 7.8) to one that is
+/// What is for the last recipient, and so no peer's to remove: what frames, routes and
+/// describes a message, and credentials.
+const END_TO_END: [HeaderName; 10] = [
+    HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_RANGE,
+    header::CACHE_CONTROL,
+    header::SET_COOKIE,
+];
+
+/// Reports whether a request asks to change the protocol (RFC 9110, 7.8) to one that is
 /// not HTTP again: within an `h2c` tunnel requests would go on that no policy
 /// and no route has seen. A server need not follow such a wish (RFC 9113, 3.1).
-pub(crate) fn wants_upgrade<B>(request: &Request<B>) -> bool {
+fn wants_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
         && request.headers().contains_key(UPGRADE)
         && connection_tokens(request.headers()).any(|t| t.eq_ignore_ascii_case("upgrade"))
         && !hides_http(request.headers())
 }
 
-/// Whether one of the protocols of `Upgrade` carries HTTP.
+/// Reports whether one of the protocols of `Upgrade` carries HTTP.
 fn hides_http(headers: &HeaderMap) -> bool {
     const CARRIERS: [&str; 5] = ["h2", "h2c", "http", "tls", "connect-udp"];
     headers.get_all(UPGRADE).iter().any(|value| {
         let Ok(text) = value.to_str() else {
             return true;
         };
+        // Careless readers end a name where it has a character that no name has.
+        let ends = |c: char| !c.is_ascii_alphanumeric() && c != '-';
         text.split(',').any(|protocol| {
-            let name = protocol.split('/').next().unwrap_or(protocol).trim();
-            CARRIERS.iter().any(|c| name.eq_ignore_ascii_case(c))
+            let name = protocol.trim_start_matches(ends).split(ends).next();
+            CARRIERS
+                .iter()
+                .any(|c| name.is_some_and(|name| name.eq_ignore_ascii_case(c)))
         })
     })
 }
 
-/// Checks what HTTP/1 leaves to the recipient, and makes an absolute-form
-/// request origin-form, whose `Host` is the target's (RFC 9112, 3.2): who comes
-/// after must not read another host or another request than policies and routes
-/// did.
+/// Makes a request's head this hop's as it arrives: who comes after must not read another
+/// host, another path or other headers than policies and routes did. Returns whether the
+/// request asks for another protocol that may be had.
 ///
 /// # Errors
 /// Why the request can't be forwarded.
-pub(crate) fn settle_target<B>(request: &mut Request<B>, found: Found) -> Result<(), &'static str> {
-    if request.version() == Version::HTTP_2 {
-        return Ok(());
-    }
-    if request.method() == http::Method::CONNECT {
+pub(crate) fn receive<B>(request: &mut Request<B>, found: Found) -> Result<bool, &'static str> {
+    if request.method() == Method::CONNECT {
         // What goes through such a tunnel would be seen by no policy.
         return Err("CONNECT is not forwarded");
     }
+    if !request.uri().path().starts_with('/') {
+        check_asterisk(request)?;
+    }
+    if found.has(Found::SHADOW) {
+        field::drop_shadows(request.headers_mut());
+    }
+    if request.version() == Version::HTTP_2 {
+        settle_http2(request, found)?;
+        return Ok(false);
+    }
+    settle_http1(request, found)?;
+    let upgrade = found.has(Found::UPGRADE) && wants_upgrade(request);
+    if found.has(Found::CONNECTION) {
+        let named = named(request.headers());
+        if named.iter().any(|name| END_TO_END.contains(name)) {
+            return Err("its Connection header names one that is for the last recipient");
+        }
+        remove_named(request.headers_mut(), named);
+    }
+    strip(request.headers_mut(), found, upgrade);
+    Ok(upgrade)
+}
+
+/// Checks a target that is no path: `*` is OPTIONS' alone (RFC 9112, 3.2.4), and
+/// `GET admin` would be no path to a policy, and one to a careless application.
+fn check_asterisk<B>(request: &Request<B>) -> Result<(), &'static str> {
+    match request.uri().path() == "*" && request.method() == Method::OPTIONS {
+        true => Ok(()),
+        false => Err("its target is no path"),
+    }
+}
+
+/// Makes a target origin-form and `Host` the target's (RFC 9112, 3.2). The codec has
+/// looked at `Host` itself.
+fn settle_http1<B>(request: &mut Request<B>, found: Found) -> Result<(), &'static str> {
     if !found.has(Found::HOST) {
         if request.version() == Version::HTTP_11 {
             return Err("it has no Host header");
@@ -65,14 +123,52 @@ pub(crate) fn settle_target<B>(request: &mut Request<B>, found: Found) -> Result
     let Some(authority) = request.uri().authority() else {
         return Ok(());
     };
-    if request.uri().scheme().is_none() {
-        // `GET admin`: no path to a policy, and one to a careless application.
-        return Err("its target is no path");
+    if !has_one_reading(authority.as_str().as_bytes()) {
+        return Err("its target is no host");
     }
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| "its target is no host")?;
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     request.headers_mut().insert(HOST, host);
+    Ok(())
+}
+
+/// Makes `:authority` the one host of a request (RFC 9113, 8.3.1).
+fn settle_http2<B>(request: &mut Request<B>, found: Found) -> Result<(), &'static str> {
+    if let Some(authority) = request.uri().authority() {
+        let authority = authority.as_str();
+        if authority.is_empty() || !has_one_reading(authority.as_bytes()) {
+            return Err("its :authority is no host");
+        }
+        if found.has(Found::HOST) {
+            let scheme = request.uri().scheme_str();
+            let same = |host: &HeaderValue| {
+                let host = host.to_str();
+                host.is_ok_and(|host| are_same(authority, host, scheme))
+            };
+            if !request.headers().get_all(HOST).iter().all(same) {
+                return Err("its Host is not its :authority");
+            }
+            request.headers_mut().remove(HOST);
+        }
+        return Ok(());
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err("it names no host, or several");
+    };
+    if host.is_empty() || !has_one_reading(host.as_bytes()) {
+        return Err("its Host is no host");
+    }
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_| "its Host is no host")?;
+    let mut parts = request.uri().clone().into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority);
+    parts
+        .path_and_query
+        .get_or_insert_with(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| "its target is no path")?;
+    request.headers_mut().remove(HOST);
     Ok(())
 }
 
@@ -86,45 +182,42 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter(|token| !token.is_empty())
 }
 
-/// Makes a request's head the next hop's.
-pub(crate) fn request_head<B>(request: &mut Request<B>, found: Found, upgrade: bool) {
-    if request.version() == Version::HTTP_2 {
+/// Makes a response's head the previous hop's, as it arrives.
+pub(crate) fn response_head(headers: &mut HeaderMap, version: Version, upgrade: bool) {
+    if version == Version::HTTP_2 {
         return;
     }
-    // HTTP/1.0 callers are answered as such by the server; upstream it is 1.1.
-    *request.version_mut() = Version::HTTP_11;
-    strip(request.headers_mut(), found, upgrade);
+    let found = Found::of(headers);
+    if found.has(Found::CONNECTION) {
+        let mut named = named(headers);
+        // Framing is no peer's to remove, and there is nobody to tell.
+        named.retain(|name| !END_TO_END.contains(name));
+        remove_named(headers, named);
+    }
+    strip(headers, found, upgrade);
 }
 
-/// Makes a response's head the previous hop's.
-pub(crate) fn response_head(headers: &mut HeaderMap, version: Version, upgrade: bool) {
-    if version != Version::HTTP_2 {
-        strip(headers, Found::of(headers), upgrade);
+/// Returns the headers that `Connection` names. Usually it names nothing but what goes
+/// anyway: then this is empty.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    connection_tokens(headers)
+        .filter(|token| !HOP.iter().any(|hop| token.eq_ignore_ascii_case(hop)))
+        .filter_map(|token| token.parse().ok())
+        .collect()
+}
+
+fn remove_named(headers: &mut HeaderMap, named: Vec<HeaderName>) {
+    for name in named {
+        // An upgrade's header, the permission to send trailers and a challenge are dealt with
+        // elsewhere, or go on.
+        if name != UPGRADE && name != TE && name != PROXY_AUTHENTICATE {
+            headers.remove(name);
+        }
     }
+    headers.remove(CONNECTION);
 }
 
 fn strip(headers: &mut HeaderMap, found: Found, upgrade: bool) {
-    if found.has(Found::CONNECTION) {
-        // Usually it names nothing but what goes anyway: then this is empty.
-        let named: Vec<HeaderName> = connection_tokens(headers)
-            .filter(|token| !HOP.iter().any(|hop| token.eq_ignore_ascii_case(hop)))
-            .filter_map(|token| token.parse().ok())
-            // Framing headers and trailers' permission are not a peer's to remove.
-            .filter(|name| {
-                *name != UPGRADE
-                    && *name != TE
-                    && *name != TRANSFER_ENCODING
-                    && *name != PROXY_AUTHENTICATE
-                    && *name != http::header::HOST
-                    && *name != http::header::CONTENT_LENGTH
-                    && *name != http::header::AUTHORIZATION
-            })
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
     if found.has(Found::KEEP_ALIVE) {
         headers.remove(&KEEP_ALIVE);
     }
@@ -140,95 +233,4 @@ fn strip(headers: &mut HeaderMap, found: Found, upgrade: bool) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(headers: &[(&str, &str)]) -> Request<()> {
-        let mut builder = Request::builder().uri("/");
-        for (name, value) in headers {
-            builder = builder.header(*name, *value);
-        }
-        builder.body(()).unwrap()
-    }
-
-    fn settled(request: &mut Request<()>) -> Result<(), &'static str> {
-        let found = Found::of(request.headers());
-        settle_target(request, found)
-    }
-
-    fn forwarded(request: &mut Request<()>, upgrade: bool) {
-        let found = Found::of(request.headers());
-        request_head(request, found, upgrade);
-    }
-
-    #[test]
-    fn connection_level_headers_end_here() {
-        let mut request = request(&[
-            ("connection", "close, x-hop, content-length"),
-            ("keep-alive", "timeout=5"),
-            ("x-hop", "1"),
-            ("content-length", "3"),
-            ("x-end", "1"),
-        ]);
-        assert!(!wants_upgrade(&request));
-        forwarded(&mut request, false);
-        let names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["content-length", "x-end"]);
-    }
-
-    #[test]
-    fn an_upgrade_keeps_its_headers() {
-        let mut request = request(&[
-            ("connection", "keep-alive, Upgrade"),
-            ("upgrade", "websocket"),
-        ]);
-        assert!(wants_upgrade(&request));
-        forwarded(&mut request, true);
-        assert_eq!(request.headers()["connection"], "upgrade");
-        assert_eq!(request.headers()["upgrade"], "websocket");
-    }
-
-    #[test]
-    fn an_upgrade_to_http_is_not_followed() {
-        for protocol in ["h2c", "H2C", "websocket, h2c", "HTTP/2.0", "TLS/1.0", "h2"] {
-            let headers = [("connection", "upgrade"), ("upgrade", protocol)];
-            let mut request = request(&headers);
-            assert!(!wants_upgrade(&request), "{protocol}");
-            forwarded(&mut request, false);
-            assert!(request.headers().is_empty(), "{protocol}");
-        }
-    }
-
-    #[test]
-    fn a_target_is_one_host_and_origin_form() {
-        let mut absolute = request(&[("host", "shop")]);
-        *absolute.uri_mut() = "http://other:80/a?b".parse().unwrap();
-        settled(&mut absolute).unwrap();
-        assert_eq!(absolute.uri(), "/a?b");
-        assert_eq!(absolute.headers()["host"], "other:80");
-        let mut no_path = request(&[("host", "shop")]);
-        *no_path.uri_mut() = "admin".parse().unwrap();
-        assert!(settled(&mut no_path).is_err());
-        let mut connect = request(&[("host", "shop")]);
-        *connect.method_mut() = http::Method::CONNECT;
-        for mut bad in [
-            request(&[]),
-            request(&[("host", "shop"), ("host", "shop")]),
-            connect,
-        ] {
-            assert!(settled(&mut bad).is_err());
-        }
-        let mut old = request(&[]);
-        *old.version_mut() = Version::HTTP_10;
-        assert!(settled(&mut old).is_ok());
-        assert_eq!(old.headers()["host"], "");
-    }
-
-    #[test]
-    fn http_1_0_goes_on_as_1_1() {
-        let mut request = request(&[]);
-        *request.version_mut() = Version::HTTP_10;
-        forwarded(&mut request, false);
-        assert_eq!(request.version(), Version::HTTP_11);
-    }
-}
+mod tests;

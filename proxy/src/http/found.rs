@@ -3,6 +3,7 @@
 //! A look-up by name hashes the name, and most heads have none of them: to look
 //! for each in turn would cost as much as the rest of a hop's work on a head.
 
+use super::field;
 use http::HeaderMap;
 
 /// Names of a head; empty: none of them.
@@ -22,6 +23,8 @@ impl Found {
     pub(crate) const INTERNAL: Self = Self(1 << 7);
     /// Some name has several values.
     pub(crate) const REPEATED: Self = Self(1 << 8);
+    /// Another spelling of a name that this hop sets.
+    pub(crate) const SHADOW: Self = Self(1 << 9);
 
     /// Walks over a head.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
@@ -44,6 +47,7 @@ impl Found {
                 23 if name == "x-forwarded-client-cert" => Self::INTERNAL,
                 24 if name == "x-envoy-peer-metadata-id" => Self::INTERNAL,
                 30 if name == "x-envoy-expected-rq-timeout-ms" => Self::DEADLINE,
+                12 | 14 | 16 | 17 | 21 | 23 | 24 | 30 if field::is_shadow(name) => Self::SHADOW,
                 _ => continue,
             };
             found.0 |= one.0;
@@ -85,6 +89,9 @@ mod tests {
             ("x-envoy-peer-metadata", Found::INTERNAL),
             ("x-envoy-peer-metadata-id", Found::INTERNAL),
             ("x-forwarded-client-cert", Found::INTERNAL),
+            ("x_forwarded_client_cert", Found::SHADOW),
+            ("content_length", Found::SHADOW),
+            ("content-length", Found::default()),
             ("accept", Found::default()),
             ("x-other-name", Found::default()),
         ] {

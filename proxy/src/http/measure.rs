@@ -7,7 +7,7 @@ use super::{
     exchange::{Exchange, speaks_grpc},
     found::Found,
 };
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
@@ -49,7 +49,10 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let found = Found::of(request.headers());
-        let grpc = found.has(Found::CONTENT_TYPE) && speaks_grpc(request.headers());
+        // A tunnel that is refused must not look like one that was granted.
+        let grpc = found.has(Found::CONTENT_TYPE)
+            && speaks_grpc(request.headers())
+            && request.method() != Method::CONNECT;
         let exchange = Rc::new(Exchange::new(grpc));
         let request = request.map(|body| body.count_request(exchange.clone()));
         let call = Call {

@@ -1,9 +1,9 @@
-//! WebSocket and other protocol changes: the request goes through the stack like
-//! any other, and once both sides have agreed the bytes are relayed.
+//! The receipt of a request, and WebSocket and other protocol changes: its head is made this
+//! hop's before any other middleware decides by it. One that asks for another protocol goes
+//! through the stack like any other, and once both sides have agreed the bytes are relayed.
 
 use super::{
-    Call, body::Body, connection::Held, exchange::Exchange, forwarded, found::Found, grant::Side,
-    lease::Lease,
+    Call, body::Body, connection::Held, exchange::Exchange, forwarded, grant::Side, lease::Lease,
 };
 use crate::{
     error::Error,
@@ -55,13 +55,13 @@ where
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
-        let found = call.found;
-        if let Err(reason) = forwarded::settle_target(&mut call.request, found) {
-            let error = Error::BadRequest(reason.to_owned());
-            return futures_util::future::Either::Right(Box::pin(std::future::ready(Err(error))));
-        }
-        let wanted = found.has(Found::UPGRADE) && forwarded::wants_upgrade(&call.request);
-        forwarded::request_head(&mut call.request, found, wanted);
+        let wanted = match forwarded::receive(&mut call.request, call.found) {
+            Ok(wanted) => wanted,
+            Err(reason) => {
+                let error = std::future::ready(Err(Error::BadRequest(reason.to_owned())));
+                return futures_util::future::Either::Right(Box::pin(error));
+            }
+        };
         if !wanted {
             return futures_util::future::Either::Left(self.inner.call(call));
         }

@@ -4,6 +4,7 @@
 use super::{
     Arrival, Caller,
     authorize::{AuthorizeLayer, accepted, as_asked, authority},
+    token,
 };
 use crate::{
     access_log::{Decided, Decision, Record, draw_sample},
@@ -40,11 +41,16 @@ impl Arrival {
     fn ask_again(&self, caller: &Caller, request: &Request<()>, whole: bool) -> Option<Withdrawal> {
         let inbound = self.thread.directory().inbound();
         let connection = self.connection(caller);
-        let named = authority(request);
         let token = match &inbound.authentication {
             Some(rules) if whole => self.thread.tokens.authenticate(rules, request),
             _ => Ok(None),
         };
+        let mut request = request.clone();
+        if let (Some(rules), Ok(token), true) = (&inbound.authentication, &token, whole) {
+            token::edit(rules, token.as_ref(), &mut request);
+        }
+        let request = &request;
+        let named = authority(request);
         let unknown = || {
             (
                 "policies by what is no longer known of it".to_owned(),

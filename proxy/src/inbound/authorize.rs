@@ -7,7 +7,7 @@
 use super::{
     Arrival, Caller,
     again::Granted,
-    token::{Accepted, Refused},
+    token::{self, Accepted, Refused},
 };
 use crate::{
     access_log::{Decided, Decision, Names, Record, draw_sample},
@@ -16,6 +16,7 @@ use crate::{
 };
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response, header::HOST};
+use http_body::Body as _;
 use linnet_mesh::{
     access_log as log,
     authentication::Token,
@@ -146,11 +147,18 @@ impl Arrival {
         let Call {
             request, exchange, ..
         } = call;
-        let named = authority(request);
         let token = match rules {
             Some(rules) => self.thread.tokens.authenticate(rules, request),
             None => Ok(None),
         };
+        if let (Some(rules), Ok(token)) = (rules, &token) {
+            // Policies go by what the application is to see, not by a client's own claims.
+            token::edit(rules, token.as_ref(), request);
+            if !request.body().is_end_stream() {
+                exchange.keep_rules(rules);
+            }
+        }
+        let named = authority(request);
         let verdict = match (&token, &inbound.authorization, &named) {
             (Err(refused), ..) => self.unauthenticated(caller, refused),
             (Ok(_), Some(policies), Ok(authority)) => {
@@ -174,12 +182,6 @@ impl Arrival {
         }
         if let Some(denied) = verdict.denied {
             return Err(denied);
-        }
-        if let Some(rules) = rules {
-            match &token {
-                Ok(Some(token)) => token.edit(rules, request),
-                _ => rules.edit(request.headers_mut(), None),
-            }
         }
         Ok(())
     }

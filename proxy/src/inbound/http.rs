@@ -1,4 +1,4 @@
-//! The inbound HTTP stack: measure, rescue, authorize, upgrade, and the forward to the
+//! The inbound HTTP stack: measure, rescue, upgrade, authorize, and the forward to the
 //! application with the caller's verified identity in a header.
 
 use super::{
@@ -39,7 +39,7 @@ static INTERNAL: [HeaderName; 3] = [
     HeaderName::from_static("x-envoy-peer-metadata-id"),
 ];
 
-type Stack<U> = Measure<Rescue<Authorize<Upgrade<Forward>>, U>>;
+type Stack<U> = Measure<Rescue<Upgrade<Authorize<Forward>>, U>>;
 
 /// The stack for one connection.
 pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exchange) + Clone> {
@@ -68,8 +68,8 @@ pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exch
     ServiceBuilder::new()
         .layer(MeasureLayer)
         .layer(RescueLayer { unplaced })
-        .layer(authorize)
         .layer(UpgradeLayer)
+        .layer(authorize)
         .service(forward)
 }
 

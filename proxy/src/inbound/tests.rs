@@ -31,8 +31,10 @@ use tokio::{
 };
 
 mod callers;
+mod fields;
 mod log;
 mod open;
+mod reading;
 mod server_name;
 mod translation;
 

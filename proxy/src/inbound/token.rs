@@ -164,17 +164,18 @@ impl Known {
     }
 }
 
-impl Accepted {
-    /// Makes of a request what the application is to see.
-    pub(crate) fn edit<B>(&self, rules: &Authentication, request: &mut Request<B>) {
-        rules.edit(request.headers_mut(), Some((&self.token, &self.at)));
-        let query = request.uri().query();
-        let edited = query.and_then(|q| rules.edited_query(q, &self.token, &self.at));
-        if let Some(query) = edited
-            && let Some(uri) = with_query(request.uri(), &query)
-        {
-            *request.uri_mut() = uri;
-        }
+/// Makes of a request what the application is to see, with its token or without one.
+pub(crate) fn edit<B>(rules: &Authentication, token: Option<&Accepted>, request: &mut Request<B>) {
+    let Some(Accepted { token, at }) = token else {
+        return rules.edit(request.headers_mut(), None);
+    };
+    rules.edit(request.headers_mut(), Some((token, at)));
+    let query = request.uri().query();
+    let edited = query.and_then(|query| rules.edited_query(query, token, at));
+    if let Some(query) = edited
+        && let Some(uri) = with_query(request.uri(), &query)
+    {
+        *request.uri_mut() = uri;
     }
 }
 

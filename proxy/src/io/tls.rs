@@ -83,6 +83,11 @@ impl<C: Side, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
         }
     }
 
+    /// What the records go over.
+    pub(crate) fn socket(&self) -> &S {
+        &self.socket
+    }
+
     /// What the two sides agreed on.
     pub(crate) fn session(&self) -> &CommonState {
         self.machine.session.state()

@@ -192,6 +192,7 @@ pub(super) async fn relay(
     let upstream = match upstream {
         Ok(upstream) => upstream,
         Err(error) => {
+            client.abort();
             let series = thread
                 .shared
                 .telemetry

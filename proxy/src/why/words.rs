@@ -93,7 +93,7 @@ pub(super) fn backend_name(backend: &Backend) -> String {
 pub(super) const fn protocol_name(protocol: AppProtocol) -> Option<&'static str> {
     match protocol {
         AppProtocol::Detect => None,
-        AppProtocol::Http1 => Some("HTTP/1"),
+        AppProtocol::Http1 => Some("HTTP"),
         AppProtocol::Http2 => Some("HTTP/2"),
         AppProtocol::Opaque => Some("bytes that are not looked at"),
     }

@@ -1,7 +1,7 @@
 //! Heads that are read, by httparse, as hyper reads them (RFC 9112, 2 to 6).
 
 use super::{Error, MOST_HEADERS, body::Framing};
-use crate::http::LARGEST_HEAD;
+use crate::http::{LARGEST_HEAD, host::has_one_reading};
 use bytes::{Buf, Bytes};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -73,6 +73,22 @@ pub(super) fn may_be_whole(bytes: &[u8], seen: usize) -> bool {
     })
 }
 
+/// Takes empty lines before a request off the bytes (RFC 9112, 2.2); returns their length.
+pub(super) fn skip_empty_lines(unread: &mut Bytes) -> usize {
+    let mut length = 0;
+    loop {
+        length += match &unread[length..] {
+            [b'\r', b'\n', ..] => 2,
+            [b'\n', ..] => 1,
+            _ => break,
+        };
+    }
+    if length > 0 {
+        drop_front(unread, length);
+    }
+    length
+}
+
 /// Takes a request's head off the bytes, if it is whole.
 ///
 /// # Errors
@@ -131,6 +147,7 @@ fn request_headers(
     let mut closes = false;
     let mut length: Option<u64> = None;
     let (mut lengths, mut codings) = (false, false);
+    let mut hosts_read = true;
     for parsed in parsed {
         let (name, value) = header(bytes, parsed)?;
         match name {
@@ -174,9 +191,13 @@ fn request_headers(
                 asked.expects = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             }
             header::TE => asked.trailers |= has_token(&value, "trailers"),
+            header::HOST => hosts_read &= has_one_reading(value.as_bytes()),
             _ => {}
         }
         headers.append(name, value);
+    }
+    if !hosts_read {
+        return Err(Error::Malformed("its Host is no host"));
     }
     // Somebody before us may have been misled.
     asked.keep &= !(codings && lengths);

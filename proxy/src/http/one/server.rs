@@ -33,6 +33,9 @@ use tokio::{
 /// Envoy advises 10 s at a mesh's edge and has no limit within one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Bytes of empty lines before a request that are skipped.
+pub(crate) const MOST_EMPTY_LINES: usize = 1024;
+
 /// The body of an answer.
 pub(crate) trait Answer<S>: Body<Data = Bytes> + Unpin {
     /// Does what there is to do besides being read, while the client does not.
@@ -307,11 +310,19 @@ async fn next_request<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut seen = 0;
+    let (mut seen, mut empty) = (0, 0);
     let mut limit: Option<Pin<Box<Sleep>>> = None;
     poll_fn(|context| {
         let wire = &mut link.borrow_mut().wire;
         loop {
+            let skipped = head::skip_empty_lines(wire.unread());
+            if skipped > 0 {
+                (seen, empty) = (0, empty + skipped);
+                if empty > MOST_EMPTY_LINES {
+                    let error = Error::Malformed("too many empty lines before it");
+                    return Poll::Ready(Err(error));
+                }
+            }
             if wire.has_unread() {
                 if head::may_be_whole(wire.unread(), seen)
                     && let Some(read) = head::request(wire.unread())?

@@ -6,6 +6,7 @@ use super::{
     head::{Asked, content_length, has_token, is_bodiless, is_chunked},
     wire::Out,
 };
+use crate::http::field::may_trail;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version,
@@ -107,25 +108,6 @@ impl Encoder {
         flat.extend_from_slice(b"\r\n");
         Ok(())
     }
-}
-
-/// Fields that frame, route or authorize are no trailers (RFC 9110, 6.5.1).
-fn may_trail(name: &HeaderName) -> bool {
-    !matches!(
-        *name,
-        header::AUTHORIZATION
-            | header::CACHE_CONTROL
-            | header::CONTENT_ENCODING
-            | CONTENT_LENGTH
-            | header::CONTENT_RANGE
-            | header::CONTENT_TYPE
-            | header::HOST
-            | header::MAX_FORWARDS
-            | header::SET_COOKIE
-            | header::TE
-            | TRAILER
-            | TRANSFER_ENCODING
-    )
 }
 
 /// The trailers that a head names.

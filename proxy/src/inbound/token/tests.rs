@@ -142,7 +142,7 @@ fn a_token_in_the_query_is_taken_out_of_it() {
     ] {
         let mut request = Request::get(sent).body(()).unwrap();
         let accepted = Tokens::default().authenticate(&rules, &request);
-        accepted.unwrap().unwrap().edit(&rules, &mut request);
+        edit(&rules, accepted.unwrap().as_ref(), &mut request);
         assert_eq!(request.uri(), seen);
     }
 }

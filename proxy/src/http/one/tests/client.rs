@@ -253,3 +253,23 @@ async fn an_upgrade_gives_the_stream_and_what_was_read_of_it() {
         }
     }
 }
+
+/// A client that spoke HTTP/1.0 is served by HTTP/1.1.
+#[tokio::test]
+async fn a_request_of_http_1_0_is_sent_as_1_1() {
+    let (near, mut far) = duplex(64 * 1024);
+    let mut connection = Connection::new(near);
+    let mut head = post(&[]);
+    head.version = http::Version::HTTP_10;
+    let body = Full::new(Bytes::from_static(b"hello"));
+    connection.begin(&head, body).unwrap();
+    let answering = async {
+        let said = heard(&mut far, b"hello").await;
+        assert!(said.starts_with("POST /form HTTP/1.1\r\n"), "{said}");
+        far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .unwrap();
+    };
+    let (answer, ()) = tokio::join!(connection.answer(), answering);
+    assert_eq!(answer.unwrap().status(), StatusCode::OK);
+}

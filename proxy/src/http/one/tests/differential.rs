@@ -173,6 +173,9 @@ fn mutated(message: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec
 const HEADERS: &[&str] = &[
     "host: shop",
     "Host:shop",
+    "host: a b",
+    "host: [::1]:80",
+    "host: user@shop",
     "accept: */*",
     "x-a:  b\tc  ",
     "x-a: ",
@@ -256,6 +259,7 @@ fn a_request() -> impl Strategy<Value = Vec<u8>> {
             "PATCH /\u{e9} HTTP/1.1",
             "ODD!#$ /x HTTP/1.1",
             "\r\nGET / HTTP/1.1",
+            "\n\r\n\nGET / HTTP/1.1",
             "GET /a b HTTP/1.1",
             "GET / HTTP/1.2",
             "GET / HTTP/2.0",
@@ -305,13 +309,21 @@ fn oddly_coded(seen: &Seen) -> bool {
         .is_some_and(|first| !chunked(first) || codings.next().is_some())
 }
 
+/// Requests that hyper takes and the codec refuses: those whose `Host` readers may take for
+/// different hosts.
+fn oddly_hosted(seen: &Seen) -> bool {
+    let mut hosts = seen.headers.get_all(http::header::HOST).iter();
+    hosts.any(|host| !crate::http::host::has_one_reading(host.as_bytes()))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn requests_are_hypers(pieces in requests()) {
         let (ours, theirs) = (by_us(&pieces), by_hyper(&pieces));
-        if let Some(odd) = theirs.0.iter().position(oddly_coded) {
+        let odd = |seen: &Seen| oddly_coded(seen) || oddly_hosted(seen);
+        if let Some(odd) = theirs.0.iter().position(odd) {
             prop_assert_eq!(&ours.0, &theirs.0[..odd], "{:?}", shown(&pieces));
             return Ok(());
         }

@@ -1,0 +1,358 @@
+//! Whatever could make two sides see different protocols: what a port is declared to speak, by
+//! which entrance a client comes, what it says first, and how long it pauses in it.
+
+use super::*;
+use linnet_mesh::{
+    AppProtocol, InboundPort,
+    authentication::{Authentication, JwtRule},
+};
+use std::io::ErrorKind;
+
+/// A request that names somebody else, for whoever is careless enough to read it as it is.
+const REST: &str =
+    " HTTP/1.1\r\nhost: db\r\nconnection: close\r\nx-forwarded-client-cert: forged\r\n\r\n";
+
+/// How a client's bytes come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Entrance {
+    /// In plaintext, where mutual TLS is permitted.
+    Permissive,
+    /// In plaintext, where it is disabled.
+    Disabled,
+    /// From a peer of the mesh that says that it speaks no HTTP, at a STRICT port.
+    Strict,
+    /// The same at a PERMISSIVE port.
+    PermissiveMesh,
+}
+
+impl Entrance {
+    const ALL: [Self; 4] = [
+        Self::Permissive,
+        Self::Disabled,
+        Self::Strict,
+        Self::PermissiveMesh,
+    ];
+
+    fn mode(self) -> MtlsMode {
+        match self {
+            Self::Permissive | Self::PermissiveMesh => MtlsMode::Permissive,
+            Self::Disabled => MtlsMode::Disable,
+            Self::Strict => MtlsMode::Strict,
+        }
+    }
+
+    async fn connect(self, world: &World) -> Stream {
+        match self {
+            Self::Permissive | Self::Disabled => {
+                Stream::Plain(Rewind::new(Bytes::new(), world.plain().await))
+            }
+            Self::Strict | Self::PermissiveMesh => world.mesh("web", OPAQUE).await,
+        }
+    }
+}
+
+impl World {
+    /// Declares what the application's port speaks; with tokens that somebody looks for.
+    fn declare(&self, mode: MtlsMode, protocol: AppProtocol, tokens: bool) {
+        let source = ResourceRef {
+            kind: "RequestAuthentication".into(),
+            namespace: "shop".into(),
+            name: "jwt".into(),
+        };
+        let rule = || JwtRule::refusing(source, 0, "nobody's".into());
+        let authentication = tokens.then(|| Authentication::new(vec![rule()]).unwrap());
+        let inbound = Inbound {
+            mtls: mode,
+            ports: vec![InboundPort {
+                port: self.app.port(),
+                mtls: None,
+                protocol,
+                services: vec![],
+            }],
+            authentication: authentication.map(Arc::new),
+            ..Inbound::default()
+        };
+        let update = Update::Inbound(Arc::new(inbound));
+        self.thread.directory().apply(vec![update]);
+    }
+}
+
+/// Sends pieces with a pause between them; returns what is answered until the end, a reset or
+/// a minute without a word.
+async fn said(mut stream: Stream, pieces: &[Vec<u8>]) -> Vec<u8> {
+    for (position, piece) in pieces.iter().enumerate() {
+        if position > 0 {
+            tokio::time::sleep(Duration::from_millis(1300)).await;
+        }
+        // It may have been refused.
+        let _ = stream.write_all(piece).await;
+        let _ = stream.flush().await;
+    }
+    let mut answer = Vec::new();
+    let reading = async {
+        let mut part = [0; 1024];
+        while let Ok(length @ 1..) = stream.read(&mut part).await {
+            answer.extend_from_slice(&part[..length]);
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(60), reading).await;
+    answer
+}
+
+/// What a client may begin with, in pieces.
+fn beginnings() -> Vec<Vec<Vec<u8>>> {
+    let whole = |first: &[u8]| vec![[first, REST.as_bytes()].concat()];
+    let parted = |one: &[u8], other: &[u8]| vec![one.to_vec(), [other, REST.as_bytes()].concat()];
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    vec![
+        whole(b"\r\nGET /"),
+        whole(b"\r\n\r\n\n\r\nGET /"),
+        parted(b"\r", b"\nGET /"),
+        parted(b"\r\n", b"GET /"),
+        parted(b"G", b"ET /"),
+        parted(b"GET", b" /"),
+        parted(b"BREW /a", b"b"),
+        whole(b" GET /"),
+        whole(b"\tGET /"),
+        whole(b"get /"),
+        whole(b"GET\t/\t"),
+        parted(b"GET /\r\n", b"x-a:"),
+        whole(b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET /"),
+        parted(b"PROXY", b" UNKNOWN\r\nGET /"),
+        parted(
+            b"\r\n\r\n\0\r\nQUIT\n",
+            b"\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\0\x01\0\x02GET /",
+        ),
+        parted(&preface[..10], &preface[10..]),
+        parted(&preface[..20], b"XX /"),
+        vec![b"GET /".to_vec()],
+        vec![b"GE".to_vec()],
+    ]
+}
+
+/// Whether the application, which sends back what it gets, got the bytes as they were.
+fn is_relayed(answer: &[u8], pieces: &[Vec<u8>]) -> bool {
+    let sent = pieces.concat();
+    let forged = b"forged";
+    answer.starts_with(&sent[..sent.len().min(5)])
+        || answer.windows(forged.len()).any(|part| part == forged)
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_request_is_relayed_to_a_port_of_http_or_where_tokens_are_looked_for() {
+    let test = async {
+        let world = World::start(false).await;
+        for (protocol, tokens) in [
+            (AppProtocol::Http1, false),
+            (AppProtocol::Http2, false),
+            (AppProtocol::Http1, true),
+            (AppProtocol::Detect, true),
+        ] {
+            for entrance in Entrance::ALL {
+                world.declare(entrance.mode(), protocol, tokens);
+                for pieces in beginnings() {
+                    let stream = entrance.connect(&world).await;
+                    let answer = said(stream, &pieces).await;
+                    assert!(
+                        !is_relayed(&answer, &pieces),
+                        "{protocol:?} {tokens} {entrance:?} {:?}: {:?}",
+                        pieces.concat().escape_ascii().to_string(),
+                        answer.escape_ascii().to_string(),
+                    );
+                }
+            }
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_begins_no_request_is_relayed_but_to_a_port_of_http() {
+    let test = async {
+        let world = World::start(false).await;
+        let binary = [b"\0\x01\x02 hello".to_vec()];
+        for (protocol, tokens, relayed) in [
+            (AppProtocol::Detect, false, true),
+            (AppProtocol::Detect, true, true),
+            (AppProtocol::Opaque, true, true),
+            (AppProtocol::Http1, false, false),
+            (AppProtocol::Http2, false, false),
+        ] {
+            for entrance in Entrance::ALL {
+                world.declare(entrance.mode(), protocol, tokens);
+                let before = world.reached.get();
+                let mut stream = entrance.connect(&world).await;
+                stream.write_all(&binary[0]).await.unwrap();
+                let mut echo = vec![0; binary[0].len()];
+                let answered = stream.read_exact(&mut echo).await.is_ok() && echo == binary[0];
+                assert_eq!(answered, relayed, "{protocol:?} {tokens} {entrance:?}");
+                assert_eq!(world.reached.get() > before, relayed);
+            }
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Ports that are declared to speak no HTTP stay as they are.
+#[tokio::test(start_paused = true)]
+async fn a_port_declared_tcp_is_not_looked_at() {
+    let test = async {
+        let world = World::start(false).await;
+        for entrance in Entrance::ALL {
+            world.declare(entrance.mode(), AppProtocol::Opaque, true);
+            let mut stream = entrance.connect(&world).await;
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            let mut echo = [0; 18];
+            stream.read_exact(&mut echo).await.unwrap();
+            assert_eq!(&echo, b"GET / HTTP/1.1\r\n\r\n", "{entrance:?}");
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A peer that says it speaks no HTTP, and does, is served as HTTP.
+#[tokio::test]
+async fn http_behind_an_opaque_hello_is_http() {
+    let test = async {
+        let world = World::start(true).await;
+        for (protocol, tokens) in [(AppProtocol::Http1, false), (AppProtocol::Detect, true)] {
+            world.declare(MtlsMode::Strict, protocol, tokens);
+            let stream = world.mesh("web", OPAQUE).await;
+            assert_eq!(world.request(stream, get("/")).await.0, 200);
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// An application that says something as soon as it is connected to.
+async fn greeting(greeting: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::task::spawn_local(async move {
+                let _ = stream.write_all(greeting).await;
+                let (mut reader, mut writer) = stream.split();
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+        }
+    });
+    address
+}
+
+/// gRPC servers may send their SETTINGS before they have read anything.
+#[tokio::test(start_paused = true)]
+async fn a_server_of_http_that_speaks_first_is_no_way_past_tokens() {
+    let test = async {
+        let mut world = World::start(false).await;
+        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x80";
+        for (first, relayed) in [
+            (&b"\x4a\0\0\0\x0a5.7.1\0"[..], true),
+            (settings, false),
+            (b"HTTP/1.1 408 Request Timeout\r\n\r\n", false),
+        ] {
+            world.app = greeting(first).await;
+            for entrance in Entrance::ALL {
+                world.declare(entrance.mode(), AppProtocol::Detect, true);
+                let mut stream = entrance.connect(&world).await;
+                let mut heard = vec![0; first.len()];
+                let reading = stream.read_exact(&mut heard);
+                let heard_it = tokio::time::timeout(Duration::from_secs(60), reading).await;
+                assert_eq!(heard_it.is_ok(), relayed, "{first:?} {entrance:?}");
+                if !relayed {
+                    let request = [b"GET /".to_vec(), REST.as_bytes().to_vec()];
+                    let answer = said(stream, &request).await;
+                    assert!(!is_relayed(&answer, &request), "{first:?} {entrance:?}");
+                }
+            }
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A port where nobody listens.
+async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// As without a mesh: the client is refused at once, silent or not.
+#[tokio::test]
+async fn a_client_of_nobody_is_reset_whatever_it_has_sent() {
+    let test = async {
+        let mut world = World::start(false).await;
+        world.app = nobody().await;
+        for protocol in [AppProtocol::Detect, AppProtocol::Opaque, AppProtocol::Http1] {
+            for entrance in Entrance::ALL {
+                for sent in [&b""[..], b"\0\x01\x02"] {
+                    if protocol == AppProtocol::Http1 && !sent.is_empty() {
+                        continue;
+                    }
+                    world.declare(entrance.mode(), protocol, false);
+                    let mut stream = entrance.connect(&world).await;
+                    let _ = stream.write_all(sent).await;
+                    let end = stream.read_u8().await.unwrap_err();
+                    let reset = end.kind();
+                    assert_eq!(
+                        reset,
+                        ErrorKind::ConnectionReset,
+                        "{protocol:?} {entrance:?} {sent:?}"
+                    );
+                }
+            }
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// An application that resets is heard to reset.
+#[tokio::test]
+async fn a_reset_is_passed_on_as_one() {
+    let test = async {
+        let mut world = World::start(false).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        world.app = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read_u8().await;
+                crate::stream::abort(&stream);
+            }
+        });
+        for entrance in Entrance::ALL {
+            world.declare(entrance.mode(), AppProtocol::Opaque, false);
+            let mut stream = entrance.connect(&world).await;
+            stream.write_all(b"\0\x01\x02").await.unwrap();
+            let end = stream.read_u8().await.unwrap_err();
+            assert_eq!(end.kind(), ErrorKind::ConnectionReset, "{entrance:?}");
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// What was relayed before anybody looked is looked at again once somebody does.
+#[tokio::test]
+async fn a_relayed_connection_ends_when_its_port_becomes_one_of_http() {
+    let test = async {
+        let world = World::start(false).await;
+        for (protocol, tokens) in [
+            (AppProtocol::Http1, false),
+            (AppProtocol::Http2, false),
+            (AppProtocol::Detect, true),
+        ] {
+            for entrance in Entrance::ALL {
+                for before in [AppProtocol::Detect, AppProtocol::Opaque] {
+                    world.declare(entrance.mode(), before, false);
+                    let mut stream = entrance.connect(&world).await;
+                    stream.write_all(b"\0\x01\x02").await.unwrap();
+                    stream.read_exact(&mut [0; 3]).await.unwrap();
+                    world.declare(entrance.mode(), protocol, tokens);
+                    let mut rest = Vec::new();
+                    // An end or a reset.
+                    let _ = stream.read_to_end(&mut rest).await;
+                    assert!(rest.is_empty(), "{protocol:?} {entrance:?} {before:?}");
+                }
+            }
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
