@@ -77,6 +77,7 @@ pub struct Policies {
     dry_run: bool,
     audit: bool,
     by_headers: bool,
+    by_http: bool,
     by_paths: ByPaths,
     /// The steps that change a value of a path.
     relevant: Steps,
@@ -89,7 +90,6 @@ struct ByPaths {
     enforced: bool,
     dry_run: bool,
     audit: bool,
-    by_http: bool,
 }
 
 /// What a connection is known by.

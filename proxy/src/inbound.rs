@@ -33,7 +33,7 @@ use crate::{
 };
 use bytes::Bytes;
 use linnet_mesh::{
-    Endpoint, MtlsMode, ServicePort, Workload, access_log::AccessLog, protocol::MeshProtocol,
+    AppProtocol, Endpoint, MtlsMode, ServicePort, Workload, access_log::AccessLog, protocol::MeshProtocol,
 };
 use std::{
     cell::Cell,
