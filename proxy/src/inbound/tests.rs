@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use linnet_mesh::{
     Inbound, ResourceRef, SpiffeId,
-    authorization::{Action, Match, Operation, Pattern, Policies, Policy, Rule},
+    authorization::{Action, Match, Operation, Policies, Policy, Rule},
     discovery::Update,
 };
 use linnet_runtime::{
@@ -272,7 +272,7 @@ async fn a_denial_names_policy_and_rule_and_is_permission_denied_to_grpc() {
             Action::Deny,
             vec![from("nobody"), path("/admin*")],
         )]);
-        let by = "AuthorizationPolicy shop/p (DENY), spec.rules[1]";
+        let by = "AuthorizationPolicy shop/p (DENY), spec.rules[1]; a server may read the path as \"/admin\"";
         let stream = world.mesh("web", HTTP1).await;
         let (status, _, body) = world.request(stream, get("/x/%2e%2e/admin")).await;
         assert_eq!((status, body), (403, format!("RBAC: access denied\n{by}")));

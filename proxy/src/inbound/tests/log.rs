@@ -271,6 +271,7 @@ async fn a_federated_caller_is_of_no_namespace_of_ours() {
         };
         let db = trusting(&ours, "db", "west.example", &theirs);
         let caller = || trusting(&theirs, "web", "cluster.local", &ours);
+        let (caller, later) = (caller(), caller());
         let world = World::start_as(true, ours, db).await;
         let mut rule = Rule::default();
         let namespaces = Match {
@@ -282,7 +283,7 @@ async fn a_federated_caller_is_of_no_namespace_of_ours() {
             ..Default::default()
         });
         world.set(vec![policy(Action::Allow, vec![rule])]);
-        let stream = world.mesh_as(caller(), HTTP1).await;
+        let stream = world.mesh_as(caller, HTTP1).await;
         let (status, _, body) = world.request(stream, get("/")).await;
         assert_eq!((status, body.as_str()), (403, "RBAC: access denied"));
         let line = world.line().await;
@@ -299,7 +300,7 @@ async fn a_federated_caller_is_of_no_namespace_of_ours() {
         let mut rule = from("web");
         rule.from[0].principals.any = vec!["west.example/ns/shop/sa/web".parse().unwrap()];
         world.set(vec![policy(Action::Allow, vec![rule])]);
-        let stream = world.mesh_as(caller(), HTTP1).await;
+        let stream = world.mesh_as(later, HTTP1).await;
         assert_eq!(world.request(stream, get("/")).await.0, 200);
     };
     LocalSet::new().run_until(test).await;
