@@ -21,6 +21,7 @@ use crate::{
     clock::Coarse,
     connect,
     detect::{Expected, Finding},
+    error::Error,
     http::serve::{HttpVersion, serve},
     io::Rewind,
     mux,
@@ -178,22 +179,13 @@ impl Arrival {
         let verdict = self.authorize_connection(&caller);
         let mut line = self.line(&verdict);
         if let Some(denied) = verdict.denied {
-            let source = self.source(&caller).await;
-            let parties = self.parties(&caller, source);
-            let series = self.thread.shared.telemetry.tcp(&parties);
-            series.opened();
-            series.closed(Flags::UAEX);
-            write(line, &parties, &ended(Flags::UAEX));
+            self.count_denied(line, &caller).await;
             return Err(denied.into());
         }
         let mut upstream = match upstream {
             Some(upstream) => upstream,
-            None => {
-                let opened = connect::tcp(self.app, &self.thread.plain.policy.pool).await;
-                // Without a mesh a caller would be refused as well.
-                let stream = opened.inspect_err(|_| client.abort())?;
-                Stream::Plain(Rewind::new(Bytes::new(), stream))
-            }
+            // Without a mesh a caller would be refused as well.
+            None => self.open().await.inspect_err(|_| client.abort())?,
         };
         let source = self.source(&caller).await;
         let parties = self.parties(&caller, source);
@@ -241,6 +233,22 @@ impl Arrival {
         };
         write(line, &parties, &outcome);
         result
+    }
+
+    /// Counts and logs a connection that is denied before the application is connected to.
+    async fn count_denied(&self, line: Option<Record>, caller: &Caller) {
+        let source = self.source(caller).await;
+        let parties = self.parties(caller, source);
+        let series = self.thread.shared.telemetry.tcp(&parties);
+        series.opened();
+        series.closed(Flags::UAEX);
+        write(line, &parties, &ended(Flags::UAEX));
+    }
+
+    /// Opens a connection to the application.
+    async fn open(&self) -> Result<Stream, Error> {
+        let stream = connect::tcp(self.app, &self.thread.plain.policy.pool).await?;
+        Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
     }
 
     /// The line that a connection's end is to be, now that it is known what

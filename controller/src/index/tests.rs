@@ -143,7 +143,7 @@ fn inbound_ports_name_the_services_that_lead_to_them() {
         [
             (
                 8080,
-                linnet_mesh::AppProtocol::Detect,
+                linnet_mesh::AppProtocol::Http1,
                 "default/payment:80 default/headless:8080".to_owned()
             ),
             (

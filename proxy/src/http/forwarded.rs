@@ -36,6 +36,11 @@ const END_TO_END: [HeaderName; 10] = [
     header::SET_COOKIE,
 ];
 
+/// Mark of a request whose target named another host than its `Host`, which is gone. Where
+/// policies are, such a request is refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NamedTwo;
+
 /// Reports whether a request asks to change the protocol (RFC 9110, 7.8) to one that is
 /// not HTTP again: within an `h2c` tunnel requests would go on that no policy
 /// and no route has seen. A server need not follow such a wish (RFC 9113, 3.1).
@@ -128,6 +133,10 @@ fn settle_http1<B>(request: &mut Request<B>, found: Found) -> Result<(), &'stati
     }
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| "its target is no host")?;
     let path = request.uri().path_and_query().cloned();
+    let before = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    if before.is_some_and(|before| !before.eq_ignore_ascii_case(host.as_bytes())) {
+        request.extensions_mut().insert(NamedTwo);
+    }
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     request.headers_mut().insert(HOST, host);
     Ok(())

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     access_log::{Decided, Decision, Names, Record, draw_sample},
     error::Error,
-    http::{Call, body::Body, grant::Head},
+    http::{Call, body::Body, forwarded::NamedTwo, grant::Head},
 };
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response, header::HOST};
@@ -179,6 +179,9 @@ impl Arrival {
         }
         if inbound.authorization.is_some() {
             named?;
+            if request.extensions().get::<NamedTwo>().is_some() {
+                return Err(Error::BadRequest("it names several hosts".to_owned()));
+            }
         }
         if let Some(denied) = verdict.denied {
             return Err(denied);

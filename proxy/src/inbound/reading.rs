@@ -8,7 +8,6 @@
 
 use super::{Arrival, Caller, ended, write};
 use crate::{
-    connect,
     detect::{Expected, Finding, Hello},
     error::Error,
     http::serve::HttpVersion,
@@ -151,8 +150,7 @@ impl Arrival {
                 return Err(denied);
             }
         }
-        let stream = connect::tcp(self.app, &self.thread.plain.policy.pool).await?;
-        Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
+        self.open().await
     }
 
     /// Serves what a connection turned out to be. `client`: the connection behind the bytes
