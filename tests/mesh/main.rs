@@ -11,6 +11,7 @@ mod jwt;
 mod protocols;
 mod rotation;
 mod sharing;
+mod start;
 mod strict;
 mod support;
 mod virtual_service;
