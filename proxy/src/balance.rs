@@ -385,6 +385,13 @@ impl Balancer {
         }
     }
 
+    /// Closes all connections that nobody uses just now.
+    pub(crate) fn close_idle(&self) {
+        for candidate in self.view.borrow().by_address.values() {
+            candidate.connections.close_idle();
+        }
+    }
+
     fn refresh(&self, now: Instant) {
         let version = self.cell.standing.version();
         let mut view = self.view.borrow_mut();

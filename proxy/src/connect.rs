@@ -13,19 +13,71 @@ use linnet_mesh::{
     destination::{ClientTls, ConnectionPool, TcpKeepalive},
     protocol::MeshProtocol,
 };
-use std::{net::SocketAddr, sync::Arc};
-use tokio::net::TcpStream;
+use rustix::io::Errno;
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use tokio::{net::TcpStream, sync::Notify};
+
+/// How long a connection waits for others of its thread to give up their files.
+const RELEASE: Duration = Duration::from_secs(1);
+/// A thread closes what is idle at most that often.
+const RELIEF_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a thread's connections tell each other when the process has no file left.
+#[derive(Clone, Default)]
+struct Shortage {
+    noticed: Rc<Notify>,
+    released: Rc<Notify>,
+}
+
+thread_local! {
+    static SHORTAGE: Shortage = Shortage::default();
+}
+
+/// Waits until a connection can't be opened for want of a file, has `release` close what
+/// is idle on this thread, and lets the connection try again.
+pub(crate) async fn relieve_shortage(release: impl FnOnce()) {
+    let shortage = SHORTAGE.with(Shortage::clone);
+    shortage.noticed.notified().await;
+    release();
+    shortage.released.notify_waiters();
+    tokio::time::sleep(RELIEF_PAUSE).await;
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::MFILE | Errno::NFILE))
+}
+
+async fn connected(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let connecting = tokio::time::timeout(limit, TcpStream::connect(address));
+    connecting
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Connects once more when idle connections have given up their files.
+async fn connected_again(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let shortage = SHORTAGE.with(Shortage::clone);
+    let released = shortage.released.notified();
+    shortage.noticed.notify_one();
+    // It is tried in any case: others may have closed theirs.
+    let _ = tokio::time::timeout(RELEASE, released).await;
+    connected(address, limit).await
+}
 
 /// Opens a plain connection.
 pub(crate) async fn tcp(address: SocketAddr, pool: &ConnectionPool) -> Result<TcpStream, Error> {
-    let failed = |error: std::io::Error| Error::Connect {
+    let failed = |error: io::Error| Error::Connect {
         address,
         source: Arc::new(error),
     };
-    let stream = tokio::time::timeout(pool.connect_timeout, TcpStream::connect(address))
-        .await
-        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-        .map_err(failed)?;
+    let stream = match connected(address, pool.connect_timeout).await {
+        Err(error) if is_shortage(&error) => {
+            Box::pin(connected_again(address, pool.connect_timeout)).await
+        }
+        connected => connected,
+    };
+    let stream = stream.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     if let Some(keepalive) = &pool.keepalive {
         let probing = probing(keepalive);

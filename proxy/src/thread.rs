@@ -6,6 +6,7 @@ use crate::{
     access_log::Log,
     balance::{Balancer, Candidate},
     cap::Cap,
+    connect,
     directory::{Directory, ServiceCell},
     http::grant::Grants,
     inbound::{Decisions, Refusals, token::Tokens},
@@ -188,11 +189,27 @@ impl Thread {
         }
     }
 
+    /// Closes all upstream connections that nobody uses just now.
+    fn close_idle(&self) {
+        tracing::warn!(
+            "the process has no file left (RLIMIT_NOFILE): closed idle connections to upstreams"
+        );
+        for balancer in self.balancers.borrow().values() {
+            balancer.close_idle();
+        }
+        for candidate in self.direct.borrow().values() {
+            candidate.connections.close_idle();
+        }
+    }
+
     /// Looks over idle connections and what is remembered, for ever.
     pub(crate) async fn sweep(self: Rc<Self>) {
         let mut interval = tokio::time::interval(SWEEP);
         loop {
-            interval.tick().await;
+            tokio::select! {
+                _ = interval.tick() => {}
+                () = connect::relieve_shortage(|| self.close_idle()) => continue,
+            }
             self.balancers.borrow_mut().retain(|_, balancer| {
                 balancer.expire(Instant::now());
                 // The directory let go of the service, and no connection has it.

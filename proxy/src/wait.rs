@@ -11,7 +11,8 @@ use std::{
 
 /// Longest wait; the kubelet then restarts the sidecar's container.
 const LIMIT: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(100);
+/// A sidecar is ready a few of these after its start.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Polls the sidecar on this host until it is ready; fails after a minute.
 pub fn until_ready() -> ExitCode {

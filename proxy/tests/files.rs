@@ -31,6 +31,11 @@ struct Sidecar {
 
 /// Starts the sidecar with so many files, its hard limit.
 async fn sidecar(app: SocketAddr, files: usize) -> Sidecar {
+    let endpoints = format!("    - address: {app}\n");
+    sidecar_before(app, &endpoints, files).await
+}
+
+async fn sidecar_before(app: SocketAddr, endpoints: &str, files: usize) -> Sidecar {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let authority = Authority::default();
@@ -39,7 +44,7 @@ async fn sidecar(app: SocketAddr, files: usize) -> Sidecar {
     fs::write(at("ca.pem"), authority.bundle_pem()).unwrap();
     fs::write(at("leaf.pem"), chain).unwrap();
     fs::write(at("leaf.key"), key).unwrap();
-    let services = format!("inboundMtls: PERMISSIVE\nservices:\n  {HOST}:\n    - address: {app}\n");
+    let services = format!("inboundMtls: PERMISSIVE\nservices:\n  {HOST}:\n{endpoints}");
     fs::write(at("services.yaml"), services).unwrap();
     let environment = HashMap::from([
         (
@@ -96,8 +101,10 @@ async fn sidecar(app: SocketAddr, files: usize) -> Sidecar {
 
 /// An application that answers each connection's request.
 async fn application() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    // At every address of loopback.
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
@@ -181,5 +188,22 @@ async fn a_flood_of_data_connections_leaves_files_for_upstreams() {
             let answer = ask(address, "/").await;
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         }
+    }
+}
+
+/// More endpoints than files: connections that are kept for later give way.
+#[tokio::test]
+async fn idle_upstream_connections_give_up_their_files() {
+    files::raise();
+    let app = application().await;
+    let endpoint = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        format!("    - address: 127.1.{high}.{low}:{}\n", app.port())
+    };
+    let endpoints: String = (1..=400).map(endpoint).collect();
+    let sidecar = sidecar_before(app, &endpoints, 200).await;
+    for number in 0..1000 {
+        let answer = ask(sidecar.outbound, "/").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{number}: {answer}");
     }
 }

@@ -12,6 +12,7 @@ mod protocols;
 mod refused;
 mod rotation;
 mod sharing;
+mod start;
 mod strict;
 mod support;
 mod virtual_service;

@@ -11,14 +11,20 @@ use linnet_mesh::{
     discovery::{DecodeError, Update, proto},
 };
 use linnet_runtime::certificate;
-use std::{io, sync::Arc, time::Duration};
-use tokio::{net::TcpStream, sync::mpsc};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{net::TcpStream, sync::mpsc, time::Instant};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 /// Wait after the first failure, and the longest, before the next attempt.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// Wait after the first failure of a start: the workload waits for its configuration.
+const START_BACKOFF: Duration = Duration::from_millis(10);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP/2 pings find a controller that vanished without a word.
@@ -42,13 +48,15 @@ pub(crate) async fn run(
     directory: Arc<Directory>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
-    certificates.wait().await;
-    let mut backoff = FIRST_BACKOFF;
+    let early = dialed_meanwhile(&settings.address, certificates.wait()).await;
+    let early = Early::new(Mutex::new(early));
+    let mut backoff = START_BACKOFF;
     loop {
         let mut answered = false;
         let stream = Stream {
             settings: &settings,
             directory: &directory,
+            early: &early,
         };
         let error = match stream
             .follow(&certificates, &mut commands, &mut answered)
@@ -95,9 +103,13 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The connection of the first stream, until that takes it.
+type Early = Arc<Mutex<Option<TcpStream>>>;
+
 struct Stream<'a> {
     settings: &'a Settings,
     directory: &'a Directory,
+    early: &'a Early,
 }
 
 impl Stream<'_> {
@@ -107,7 +119,7 @@ impl Stream<'_> {
         commands: &mut mpsc::UnboundedReceiver<Command>,
         answered: &mut bool,
     ) -> Result<std::convert::Infallible, StreamError> {
-        let channel = connect(self.settings, certificates).await?;
+        let channel = connect(self.settings, certificates, self.early).await?;
         let (messages, receiver) = mpsc::channel(64);
         // What piled up while there was no stream is part of `targets`.
         while commands.try_recv().is_ok() {}
@@ -203,6 +215,7 @@ fn requests(commands: Vec<Command>) -> Vec<proto::proxy_message::Kind> {
 async fn connect(
     settings: &Settings,
     certificates: &certificate::Handle,
+    early: &Early,
 ) -> Result<Channel, StreamError> {
     let origin = format!("http://{}", settings.address);
     let endpoint = Endpoint::from_shared(origin)
@@ -212,23 +225,53 @@ async fn connect(
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true);
     let settings = settings.clone();
-    let certificates = certificates.clone();
+    let (certificates, early) = (certificates.clone(), early.clone());
     let connector = tower::service_fn(move |_: http::Uri| {
         let (settings, certificates) = (settings.clone(), certificates.clone());
-        async move { open(&settings, &certificates).await.map(TokioIo::new) }
+        let early = early.lock().unwrap_or_else(PoisonError::into_inner).take();
+        async move {
+            open(&settings, &certificates, early)
+                .await
+                .map(TokioIo::new)
+        }
     });
     Ok(endpoint.connect_with_connector(connector).await?)
+}
+
+async fn dial(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Connects to the controller while the certificate is still on its way: its name alone
+/// may take several round trips. `None`: it could not be reached, or the certificate
+/// took so long that the controller has given the connection up.
+async fn dialed_meanwhile(
+    address: &str,
+    certificate: impl Future<Output = impl Sized>,
+) -> Option<TcpStream> {
+    let dialing = async {
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, dial(address)).await;
+        stream.ok()?.ok().map(|stream| (stream, Instant::now()))
+    };
+    let (dialed, _) = tokio::join!(dialing, certificate);
+    let (stream, when) = dialed?;
+    (when.elapsed() < CONNECT_TIMEOUT).then_some(stream)
 }
 
 async fn open(
     settings: &Settings,
     certificates: &certificate::Handle,
+    early: Option<TcpStream>,
 ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let workload = certificates
         .current()
         .ok_or_else(|| io::Error::other("no certificate yet"))?;
-    let stream = TcpStream::connect(&settings.address).await?;
-    stream.set_nodelay(true)?;
+    let stream = match early {
+        Some(stream) => stream,
+        None => dial(&settings.address).await?,
+    };
     let name = rustls::pki_types::ServerName::IpAddress(stream.peer_addr()?.ip().into());
     let connector = TlsConnector::from(workload.client_config(&[b"h2"]));
     let stream = connector.connect(name, stream).await?;

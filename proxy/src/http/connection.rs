@@ -306,7 +306,7 @@ async fn send_http1(
         // Only what has no body may be sent twice, and from a copy of its head.
         let repeatable = at_risk && head.method.is_idempotent() && body.is_end_stream();
         if let Err(error) = connection.codec.begin(&head, body) {
-            return Err(broken(connections, &error));
+            return Err(broken(connections, &mut connection, &error));
         }
         let spare = match repeatable {
             true => Some(head),
@@ -330,28 +330,25 @@ async fn send_http1(
                 lost_a_race = true;
                 (head, body) = (spare, Body::empty());
             }
-            (Err(_), _)
-                if connection.codec.is_answered_by_http2()
-                    && translate::is_application(connections, pool) =>
-            {
-                return Err(Failure {
-                    error: translate::answered_by_http2(connections),
-                    unsent: None,
-                });
-            }
-            (Err(error), _) => return Err(broken(connections, &error)),
+            (Err(error), _) => return Err(broken(connections, &mut connection, &error)),
         }
     }
 }
 
 /// The failure of an HTTP/1.1 connection that may have sent some of the request.
-fn broken(connections: &Connections, error: &one::Error) -> Failure {
-    Failure {
-        error: Error::Upstream {
+fn broken(connections: &Connections, connection: &mut Http1, error: &one::Error) -> Failure {
+    let answered_by_http2 = connection.codec.is_answered_by_http2();
+    let error = match answered_by_http2 && translate::is_application(connections, &connection.pool)
+    {
+        true => translate::answered_by_http2(connections),
+        false => Error::Upstream {
             address: connections.endpoint.address,
             reason: error.to_string(),
             refused: false,
         },
+    };
+    Failure {
+        error,
         unsent: None,
     }
 }

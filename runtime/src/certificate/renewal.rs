@@ -29,6 +29,8 @@ use super::{
 use crate::{drain, readiness};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// The same where there is no certificate yet: the workload waits for it.
+const START_RETRY: Duration = Duration::from_millis(20);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 /// How often the mounted trust bundle is read.
 pub const BUNDLE_INTERVAL: Duration = Duration::from_secs(5);
@@ -317,7 +319,11 @@ fn renewal_delay(valid_for: Duration, unit: f64) -> Duration {
 /// to be asked, and then spread over as long again; and while the certificate is
 /// valid never later than half of what is left.
 fn retry_delay(attempt: u32, left: Option<Duration>, wait: Duration, unit: f64) -> Duration {
-    let whole = FIRST_RETRY
+    let first = match left {
+        None => START_RETRY,
+        Some(_) => FIRST_RETRY,
+    };
+    let whole = first
         .saturating_mul(2_u32.saturating_pow(attempt))
         .min(LAST_RETRY);
     let delay = whole

@@ -17,7 +17,7 @@ use crate::{
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
     header::{CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
-    uri::{Authority, PathAndQuery, Scheme},
+    uri::{Authority, Scheme},
 };
 use linnet_mesh::{AppProtocol, destination::ClientTls};
 use std::{
@@ -145,21 +145,19 @@ async fn from_http1(
     mut request: Request<Body>,
 ) -> Result<Answer, Failure> {
     // HTTP/2 has no such upgrades.
-    if connections.known.wants_http2() && !request.headers().contains_key(UPGRADE) {
-        request = match as_http2(request) {
-            Ok(request) => match send_http2(tls, connections, pool, request).await {
-                Ok(mut answer) => {
-                    *answer.response.version_mut() = Version::HTTP_11;
-                    return Ok(answer);
-                }
-                Err(Failure {
-                    error: Error::Protocol { .. },
-                    unsent: Some(request),
-                }) => as_http1(request),
-                Err(failure) => return Err(failure),
-            },
-            Err(request) => request,
-        };
+    let wanted = connections.known.wants_http2() && !request.headers().contains_key(UPGRADE);
+    if let Some(target) = wanted.then(|| http2_target(&request)).flatten() {
+        match send_http2(tls, connections, pool, as_http2(request, target)).await {
+            Ok(mut answer) => {
+                *answer.response.version_mut() = Version::HTTP_11;
+                return Ok(answer);
+            }
+            Err(Failure {
+                error: Error::Protocol { .. },
+                unsent: Some(unsent),
+            }) => request = as_http1(unsent),
+            Err(failure) => return Err(failure),
+        }
     }
     send_http1(tls, connections, pool, request).await
 }
@@ -268,22 +266,18 @@ fn as_http2_response(response: &mut Response<Body>) -> Result<(), &'static str> 
     Ok(())
 }
 
-/// Makes a request of HTTP/1 one of HTTP/2, or gives it back where its target has no
-/// form there.
-fn as_http2(request: Request<Body>) -> Result<Request<Body>, Request<Body>> {
-    let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
-    let authority = host.and_then(|host| Authority::try_from(host).ok());
-    let path = request.uri().path_and_query().map(PathAndQuery::clone);
-    let (Some(authority), Some(path)) = (authority, path) else {
-        return Err(request);
-    };
+/// Returns the target of an HTTP/1 request as HTTP/2 has it; `None`: it has no such form.
+fn http2_target(request: &Request<Body>) -> Option<Uri> {
+    let host = request.headers().get(HOST)?.as_bytes();
     let target = Uri::builder()
         .scheme(Scheme::HTTP)
-        .authority(authority)
-        .path_and_query(path);
-    let Ok(target) = target.build() else {
-        return Err(request);
-    };
+        .authority(Authority::try_from(host).ok()?)
+        .path_and_query(request.uri().path_and_query()?.clone());
+    target.build().ok()
+}
+
+/// Makes a request of HTTP/1 one of HTTP/2.
+fn as_http2(request: Request<Body>, target: Uri) -> Request<Body> {
     let (mut head, body) = request.into_parts();
     head.version = Version::HTTP_2;
     head.uri = target;
@@ -295,7 +289,7 @@ fn as_http2(request: Request<Body>) -> Result<Request<Body>, Request<Body>> {
     if headers.get(TE).is_some_and(|te| te != "trailers") {
         headers.remove(TE);
     }
-    Ok(Request::from_parts(head, body))
+    Request::from_parts(head, body)
 }
 
 thread_local! {

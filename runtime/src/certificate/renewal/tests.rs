@@ -23,12 +23,23 @@ fn renewal_lies_between_two_fifths_and_half_of_a_lifetime() {
 
 #[test]
 fn retries_double_up_to_a_cap() {
-    let delay = |attempt, unit| retry_delay(attempt, None, Duration::ZERO, unit);
-    let delays: Vec<u128> = (0..8)
-        .map(|attempt| delay(attempt, 1.0).as_millis())
-        .collect();
-    assert_eq!(delays, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
-    assert_eq!(delay(u32::MAX, 0.0), LAST_RETRY / 2);
+    let expired = Some(Duration::ZERO);
+    let delay = |left, attempt, unit| retry_delay(attempt, left, Duration::ZERO, unit);
+    let delays = |left| -> Vec<u128> {
+        let attempts = 0..10;
+        let delays = attempts.map(|attempt| delay(left, attempt, 1.0).as_millis());
+        delays.collect()
+    };
+    assert_eq!(
+        delays(expired)[..8],
+        [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
+    );
+    assert_eq!(
+        delays(None),
+        [20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10_000],
+        "a start does not wait for long"
+    );
+    assert_eq!(delay(None, u32::MAX, 0.0), LAST_RETRY / 2);
 }
 
 #[test]
