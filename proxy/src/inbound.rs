@@ -332,7 +332,12 @@ impl Arrival {
             None
         };
         match (caller, by_address) {
-            (Caller::Verified(peer), Some(workload)) if belongs(&workload, peer) => workload,
+            // The mesh knows workloads of its own trust domain by their address.
+            (Caller::Verified(peer), Some(workload))
+                if belongs(&workload, peer) && self.thread.tls.is_of_own_domain(&peer.0) =>
+            {
+                workload
+            }
             (Caller::Verified(peer), _) => Arc::new(Workload::from_identity(&peer.0)),
             (Caller::Unknown(_), Some(workload)) => workload,
             (Caller::Unknown(_), None) => Arc::default(),

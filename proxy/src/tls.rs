@@ -62,6 +62,12 @@ impl Tls {
         self.certificates.current().map(|own| own.id().clone())
     }
 
+    /// Reports whether an identity is of the workload's own trust domain.
+    pub(crate) fn is_of_own_domain(&self, id: &SpiffeId) -> bool {
+        let own = self.certificates.current();
+        own.is_some_and(|own| own.is_own(id))
+    }
+
     /// Whether an address is the pod's own.
     pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
         self.own_ips.contains(&ip)

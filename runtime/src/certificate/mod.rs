@@ -158,16 +158,19 @@ impl Workload {
         Self::with_trust(leaf, self.valid_for, certified, bundle_pem, federation)
     }
 
+    /// Reports whether an identity is of the own trust domain, by one of its names.
+    /// Only then does its namespace and service account say anything here.
+    pub fn is_own(&self, id: &SpiffeId) -> bool {
+        let mut domains = self.trust.domains.iter();
+        domains.any(|domain| domain == id.trust_domain())
+    }
+
     /// Whether a verified peer is the workload that was expected: the same
     /// namespace and service account, in the same trust domain by one of its names.
     pub fn is_expected(&self, peer: &SpiffeId, expected: &SpiffeId) -> bool {
-        let own = |id: &SpiffeId| {
-            let mut domains = self.trust.domains.iter();
-            domains.any(|domain| domain == id.trust_domain())
-        };
         peer == expected
-            || own(peer)
-                && own(expected)
+            || self.is_own(peer)
+                && self.is_own(expected)
                 && peer.namespace() == expected.namespace()
                 && peer.service_account() == expected.service_account()
     }

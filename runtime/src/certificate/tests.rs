@@ -296,6 +296,7 @@ async fn a_federated_domain_is_vouched_for_by_its_own_roots_alone() {
     let in_west = in_domain(&west, "west.example", &to_east);
     between(&in_east, &in_west).await.unwrap();
     between(&in_west, &in_east).await.unwrap();
+    assert!(in_east.is_own(in_east.id()) && !in_east.is_own(in_west.id()));
     assert!(
         !in_east.is_expected(in_west.id(), in_east.id()),
         "nobody is taken for another"
