@@ -1,6 +1,7 @@
 //! From text to an expression.
 
 use super::{Attribute, Expression, NotUnderstood, Operator, Value};
+use crate::regexes::Budget;
 use http::HeaderName;
 use std::{iter::Peekable, time::Duration, vec::IntoIter};
 
@@ -8,8 +9,8 @@ use std::{iter::Peekable, time::Duration, vec::IntoIter};
 const LONGEST: usize = 4096;
 /// How deep parentheses and negations may be nested.
 const DEEPEST: usize = 32;
-/// What a `matches` may take in memory once it is compiled, bytes.
-const REGEX_SIZE: usize = 1 << 20;
+/// What all `matches` may take in memory once they are compiled, bytes.
+const REGEXES: usize = 256 << 10;
 
 type Result<T> = std::result::Result<T, NotUnderstood>;
 
@@ -40,6 +41,7 @@ pub(super) fn expression(text: &str, headers: &mut Vec<HeaderName>) -> Result<Ex
         tokens: tokens(text)?.into_iter().peekable(),
         headers,
         depth: 0,
+        regexes: Budget::new(REGEXES, "left of the filter's"),
     };
     let root = reader.or()?;
     match reader.tokens.next() {
@@ -117,6 +119,7 @@ struct Reader<'a> {
     tokens: Peekable<IntoIter<Token>>,
     headers: &'a mut Vec<HeaderName>,
     depth: usize,
+    regexes: Budget,
 }
 
 /// The left or right side of a comparison.
@@ -353,15 +356,14 @@ impl Reader<'_> {
             "startsWith" => Expression::Starts(attribute, argument),
             "endsWith" => Expression::Ends(attribute, argument),
             "contains" => Expression::Contains(attribute, argument),
-            "matches" => {
-                let built = regex::RegexBuilder::new(&argument)
-                    .size_limit(REGEX_SIZE)
-                    .build();
-                match built {
-                    Ok(regex) => Expression::Matches(attribute, regex),
-                    Err(error) => return refuse(format!("{argument:?}: {error}")),
+            "matches" => match self.regexes.anywhere(&argument) {
+                Ok(regex) => Expression::Matches(attribute, regex),
+                Err(error) => {
+                    return refuse(format!(
+                        "{argument:?} is not a usable regular expression: {error}"
+                    ));
                 }
-            }
+            },
             _ => return refuse(format!("{method}() is not known here")),
         })
     }
