@@ -7,6 +7,7 @@
 mod authorization_policy;
 mod destination_rule;
 mod host;
+pub mod limits;
 mod mesh_policy;
 mod peer_authentication;
 mod request_authentication;
@@ -33,6 +34,7 @@ pub use verdict::{Note, Severity, Status, Verdict};
 pub use virtual_service::{Surroundings, VirtualService};
 
 use crate::object::{Configuration, Kind};
+use linnet_mesh::regexes::Budget;
 
 /// What holds for all resources of an installation.
 #[derive(Clone, Debug)]
@@ -86,7 +88,7 @@ impl Compiled {
     }
 }
 
-/// Compiles a resource. The notes say what of it does not count.
+/// Compiles a resource by itself. The notes say what of it does not count.
 ///
 /// # Errors
 /// Everything that keeps the resource from taking force, by field.
@@ -94,10 +96,28 @@ pub fn compile(
     configuration: &Configuration,
     context: &Context,
 ) -> Result<(Compiled, Vec<Note>), Vec<Note>> {
+    compile_within(configuration, context, &mut Budget::of_resource())
+}
+
+/// Compiles a resource whose regular expressions may take so much.
+///
+/// # Errors
+/// Everything that keeps the resource from taking force, by field.
+pub(crate) fn compile_within(
+    configuration: &Configuration,
+    context: &Context,
+    regexes: &mut Budget,
+) -> Result<(Compiled, Vec<Note>), Vec<Note>> {
+    let too_much = limits::check(configuration);
+    if !too_much.is_empty() {
+        return Err(too_much);
+    }
     let mut notes = Vec::new();
     let compiled = match configuration.kind {
-        Kind::VirtualService => virtual_service::compile(configuration, context, &mut notes)
-            .map(Compiled::VirtualService),
+        Kind::VirtualService => {
+            virtual_service::compile(configuration, context, &mut notes, regexes)
+                .map(Compiled::VirtualService)
+        }
         Kind::DestinationRule => destination_rule::compile(configuration, context, &mut notes)
             .map(Compiled::DestinationRule),
         Kind::AuthorizationPolicy => authorization_policy::compile(configuration, &mut notes)
@@ -105,8 +125,12 @@ pub fn compile(
         Kind::RequestAuthentication => request_authentication::compile(configuration, &mut notes)
             .map(Compiled::RequestAuthentication),
         Kind::Telemetry => telemetry::compile(configuration, &mut notes).map(Compiled::Telemetry),
-        Kind::HttpRoute => route::compile_http(configuration, &mut notes).map(Compiled::Route),
-        Kind::GrpcRoute => route::compile_grpc(configuration, &mut notes).map(Compiled::Route),
+        Kind::HttpRoute => {
+            route::compile_http(configuration, &mut notes, regexes).map(Compiled::Route)
+        }
+        Kind::GrpcRoute => {
+            route::compile_grpc(configuration, &mut notes, regexes).map(Compiled::Route)
+        }
         Kind::MeshPolicy => {
             mesh_policy::compile(configuration, &mut notes).map(Compiled::PeerAuthentication)
         }

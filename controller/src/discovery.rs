@@ -8,15 +8,18 @@
 
 mod convergence;
 mod encoding;
+mod handle;
 mod hub;
 mod proxy_status;
+mod quota;
 mod server;
 mod stream;
 mod views;
 mod wire;
 
 pub use convergence::LastChange;
-pub use hub::{Handle, Stopped, spawn};
+pub use handle::{Handle, Stopped};
+pub use hub::spawn;
 pub use proxy_status::ProxyStatus;
 pub use server::{Admission, Server};
 

@@ -19,7 +19,7 @@ mod verdicts;
 mod view;
 
 pub use attachments::RouteStatus;
-pub use authentication::Fetched;
+pub use authentication::{Fetched, KeySources};
 pub use resolve::Interest;
 pub use view::Endpoints;
 
@@ -31,7 +31,7 @@ use crate::{
 use cluster::Cluster;
 use configuration::Configurations;
 pub(crate) use configuration::ROOTS;
-use linnet_mesh::{TrustDomain, authorization::PathNormalization};
+use linnet_mesh::{SpiffeId, TrustDomain, authorization::PathNormalization};
 use std::{
     collections::{BTreeMap, HashSet},
     net::IpAddr,
@@ -247,6 +247,13 @@ impl Index {
     /// How many resources have been compiled so far.
     pub fn compilations(&self) -> u64 {
         self.configurations.compilations
+    }
+
+    /// Reports whether an identity is of the mesh's own trust domain, by one of its
+    /// names. The namespace and service account of another one say nothing here.
+    pub fn is_own(&self, identity: &SpiffeId) -> bool {
+        let mut domains = self.trust_domains.iter();
+        domains.any(|domain| domain.as_str() == identity.trust_domain())
     }
 
     /// A pod's service account, once the pod is known.

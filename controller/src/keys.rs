@@ -2,28 +2,37 @@
 //! time, and told to the index when they change. A proxy never fetches any.
 //!
 //! What can't be fetched leaves the keys before in force, and is tried again
-//! soon; the resource's verdict says so.
+//! soon, then ever less often; the resource's verdict says so. Servers that let the
+//! controller wait hold up nobody's keys but those of the namespace that names them.
 
 mod fetch;
+#[cfg(test)]
+mod tests;
+mod turns;
 
 use crate::{
     compile::KeySource,
     discovery::Handle,
-    index::Fetched,
+    index::{Fetched, KeySources},
     source::{Change, Sink},
 };
-use fetch::Fetcher;
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, time::sleep};
+use arc_swap::ArcSwap;
+use fetch::{Fetch, Fetcher};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
+use turns::Turns;
 
 /// How often keys are fetched: an issuer that rotates them makes the next one
 /// known for longer than this before it signs.
 const EVERY: Duration = Duration::from_secs(300);
 /// How soon a fetch that failed is tried again; then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
-/// Fetches at a time.
-const AT_ONCE: usize = 8;
 
 /// How keys are fetched.
 #[derive(Clone, Debug)]
@@ -48,31 +57,64 @@ impl Default for Settings {
 
 /// Fetches whatever keys are wanted, until the controller stops.
 pub(crate) async fn keep(handle: Handle, sink: Sink, settings: Settings) {
-    let fetcher = Arc::new(Fetcher::new(&settings));
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    let mut sources = Sources {
+        fetcher: Arc::new(Fetcher::new(&settings)),
+        turns: Arc::default(),
+        sink,
+        every: settings.every,
+        followed: HashMap::new(),
+    };
     let mut changes = handle.changes();
-    let mut followed: HashMap<KeySource, AbortOnDropHandle<()>> = HashMap::new();
     loop {
         let Ok(wanted) = handle.key_sources().await else {
             return;
         };
-        followed.retain(|source, _| wanted.contains(source));
-        for source in wanted {
-            let task = |source: &KeySource| Follow {
-                source: source.clone(),
-                fetcher: fetcher.clone(),
-                turns: turns.clone(),
-                sink: sink.clone(),
-                every: settings.every,
-                failing: Failing::default(),
-            };
-            let follow = task(&source);
-            followed
-                .entry(source)
-                .or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(follow.run())));
-        }
+        sources.follow(wanted);
         if changes.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// The sources whose keys are fetched.
+struct Sources {
+    fetcher: Arc<dyn Fetch>,
+    turns: Arc<Turns>,
+    sink: Sink,
+    every: Duration,
+    followed: HashMap<KeySource, Followed>,
+}
+
+struct Followed {
+    namespaces: Arc<ArcSwap<BTreeSet<Arc<str>>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Sources {
+    /// Fetches the keys of these sources and of no others.
+    fn follow(&mut self, wanted: KeySources) {
+        self.followed
+            .retain(|source, _| wanted.contains_key(source));
+        for (source, namespaces) in wanted {
+            if let Some(known) = self.followed.get(&source) {
+                known.namespaces.store(Arc::new(namespaces));
+                continue;
+            }
+            let namespaces = Arc::new(ArcSwap::from_pointee(namespaces));
+            let follow = Follow {
+                source: source.clone(),
+                namespaces: namespaces.clone(),
+                fetcher: self.fetcher.clone(),
+                turns: self.turns.clone(),
+                sink: self.sink.clone(),
+                every: self.every,
+                failing: Failing::default(),
+            };
+            let followed = Followed {
+                namespaces,
+                _task: AbortOnDropHandle::new(tokio::spawn(follow.run())),
+            };
+            self.followed.insert(source, followed);
         }
     }
 }
@@ -80,8 +122,10 @@ pub(crate) async fn keep(handle: Handle, sink: Sink, settings: Settings) {
 /// One source of keys.
 struct Follow {
     source: KeySource,
-    fetcher: Arc<Fetcher>,
-    turns: Arc<Semaphore>,
+    /// Whose policies want the keys.
+    namespaces: Arc<ArcSwap<BTreeSet<Arc<str>>>>,
+    fetcher: Arc<dyn Fetch>,
+    turns: Arc<Turns>,
     sink: Sink,
     every: Duration,
     failing: Failing,
@@ -123,15 +167,15 @@ impl Follow {
     }
 
     async fn fetch(&self) -> Fetched {
-        // The semaphore is never closed; without a turn it goes on all the same.
-        let _turn = self.turns.acquire().await;
+        let namespaces = self.namespaces.load_full();
+        let _turn = self.turns.next(&namespaces, self.failing.0).await;
         match self.fetcher.keys(&self.source).await {
             Ok((keys, notes)) => Fetched {
                 keys: Ok(keys.into()),
                 notes,
             },
             Err(error) => Fetched {
-                keys: Err(error.to_string()),
+                keys: Err(error),
                 notes: Vec::new(),
             },
         }

@@ -234,7 +234,7 @@ fn fetched_keys_are_those_of_the_last_good_answer() {
             "{jwtRules: [{issuer: 'https://idp/', timeout: 2s}, {issuer: i, jwksUri: 'https://keys/a'}]}",
         ),
     );
-    let sources: Vec<KeySource> = index.key_sources().into_iter().collect();
+    let sources: Vec<KeySource> = index.key_sources().into_keys().collect();
     let [openid, named] = &sources[..] else {
         panic!("two sources: {sources:?}");
     };

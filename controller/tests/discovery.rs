@@ -366,6 +366,39 @@ async fn bad_first_messages_are_refused() {
 }
 
 #[tokio::test]
+async fn requests_beyond_their_bounds_are_refused_and_the_bound_is_named() {
+    let mesh = Mesh::start(&[("payment.yaml", PAYMENT)]).await;
+    let long = format!("{}:80", "a".repeat(254));
+    let many: Vec<_> = (0..513).map(|n| host(&format!("a{n}:80"))).collect();
+    for (targets, named) in [
+        (
+            vec![host(&long)],
+            "Target.host: has 257 bytes or entries; at most 259",
+        ),
+        (
+            vec![host(&format!("aaa{long}"))],
+            "Target.host: has 260 bytes or entries; at most 259",
+        ),
+        (
+            many,
+            "Targets.targets: has 513 bytes or entries; at most 512",
+        ),
+    ] {
+        let mut proxy = mesh.proxy("default", "payment").await;
+        proxy.next().await.unwrap();
+        proxy.subscribe(&targets).await;
+        let outcome = proxy.next().await;
+        if named.contains("257") {
+            assert!(outcome.is_ok(), "{outcome:?}");
+            continue;
+        }
+        let refused = outcome.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(named), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn another_mesh_s_certificate_is_refused() {
     let mesh = Mesh::start(&[]).await;
     let other = linnet_runtime::certificate::testing::Authority::default();

@@ -194,10 +194,8 @@ impl Service {
         body: Result<Bytes, BytesRejection>,
         attested: &mut Option<Caller>,
     ) -> Result<Answer, Refusal> {
-        self.limiter
-            .address(peer.address.ip().to_canonical())
-            .and_then(|()| self.limiter.all())
-            .map_err(Refusal::RateLimited)?;
+        let arrival = self.limiter.arrive(peer.address.ip());
+        let arrival = arrival.map_err(Refusal::RateLimited)?;
         let body = body.map_err(|error| match error.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge,
             _ => Refusal::BadRequest(error.body_text()),
@@ -205,12 +203,15 @@ impl Service {
         let asked: Asked = serde_json::from_slice(&body)
             .map_err(|error| Refusal::BadRequest(error.to_string()))?;
         let caller = attested.insert(self.attest.attest(bearer(headers)?).await?);
+        // What all share is spent from here on, by who has proven who they are.
+        self.limiter
+            .attested(&arrival, caller)
+            .map_err(Refusal::RateLimited)?;
         let id = SpiffeId::new(
             &self.trust_domain,
             &caller.namespace,
             &caller.service_account,
         )?;
-        self.limiter.caller(caller).map_err(Refusal::RateLimited)?;
         let key = ProvenKey::from_pem(&asked.csr)?;
         let signed = self.sign(&key, &id, asked.lifetime_seconds)?;
         Ok(Answer {

@@ -1,15 +1,20 @@
 //! Rate limits, so that one caller in a loop does not keep others waiting.
 //!
-//! An address has a budget before its token is looked at, a caller (its pod, or
-//! its service account where the token is bound to none) one after.
+//! Whoever has not been attested spends a small budget of its own address, and nothing
+//! else: what all share is spent by attested callers alone. An attested request gives
+//! its address back what it took, so pods behind one address don't wait for one another.
+//! Of the attested, a caller has a budget, a namespace has one, and all together.
 
-use std::{net::IpAddr, num::NonZeroU32};
+use std::{collections::HashMap, hash::Hash, net::IpAddr, num::NonZeroU32, time::Duration};
 
-use governor::{
-    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
 
 use crate::attest::Caller;
+
+/// Addresses, callers or namespaces that are remembered, each; about 8 MB. A stranger
+/// with more addresses makes the ones that wait for least be forgotten.
+const REMEMBERED: usize = 65_536;
 
 /// A budget: so many at once, refilled at a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,17 +28,21 @@ pub struct Budget {
 /// The budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of each peer address.
+    /// Of each peer address, for requests that have not been attested. Of IPv6 the 64
+    /// bits that say the network, since a host has the other 64 to itself.
     pub address: Budget,
-    /// Of each caller.
+    /// Of each caller: its pod, or its service account where the token is bound to none.
     pub caller: Budget,
+    /// Of all callers of one namespace.
+    pub namespace: Budget,
     /// Of all together: when identity was away, everybody comes at once.
     pub all: Budget,
 }
 
 impl Default for Limits {
-    /// A pod asks for two certificates a minute at the most; a node's pods, or
-    /// all of a machine's, may come from one address.
+    /// A pod asks for two certificates a minute at the most. A node's pods may come from
+    /// one address: 200 may wait for their attestation at the same time. One namespace
+    /// takes at most half of what all share.
     fn default() -> Self {
         const fn budget(burst: u32, per_second: u32) -> Budget {
             match (NonZeroU32::new(burst), NonZeroU32::new(per_second)) {
@@ -45,18 +54,12 @@ impl Default for Limits {
             }
         }
         Self {
-            address: budget(500, 100),
+            address: budget(200, 20),
             caller: budget(20, 1),
+            namespace: budget(150, 150),
             all: budget(300, 300),
         }
     }
-}
-
-/// Counts requests against the budgets.
-pub struct Limiter {
-    addresses: DefaultKeyedRateLimiter<IpAddr>,
-    callers: DefaultKeyedRateLimiter<Caller>,
-    all: DefaultDirectRateLimiter,
 }
 
 /// Over budget.
@@ -66,95 +69,145 @@ pub struct TooMany {
     pub retry_after: u64,
 }
 
+/// A request that is not attested yet, which its address has paid for.
+#[must_use = "a request that is attested gives its address back what it took"]
+#[derive(Debug)]
+pub struct Arrival(IpAddr);
+
+/// Counts requests against the budgets.
+pub struct Limiter {
+    limits: Limits,
+    addresses: Mutex<Table<IpAddr>>,
+    attested: Mutex<Attested>,
+}
+
+struct Attested {
+    callers: Table<Caller>,
+    namespaces: Table<String>,
+    all: Table<()>,
+}
+
 impl Limiter {
     /// With full budgets.
     pub fn new(limits: Limits) -> Self {
-        let quota = |budget: Budget| Quota::per_second(budget.per_second).allow_burst(budget.burst);
         Self {
-            addresses: RateLimiter::keyed(quota(limits.address)),
-            callers: RateLimiter::keyed(quota(limits.caller)),
-            all: RateLimiter::direct(quota(limits.all)),
+            limits,
+            addresses: Mutex::default(),
+            attested: Mutex::new(Attested {
+                callers: Table::default(),
+                namespaces: Table::default(),
+                all: Table::default(),
+            }),
         }
     }
 
-    /// Counts a request of an address.
+    /// Counts a request of an address, before anything is known of who sends it.
     ///
     /// # Errors
-    /// Over budget.
-    pub fn address(&self, address: IpAddr) -> Result<(), TooMany> {
-        check(&self.addresses, &address)
+    /// Over the address's budget.
+    pub fn arrive(&self, address: IpAddr) -> Result<Arrival, TooMany> {
+        let network = network(address);
+        lock(&self.addresses)
+            .spend(&network, self.limits.address)
+            .map(|()| Arrival(network))
     }
 
-    /// Counts a request of an attested caller.
+    /// Counts a request whose caller has been attested, and gives its address back what
+    /// the request took.
     ///
     /// # Errors
-    /// Over budget.
-    pub fn caller(&self, caller: &Caller) -> Result<(), TooMany> {
-        check(&self.callers, caller)
-    }
-
-    /// Counts a request among all.
-    ///
-    /// # Errors
-    /// Over budget.
-    pub fn all(&self) -> Result<(), TooMany> {
-        self.all.check().map_err(|refused| TooMany {
-            retry_after: refused.wait_time_from(self.all.clock().now()).as_secs() + 1,
-        })
+    /// Over the budget of the caller, of its namespace, or of all.
+    pub fn attested(&self, arrival: &Arrival, caller: &Caller) -> Result<(), TooMany> {
+        lock(&self.addresses).give_back(&arrival.0, self.limits.address);
+        let mut attested = lock(&self.attested);
+        attested.callers.spend(caller, self.limits.caller)?;
+        attested
+            .namespaces
+            .spend(&caller.namespace, self.limits.namespace)?;
+        attested.all.spend(&(), self.limits.all)
     }
 
     /// Forgets those whose budget is full again.
     pub fn forget_idle(&self) {
-        self.addresses.retain_recent();
-        self.callers.retain_recent();
+        let now = Instant::now();
+        lock(&self.addresses).forget_idle(now);
+        let mut attested = lock(&self.attested);
+        attested.callers.forget_idle(now);
+        attested.namespaces.forget_idle(now);
     }
 }
 
-fn check<K: Clone + Eq + std::hash::Hash>(
-    limiter: &DefaultKeyedRateLimiter<K>,
-    key: &K,
-) -> Result<(), TooMany> {
-    limiter.check_key(key).map_err(|refused| {
-        let wait = refused.wait_time_from(limiter.clock().now());
-        TooMany {
-            retry_after: wait.as_secs() + 1,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds the lock, and the numbers would still be usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What an address is counted by.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
+        ip => ip,
+    }
+}
+
+/// When each key's budget is full again, which says all there is to know of it: what is
+/// missing is refilled one by one, and the last when it is full (GCRA).
+struct Table<K>(HashMap<K, Instant>);
+
+impl<K> Default for Table<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Clone + Eq + Hash> Table<K> {
+    fn spend(&mut self, key: &K, budget: Budget) -> Result<(), TooMany> {
+        let now = Instant::now();
+        let full = self.0.get(key).copied().unwrap_or(now).max(now);
+        let after = full + one(budget);
+        let missing = after - now;
+        let most = one(budget) * budget.burst.get();
+        if let Some(wait) = missing.checked_sub(most).filter(|wait| !wait.is_zero()) {
+            return Err(TooMany {
+                retry_after: wait.as_secs() + 1,
+            });
         }
-    })
+        if self.0.len() >= REMEMBERED && !self.0.contains_key(key) {
+            self.make_room(now);
+        }
+        self.0.insert(key.clone(), after);
+        Ok(())
+    }
+
+    fn give_back(&mut self, key: &K, budget: Budget) {
+        if let Some(full) = self.0.get_mut(key)
+            && let Some(before) = full.checked_sub(one(budget))
+        {
+            *full = before;
+        }
+    }
+
+    fn forget_idle(&mut self, now: Instant) {
+        self.0.retain(|_, full| *full > now);
+    }
+
+    /// Forgets who has spent least: to be forgotten is to have a full budget.
+    fn make_room(&mut self, now: Instant) {
+        self.forget_idle(now);
+        if self.0.len() < REMEMBERED {
+            return;
+        }
+        let mut times: Vec<Instant> = self.0.values().copied().collect();
+        let (_, bound, _) = times.select_nth_unstable(REMEMBERED / 16);
+        let bound = *bound;
+        self.0.retain(|_, full| *full > bound);
+    }
+}
+
+/// The time in which one request is refilled.
+fn one(budget: Budget) -> Duration {
+    Duration::from_secs(1) / budget.per_second.get()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_caller_has_a_budget_of_its_own() {
-        let one = Budget {
-            burst: NonZeroU32::MIN,
-            per_second: NonZeroU32::MIN,
-        };
-        let limiter = Limiter::new(Limits {
-            address: one,
-            caller: one,
-            all: one,
-        });
-        let caller = |pod: &str| Caller {
-            namespace: "shop".to_owned(),
-            service_account: "payment".to_owned(),
-            pod: Some(pod.to_owned()),
-            pod_uid: None,
-        };
-        assert_eq!(limiter.caller(&caller("a")), Ok(()));
-        assert_eq!(
-            limiter.caller(&caller("a")),
-            Err(TooMany { retry_after: 1 })
-        );
-        assert_eq!(limiter.caller(&caller("b")), Ok(()));
-        let address = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(limiter.address(address), Ok(()));
-        assert!(limiter.address(address).is_err());
-        assert_eq!(limiter.all(), Ok(()));
-        assert_eq!(limiter.all(), Err(TooMany { retry_after: 1 }));
-        limiter.forget_idle();
-        assert!(limiter.address(address).is_err(), "not idle yet");
-    }
-}
+mod tests;

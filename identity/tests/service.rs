@@ -25,7 +25,7 @@ use linnet_runtime::{
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -78,6 +78,11 @@ impl Fixture {
 
     /// Sends one request, with the trust that a sidecar would have.
     async fn send(&self, request: Request<Full<Bytes>>) -> (StatusCode, Bytes) {
+        self.send_from([127, 0, 0, 1], request).await
+    }
+
+    /// Sends one request from an address of loopback's.
+    async fn send_from(&self, from: [u8; 4], request: Request<Full<Bytes>>) -> (StatusCode, Bytes) {
         let mut roots = rustls::RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.running.bundle_pem().as_bytes()).unwrap())
@@ -88,7 +93,9 @@ impl Fixture {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let address = self.running.https_address;
-        let stream = TcpStream::connect(address).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let stream = socket.connect(address).await.unwrap();
         let stream = TlsConnector::from(Arc::new(config))
             .connect(address.ip().into(), stream)
             .await
@@ -105,12 +112,21 @@ impl Fixture {
     }
 
     async fn post(&self, token: &str, body: impl Into<Bytes>) -> (StatusCode, Value) {
+        self.post_from([127, 0, 0, 1], token, body).await
+    }
+
+    async fn post_from(
+        &self,
+        from: [u8; 4],
+        token: &str,
+        body: impl Into<Bytes>,
+    ) -> (StatusCode, Value) {
         let request = Request::post("/v1/certificates")
             .header("host", "localhost")
             .header("authorization", format!("Bearer {token}"))
             .body(Full::new(body.into()))
             .unwrap();
-        let (status, body) = self.send(request).await;
+        let (status, body) = self.send_from(from, request).await;
         (status, serde_json::from_slice(&body).unwrap())
     }
 
@@ -449,6 +465,35 @@ async fn an_address_in_a_loop_is_stopped_before_its_tokens_are_looked_at() {
     }
     assert_eq!(reasons[0], "bad_token");
     assert!(reasons.contains(&"rate_limited".to_owned()), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn junk_from_other_addresses_takes_nothing_of_who_has_a_token() {
+    let budget = |burst: u32| Budget {
+        burst: burst.try_into().unwrap(),
+        per_second: NonZeroU32::MIN,
+    };
+    let mut config = Config::loopback();
+    config.limits = Limits {
+        address: budget(10),
+        caller: budget(12),
+        namespace: budget(12),
+        all: budget(12),
+    };
+    let fixture = Fixture::with(config).await;
+    let body = json!({ "csr": fresh_csr() }).to_string();
+    for host in 2..6 {
+        for _ in 0..12 {
+            let from = [127, 0, 0, host];
+            let (status, _) = fixture.post_from(from, "guess", body.clone()).await;
+            assert_ne!(status, StatusCode::OK);
+        }
+    }
+    // More than its address may send unattested: these give back what they take.
+    let token = fixture.token();
+    for _ in 0..11 {
+        assert_eq!(fixture.post(&token, body.clone()).await.0, StatusCode::OK);
+    }
 }
 
 #[tokio::test]

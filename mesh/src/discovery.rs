@@ -11,6 +11,7 @@ mod decode;
 mod destination;
 mod encode;
 mod filters;
+pub mod limits;
 mod tcp;
 #[cfg(test)]
 mod tests;

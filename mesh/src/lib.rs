@@ -16,6 +16,7 @@ pub mod fuzz;
 pub mod inbound;
 pub mod names;
 pub mod protocol;
+pub mod regexes;
 pub mod route;
 pub mod service;
 pub mod spiffe;

@@ -20,7 +20,10 @@ pub use filter::{Filters, HeaderEdits, HeaderFilters, Mirror, PathRewrite, Rewri
 pub use retry::{Outcome, RetryOn, RetryPolicy};
 pub use tcp::{ConnectionMatch, ConnectionParts, TcpRoutes, TcpRule};
 
-use crate::{ResourceRef, ServicePort, field};
+use crate::{
+    ResourceRef, ServicePort, field,
+    regexes::{Budget, Regex, RegexError},
+};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -124,42 +127,37 @@ impl PartialEq for StringMatch {
             (Self::Exact(a), Self::Exact(b))
             | (Self::Prefix(a), Self::Prefix(b))
             | (Self::Segments(a), Self::Segments(b)) => a == b,
-            (Self::Regex(a), Self::Regex(b)) => a.pattern == b.pattern,
+            (Self::Regex(a), Self::Regex(b)) => a == b,
             _ => false,
         }
     }
 }
 
-/// A regular expression that must match all of a text. The engine is linear in
-/// the text, like RE2.
-#[derive(Clone, Debug)]
-pub struct WholeRegex {
-    pattern: String,
-    regex: regex::Regex,
-}
+/// A regular expression that must match all of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WholeRegex(Regex);
 
 impl WholeRegex {
-    /// Largest compiled program, bytes: a guard against patterns like
-    /// `(a{1000}){1000}`.
-    const SIZE_LIMIT: usize = 1 << 20;
-
-    /// Compiles a pattern of RE2's syntax.
+    /// Compiles a pattern of RE2's syntax that came from a controller, which has counted it
+    /// for its resource.
     ///
     /// # Errors
-    /// A pattern that is invalid or too large when compiled.
-    pub fn new(pattern: &str) -> Result<Self, regex::Error> {
-        let regex = regex::RegexBuilder::new(&format!("^(?:{pattern})$"))
-            .size_limit(Self::SIZE_LIMIT)
-            .build()?;
-        Ok(Self {
-            pattern: pattern.to_owned(),
-            regex,
-        })
+    /// A pattern that is invalid, or too large when compiled.
+    pub fn new(pattern: &str) -> Result<Self, RegexError> {
+        Self::within(pattern, &mut Budget::of_resource())
+    }
+
+    /// Compiles a pattern of RE2's syntax within a budget.
+    ///
+    /// # Errors
+    /// A pattern that is invalid, or too large when compiled.
+    pub fn within(pattern: &str, budget: &mut Budget) -> Result<Self, RegexError> {
+        budget.whole(pattern).map(Self)
     }
 
     /// The pattern as it was given.
     pub fn as_str(&self) -> &str {
-        &self.pattern
+        self.0.as_str()
     }
 }
 
@@ -170,7 +168,7 @@ impl StringMatch {
             Self::Exact(exact) => text == exact,
             Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
             Self::Segments(prefix) => text.strip_prefix(prefix.as_str()).is_some_and(ends_segment),
-            Self::Regex(whole) => whole.regex.is_match(text),
+            Self::Regex(whole) => whole.0.is_match(text),
         }
     }
 
@@ -203,7 +201,7 @@ impl fmt::Display for StringMatch {
             Self::Exact(text) => write!(f, "= {text:?}"),
             Self::Prefix(text) => write!(f, "starts with {text:?}"),
             Self::Segments(prefix) => write!(f, "under \"{prefix}/\""),
-            Self::Regex(whole) => write!(f, "~ {:?}", whole.pattern),
+            Self::Regex(whole) => write!(f, "~ {:?}", whole.as_str()),
         }
     }
 }

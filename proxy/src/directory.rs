@@ -8,6 +8,7 @@
 pub(crate) mod client;
 pub(crate) mod fixed;
 mod shared;
+mod state;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -16,11 +17,11 @@ use crate::{balance::standing::Standing, pool::Pools};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use linnet_mesh::{
     Endpoint, Inbound, Service, ServicePort, Workload,
-    discovery::{EndpointsUpdate, Resolution, Target, Update},
+    discovery::{EndpointsUpdate, Resolution, Target, Update, limits},
 };
-use shared::Shared;
+use state::{State, TargetCell, micros};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -34,6 +35,8 @@ use tokio::sync::{mpsc, watch};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer is kept that nobody uses.
 const IDLE: Duration = Duration::from_secs(600);
+/// Commands that wait for the client at most: all targets, let go of and asked for.
+const COMMANDS: usize = 2 * (limits::TARGETS + limits::PEERS);
 
 /// A service with its endpoints, both as they are now.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub(crate) struct ServiceCell {
     own: Arc<ArcSwap<Inbound>>,
     /// Whether the endpoints have been told.
     told: AtomicBool,
+    /// When a connection was last seen to use it, as the directory counts time; 0: never.
+    used: AtomicU64,
     /// As it was told.
     whole: ArcSwapOption<Service>,
     /// With the rules that are for workloads like the proxy's own.
@@ -59,6 +64,7 @@ impl ServiceCell {
             standing: Arc::new(Standing::new(&key)),
             own,
             told: AtomicBool::default(),
+            used: AtomicU64::default(),
             key,
             whole: ArcSwapOption::empty(),
             service: ArcSwapOption::empty(),
@@ -184,21 +190,6 @@ pub(crate) enum Resolved {
     Peer(Option<Arc<Workload>>),
 }
 
-#[derive(Debug)]
-struct TargetCell {
-    value: watch::Sender<Option<Resolved>>,
-    /// Seconds since the directory was made.
-    used: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    own: Arc<ArcSwap<Inbound>>,
-    targets: HashMap<Target, Arc<TargetCell>>,
-    services: HashMap<ServicePort, Arc<ServiceCell>>,
-    shared: Shared,
-}
-
 /// What the discovery client is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -215,7 +206,9 @@ pub(crate) struct Directory {
     inbound_version: AtomicU64,
     /// How often it was told.
     inbound_told: watch::Sender<u64>,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::Sender<Command>,
+    /// A command found no room: the client has to ask for all again.
+    behind: AtomicBool,
     started: Instant,
     own_ips: Vec<IpAddr>,
     /// The controller is known not to answer.
@@ -225,8 +218,8 @@ pub(crate) struct Directory {
 impl Directory {
     /// An empty directory of a pod with these addresses, and the commands its
     /// client has to carry out.
-    pub(crate) fn new(own_ips: Vec<IpAddr>) -> (Arc<Self>, mpsc::UnboundedReceiver<Command>) {
-        let (commands, receiver) = mpsc::unbounded_channel();
+    pub(crate) fn new(own_ips: Vec<IpAddr>) -> (Arc<Self>, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
         let inbound = Arc::<ArcSwap<Inbound>>::default();
         let state = State {
             own: inbound.clone(),
@@ -239,6 +232,7 @@ impl Directory {
             inbound_version: AtomicU64::new(1),
             inbound_told: watch::Sender::new(0),
             commands,
+            behind: AtomicBool::new(false),
             started: Instant::now(),
             own_ips,
             away: AtomicBool::new(false),
@@ -253,7 +247,7 @@ impl Directory {
     }
 
     fn now(&self) -> u64 {
-        self.started.elapsed().as_secs()
+        micros(self.started.elapsed())
     }
 
     /// The pod's addresses.
@@ -299,7 +293,7 @@ impl Directory {
     /// What a target is: what is known, or else what the controller answers;
     /// `None` when it does not answer in time.
     pub(crate) async fn resolve(&self, target: Target) -> Option<Resolved> {
-        let cell = self.subscribed(target);
+        let cell = self.subscribed(target)?;
         let mut value = cell.value.subscribe();
         if let Some(known) = value.borrow_and_update().clone() {
             return Some(known);
@@ -316,7 +310,8 @@ impl Directory {
     pub(crate) async fn peer(&self, ip: IpAddr) -> Option<Arc<Workload>> {
         let target = Target::Peer(ip);
         let resolved = if self.away.load(Ordering::Relaxed) {
-            self.subscribed(target).value.borrow().clone()
+            self.subscribed(target)
+                .and_then(|cell| cell.value.borrow().clone())
         } else {
             self.resolve(target).await
         };
@@ -324,6 +319,12 @@ impl Directory {
             Some(Resolved::Peer(workload)) => workload,
             _ => None,
         }
+    }
+
+    /// Notes that connections use a service, so that the directory does not let go of it.
+    pub(crate) fn mark_used(&self, service: &ServiceCell) {
+        // 0 is never.
+        service.used.store(self.now().max(1), Ordering::Relaxed);
     }
 
     /// Whether the controller is known not to answer.
@@ -348,20 +349,40 @@ impl Directory {
         Some(target.clone())
     }
 
-    fn subscribed(&self, target: Target) -> Arc<TargetCell> {
+    /// What is known of a target, which is asked for where it is new. `None`: there is
+    /// no room for it, or the controller would not take it.
+    fn subscribed(&self, target: Target) -> Option<Arc<TargetCell>> {
+        if matches!(&target, Target::Host(host) if host.len() > limits::HOST) {
+            return None;
+        }
         let mut state = self.state();
         if let Some(cell) = state.targets.get(&target) {
             cell.used.store(self.now(), Ordering::Relaxed);
-            return cell.clone();
+            return Some(cell.clone());
+        }
+        for idle in state.make_room(&target, self.now())? {
+            self.tell(Command::Unsubscribe(idle));
         }
         let cell = Arc::new(TargetCell {
             value: watch::Sender::new(None),
             used: AtomicU64::new(self.now()),
         });
-        state.targets.insert(target.clone(), cell.clone());
+        state.insert(target.clone(), cell.clone());
+        self.tell(Command::Subscribe(target));
+        Some(cell)
+    }
+
+    fn tell(&self, command: Command) {
         // A client that is gone leaves the directory as it is: no answer.
-        let _ = self.commands.send(Command::Subscribe(target));
-        cell
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.commands.try_send(command) {
+            self.behind.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether commands were lost since it was last asked, so that the client has to
+    /// ask for all again.
+    pub(crate) fn take_behind(&self) -> bool {
+        self.behind.swap(false, Ordering::Relaxed)
     }
 
     /// All that is subscribed to: what a new stream has to ask for.
@@ -444,19 +465,16 @@ impl Directory {
     /// none of the others leads to.
     pub(crate) fn expire(&self) {
         let now = self.now();
+        let before = now.saturating_sub(micros(IDLE));
         let mut state = self.state();
-        let idle: Vec<Target> = state
-            .targets
-            .iter()
-            .filter(|(_, cell)| {
-                Arc::strong_count(cell) == 1
-                    && now.saturating_sub(cell.used.load(Ordering::Relaxed)) > IDLE.as_secs()
-            })
-            .map(|(target, _)| target.clone())
+        let idle = state.unused(now).into_iter();
+        let idle: Vec<Target> = idle
+            .take_while(|(used, _)| *used < before)
+            .map(|(_, target)| target)
             .collect();
         for target in idle {
-            state.targets.remove(&target);
-            let _ = self.commands.send(Command::Unsubscribe(target));
+            state.remove(&target);
+            self.tell(Command::Unsubscribe(target));
         }
         let needed = state.needed_services();
         // A connection that still holds a cell keeps it, and keeps it current.
@@ -471,29 +489,5 @@ impl Directory {
         for cell in self.state().services.values() {
             cell.standing.show(now);
         }
-    }
-}
-
-impl State {
-    fn service_cell(&mut self, key: &ServicePort) -> Arc<ServiceCell> {
-        let own = &self.own;
-        self.services
-            .entry(key.clone())
-            .or_insert_with(|| Arc::new(ServiceCell::new(key.clone(), own.clone())))
-            .clone()
-    }
-
-    fn needed_services(&self) -> HashSet<ServicePort> {
-        let mut needed = HashSet::new();
-        for cell in self.targets.values() {
-            let Some(Resolved::Service(cell)) = cell.value.borrow().clone() else {
-                continue;
-            };
-            needed.insert(cell.key.clone());
-            if let Some(service) = cell.service() {
-                needed.extend(service.backends().map(|backend| backend.service.clone()));
-            }
-        }
-        needed
     }
 }

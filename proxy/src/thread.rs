@@ -212,6 +212,9 @@ impl Thread {
             }
             self.balancers.borrow_mut().retain(|_, balancer| {
                 balancer.expire(Instant::now());
+                if Rc::strong_count(balancer) > 1 {
+                    self.directory().mark_used(&balancer.cell);
+                }
                 // The directory let go of the service, and no connection has it.
                 Arc::strong_count(&balancer.cell) > 1 || Rc::strong_count(balancer) > 1
             });

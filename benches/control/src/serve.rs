@@ -86,6 +86,7 @@ async fn identity(drain: drain::Watch) -> Result<Value, Failure> {
             all: none,
             address: none,
             caller: none,
+            namespace: none,
         },
         ..linnet_identity::config::Config::loopback()
     };

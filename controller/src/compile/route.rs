@@ -30,6 +30,7 @@ use crate::{
 use backends::Reference;
 use linnet_mesh::{
     ResourceRef,
+    regexes::Budget,
     route::{Filters, RequestMatch, Share},
 };
 use std::sync::Arc;
@@ -75,6 +76,9 @@ struct Compiler<'a> {
     namespace: &'a str,
     unknown: &'a [String],
     notes: &'a mut Vec<Note>,
+    regexes: &'a mut Budget,
+    /// The regular expressions take more than the resource may.
+    exhausted: Vec<Note>,
     /// Why the rule at hand can't be followed.
     broken: Option<String>,
     /// Something of the rule at hand can't be honoured.
@@ -92,11 +96,14 @@ impl<'a> Compiler<'a> {
         configuration: &'a Configuration,
         unknown: &'a [String],
         notes: &'a mut Vec<Note>,
+        regexes: &'a mut Budget,
     ) -> Self {
         Self {
             namespace: &configuration.name.namespace,
             unknown,
             notes,
+            regexes,
+            exhausted: Vec::new(),
             broken: None,
             impaired: false,
             stricken: OF_RULE,
@@ -132,7 +139,7 @@ impl<'a> Compiler<'a> {
         hostnames: &[String],
         rules: &[R],
         compile: impl Fn(&mut Self, &str, &R) -> Rule,
-    ) -> Route {
+    ) -> Result<Route, Vec<Note>> {
         let parents = self.parents(parents);
         if !hostnames.is_empty() && !parents.is_empty() {
             self.note(
@@ -145,6 +152,9 @@ impl<'a> Compiler<'a> {
         for (position, rule) in rules.iter().enumerate() {
             (self.broken, self.impaired) = (None, false);
             let rule = compile(&mut self, &format!("spec.rules[{position}]"), rule);
+            if !self.exhausted.is_empty() {
+                return Err(self.exhausted);
+            }
             impaired.push(self.impaired);
             compiled.push(Rule {
                 position: u32::try_from(position).unwrap_or(u32::MAX),
@@ -157,12 +167,12 @@ impl<'a> Compiler<'a> {
                 self.notes.push(Note::not_honoured(field.as_str()));
             }
         }
-        Route {
+        Ok(Route {
             source: Arc::new(ResourceRef::from(&configuration.reference())),
             parents,
             rules: compiled,
             impaired,
-        }
+        })
     }
 }
 

@@ -2,18 +2,22 @@
 
 use super::Note;
 use crate::resource;
-use linnet_mesh::route::{StringMatch, WholeRegex};
+use linnet_mesh::{
+    regexes::{Budget, RegexError},
+    route::{StringMatch, WholeRegex},
+};
 
 /// Reads a condition; `None`: it has no field set.
 pub(super) fn read(
     condition: &resource::StringMatch,
     path: &str,
+    regexes: &mut Budget,
 ) -> Result<Option<StringMatch>, Note> {
     match (&condition.exact, &condition.prefix, &condition.regex) {
         (None, None, None) => Ok(None),
         (Some(text), None, None) => Ok(Some(StringMatch::Exact(text.clone()))),
         (None, Some(text), None) => Ok(Some(StringMatch::Prefix(text.clone()))),
-        (None, None, Some(pattern)) => WholeRegex::new(pattern)
+        (None, None, Some(pattern)) => WholeRegex::within(pattern, regexes)
             .map(|regex| Some(StringMatch::Regex(regex)))
             .map_err(|error| Note::new(format!("{path}.regex"), reason(&error))),
         _ => Err(Note::new(
@@ -23,12 +27,12 @@ pub(super) fn read(
     }
 }
 
-/// The engine draws the pattern over several lines; an error is one line.
-pub(super) fn reason(error: &impl ToString) -> String {
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or(&text).trim();
-    format!(
-        "is not a usable regular expression: {}",
-        last.trim_start_matches("error: ")
-    )
+/// Whether a remark only says that something before it was too much already.
+pub(super) fn is_spent(note: &Note) -> bool {
+    note.text == reason(&RegexError::Spent)
+}
+
+/// Why an expression is not taken, for who wrote it.
+pub(super) fn reason(error: &RegexError) -> String {
+    format!("is not a usable regular expression: {error}")
 }

@@ -19,16 +19,16 @@ mod tcp;
 pub use destination::Surroundings;
 
 use self::{destination::Destination, rule::Rule, tcp::ConnectionRule};
-use super::{Context, Host, Note, Scope, Visibility, spec};
+use super::{Context, Host, Note, Scope, Visibility, spec, string_match};
 use crate::{
     object::{Configuration, Name},
     resource::VirtualServiceSpec,
 };
 use linnet_mesh::{
     ResourceRef, ServicePort,
+    regexes::Budget,
     route::{HttpRoutes, TcpRoutes},
 };
-use serde_json::Value;
 use std::sync::Arc;
 
 /// A VirtualService as far as it is honoured.
@@ -52,22 +52,15 @@ pub struct VirtualService {
 
 /// The gateway that means every sidecar.
 const MESH: &str = "mesh";
-/// More rules than this make no resource that somebody has written.
-const MOST_RULES: usize = 5_000;
-/// Each may take a megabyte when compiled.
-const MOST_REGEXES: usize = 500;
 
 pub(super) fn compile(
     configuration: &Configuration,
     context: &Context,
     notes: &mut Vec<Note>,
+    regexes: &mut Budget,
 ) -> Result<VirtualService, Vec<Note>> {
     let (spec, unknown) = spec::read::<VirtualServiceSpec>(&configuration.spec)?;
     let namespace = &*configuration.name.namespace;
-    let too_much = too_much(&spec, &configuration.spec);
-    if !too_much.is_empty() {
-        return Err(too_much);
-    }
     let mut compiler = Compiler {
         namespace,
         context,
@@ -75,6 +68,7 @@ pub(super) fn compile(
         is_delegate: spec.hosts.is_empty(),
         notes,
         errors: Vec::new(),
+        regexes,
     };
     let (mut hosts, mut scopes) = compiler.hosts(&spec.hosts);
     compiler.check_delegate(&spec);
@@ -102,6 +96,7 @@ pub(super) fn compile(
         connections.extend(compiler.tcp_rule(position, route));
     }
     compiler.note_unknown();
+    compiler.errors.retain(|note| !string_match::is_spent(note));
     if !compiler.errors.is_empty() {
         return Err(compiler.errors);
     }
@@ -116,51 +111,6 @@ pub(super) fn compile(
     })
 }
 
-/// What makes a resource too large to be looked at.
-fn too_much(spec: &VirtualServiceSpec, value: &Value) -> Vec<Note> {
-    let mut errors = Vec::new();
-    let entries = spec.http.iter().map(|rule| rule.matches.len().max(1));
-    for (field, count) in [
-        ("spec.http", entries.sum()),
-        ("spec.tls", spec.tls.len()),
-        ("spec.tcp", spec.tcp.len()),
-    ] {
-        if count > MOST_RULES {
-            errors.push(Note::new(
-                field,
-                format!(
-                    "has {count} rules or match entries; more than {MOST_RULES} are not taken, so spread them over the services' own resources or delegates"
-                ),
-            ));
-        }
-    }
-    let regexes = regexes(value);
-    if regexes > MOST_REGEXES {
-        errors.push(Note::new(
-            "spec",
-            format!(
-                "has {regexes} regular expressions; more than {MOST_REGEXES} are not taken, so use exact and prefix"
-            ),
-        ));
-    }
-    errors
-}
-
-fn regexes(value: &Value) -> usize {
-    match value {
-        Value::Object(fields) => {
-            let fields = fields.iter();
-            fields
-                .map(|(name, value)| {
-                    usize::from(name == "regex" || name == "uriRegexRewrite") + regexes(value)
-                })
-                .sum()
-        }
-        Value::Array(values) => values.iter().map(regexes).sum(),
-        _ => 0,
-    }
-}
-
 struct Compiler<'a> {
     namespace: &'a str,
     context: &'a Context,
@@ -168,6 +118,7 @@ struct Compiler<'a> {
     is_delegate: bool,
     notes: &'a mut Vec<Note>,
     errors: Vec<Note>,
+    regexes: &'a mut Budget,
 }
 
 impl Compiler<'_> {
@@ -260,13 +211,13 @@ impl VirtualService {
         surroundings: &impl Surroundings,
     ) -> Option<HttpRoutes> {
         let mut sources = vec![self.source.clone()];
-        let mut rules = Vec::new();
+        let (mut rules, mut made) = (Vec::new(), 0);
         for rule in self.http.as_ref()? {
             let Some(name) = &rule.delegate else {
                 rules.extend(rule.at(of, client, surroundings, &self.source));
                 continue;
             };
-            let Ok(delegate) = self.delegate(name, surroundings) else {
+            let Ok(delegate) = self.counted_delegate(rule, name, surroundings, &mut made) else {
                 continue;
             };
             if !sources.contains(&delegate.source) {

@@ -2,69 +2,30 @@
 //! talk to it by messages; it never waits for either.
 
 use super::{
-    convergence::{Convergence, LastChange, WaveId},
+    convergence::{Convergence, WaveId},
     encoding::Encoding,
+    handle::{Command, Handle, Open},
     proxy_status::ProxyStatus,
+    quota::Quotas,
     stream::{Message, Stream, StreamId},
     views::Views,
 };
 use crate::{
-    compile::{KeySource, Verdict},
     index::{Affected, Index, Interest},
     object::Name,
     source::Event,
     status::Desired,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use linnet_mesh::{SpiffeId, discovery::Target};
-use std::collections::{BTreeSet, HashMap, HashSet};
-use tokio::sync::{mpsc, oneshot, watch};
+use linnet_mesh::discovery::{Target, limits};
+use std::collections::{HashMap, HashSet};
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
-
-/// What the hub is asked.
-pub(super) enum Command {
-    Open(Open),
-    Subscribe(StreamId, Vec<Target>),
-    Unsubscribe(StreamId, Vec<Target>),
-    Acknowledge(StreamId, u64, Option<String>),
-    Close(StreamId),
-    Verdicts(oneshot::Sender<Vec<Verdict>>),
-    KeySources(oneshot::Sender<BTreeSet<KeySource>>),
-    Proxies(oneshot::Sender<Vec<ProxyStatus>>),
-    Statuses(oneshot::Sender<Vec<Desired>>),
-    LastChange(oneshot::Sender<Option<LastChange>>),
-}
-
-/// A proxy that says who it is.
-pub(super) struct Open {
-    pub(super) id: StreamId,
-    pub(super) identity: SpiffeId,
-    pub(super) pod: String,
-    pub(super) proxy_version: String,
-    /// The pod must be known, and run as that identity.
-    pub(super) pod_must_exist: bool,
-    pub(super) queue: mpsc::Sender<Message>,
-    pub(super) reply: oneshot::Sender<Result<(), Status>>,
-}
-
-/// The hub has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the controller is shutting down")]
-pub struct Stopped;
-
-/// Reaches the hub.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    changes: watch::Receiver<()>,
-}
 
 /// Commands on their way at most; streams wait beyond.
 const COMMANDS: usize = 1024;
 /// Changes and commands taken at most before proxies hear of them.
 const BATCH: usize = 512;
-/// Targets of one proxy at most.
-const TARGETS: usize = 16_384;
 
 /// Starts the hub. It ends when all handles are gone.
 /// `synced` is dropped when the source has told all.
@@ -81,6 +42,7 @@ pub fn spawn<G: Send + 'static>(
         streams: HashMap::new(),
         interests: HashMap::new(),
         pending: Vec::new(),
+        quotas: Quotas::default(),
         convergence: Convergence::default(),
         encoding: Encoding::default(),
         dirty: HashSet::new(),
@@ -89,80 +51,6 @@ pub fn spawn<G: Send + 'static>(
     };
     let task = tokio::spawn(hub.run(events, receiver, synced));
     (Handle { commands, changes }, task)
-}
-
-impl Handle {
-    pub(super) async fn send(&self, command: Command) -> Result<(), Stopped> {
-        self.commands.send(command).await.map_err(|_| Stopped)
-    }
-
-    /// For who can't wait: a stream that ends in a destructor.
-    pub(super) fn close(&self, id: StreamId) {
-        let commands = self.commands.clone();
-        match commands.try_send(Command::Close(id)) {
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-            Err(mpsc::error::TrySendError::Full(command)) => {
-                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                    runtime.spawn(async move { commands.send(command).await });
-                }
-            }
-        }
-    }
-
-    /// What became of each resource.
-    ///
-    /// # Errors
-    /// The controller is shutting down.
-    pub async fn verdicts(&self) -> Result<Vec<Verdict>, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Verdicts(reply)).await?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// What resources' statuses are to say.
-    ///
-    /// # Errors
-    /// The controller is shutting down.
-    pub async fn statuses(&self) -> Result<Vec<Desired>, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Statuses(reply)).await?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Where issuers' keys are to be fetched.
-    ///
-    /// # Errors
-    /// The controller is shutting down.
-    pub async fn key_sources(&self) -> Result<BTreeSet<KeySource>, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::KeySources(reply)).await?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Tells that statuses may be to say something else.
-    pub fn changes(&self) -> watch::Receiver<()> {
-        self.changes.clone()
-    }
-
-    /// The last change that every proxy concerned has heard of, if any was.
-    ///
-    /// # Errors
-    /// The controller is shutting down.
-    pub async fn last_change(&self) -> Result<Option<LastChange>, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::LastChange(reply)).await?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// The connected proxies.
-    ///
-    /// # Errors
-    /// The controller is shutting down.
-    pub async fn proxies(&self) -> Result<Vec<ProxyStatus>, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Proxies(reply)).await?;
-        answer.await.map_err(|_| Stopped)
-    }
 }
 
 /// A stream whose queue has room again; `None`: the proxy is gone.
@@ -175,6 +63,7 @@ struct Hub {
     interests: HashMap<Interest, HashSet<(StreamId, Target)>>,
     /// Proxies whose pod is not known yet.
     pending: Vec<Open>,
+    quotas: Quotas,
     convergence: Convergence,
     encoding: Encoding,
     /// Streams to look at.
@@ -297,10 +186,7 @@ impl Hub {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Open(open) => {
-                self.pending.push(open);
-                self.admit_pending();
-            }
+            Command::Open(open) => self.open(open),
             Command::Subscribe(id, targets) => self.subscribe(id, targets),
             Command::Unsubscribe(id, targets) => self.unsubscribe(id, &targets),
             Command::Acknowledge(id, version, error) => self.acknowledge(id, version, error),
@@ -319,10 +205,36 @@ impl Hub {
         }
     }
 
+    /// Takes a proxy that is of the mesh's own trust domain and within its quotas.
+    fn open(&mut self, open: Open) {
+        if !self.index.is_own(&open.identity) {
+            let reason = format!(
+                "{} is of another trust domain; discovery is for the mesh's own workloads",
+                open.identity
+            );
+            drop(open.reply.send(Err(Status::permission_denied(reason))));
+            return;
+        }
+        match self.quotas.open(&open.identity, &open.pod, open.id) {
+            Ok(None) => {}
+            Ok(Some(oldest)) => {
+                let reason = "the pod has opened newer streams";
+                self.end(oldest, Status::aborted(reason));
+            }
+            Err(refused) => {
+                drop(open.reply.send(Err(refused)));
+                return;
+            }
+        }
+        self.pending.push(open);
+        self.admit_pending();
+    }
+
     /// Lets in the proxies of which enough is known; the others go on waiting.
     fn admit_pending(&mut self) {
         for open in std::mem::take(&mut self.pending) {
             if open.reply.is_closed() {
+                self.quotas.close(&open.identity, &open.pod, open.id, 0);
                 continue;
             }
             let pod = Name::new(open.identity.namespace(), open.pod.as_str());
@@ -331,6 +243,7 @@ impl Hub {
             match account {
                 Some(account) if account != own => {
                     let reason = format!("pod {pod} runs as service account {account}, not {own}");
+                    self.quotas.close(&open.identity, &open.pod, open.id, 0);
                     drop(open.reply.send(Err(Status::permission_denied(reason))));
                 }
                 None if open.pod_must_exist => self.pending.push(open),
@@ -340,7 +253,14 @@ impl Hub {
     }
 
     fn admit(&mut self, open: Open, pod: Name) {
-        let stream = Stream::new(open.id, open.identity, pod, open.proxy_version, open.queue);
+        let stream = Stream::new(
+            open.id,
+            open.identity,
+            pod,
+            open.proxy_version,
+            open.queue,
+            open.end,
+        );
         tracing::debug!(pod = %stream.pod, "proxy connected");
         self.streams.insert(open.id, stream);
         self.dirty.insert(open.id);
@@ -354,11 +274,15 @@ impl Hub {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        if stream.targets().count() + targets.len() > TARGETS {
-            tracing::warn!(pod = %stream.pod, "proxy asks for more than {TARGETS} targets: disconnected");
-            self.close(id);
+        if stream.others_with(&targets) > limits::TARGETS {
+            let reason = format!(
+                "the proxy asks for more than {} addresses and hosts",
+                limits::TARGETS
+            );
+            self.end(id, Status::resource_exhausted(reason));
             return;
         }
+        let before = stream.targets().count();
         for target in targets {
             if let Some(interest) = self.index.interest(&target, stream.client()) {
                 let interested = self.interests.entry(interest).or_default();
@@ -367,13 +291,40 @@ impl Hub {
             stream.add_target(target);
         }
         self.dirty.insert(id);
+        self.keep_within_quotas(id, before);
+    }
+
+    /// Lets go of a stream's oldest peers, and where its identity has too much also of
+    /// its oldest addresses outside of the mesh. Both are numbers that clients of the
+    /// proxy drive, so they don't end the stream; what else is too much does.
+    fn keep_within_quotas(&mut self, id: StreamId, before: usize) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let now = stream.targets().count();
+        let over = self.quotas.recount(&stream.identity, before, now);
+        let too_many = over.max(stream.peers().saturating_sub(limits::PEERS));
+        let oldest = stream.least_needed(too_many, &self.index);
+        if oldest.len() < over {
+            let reason = format!(
+                "{} asks for more than {} targets",
+                stream.identity,
+                limits::TARGETS_OF_IDENTITY
+            );
+            self.end(id, Status::resource_exhausted(reason));
+        } else if !oldest.is_empty() {
+            self.unsubscribe(id, &oldest);
+        }
     }
 
     fn unsubscribe(&mut self, id: StreamId, targets: &[Target]) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
+        let before = stream.targets().count();
         stream.remove_targets(targets, &self.index, &mut self.views);
+        let now = stream.targets().count();
+        self.quotas.recount(&stream.identity, before, now);
         let client = stream.client().clone();
         self.forget(id, &client, targets);
         self.dirty.insert(id);
@@ -404,11 +355,29 @@ impl Hub {
         stream.acknowledge(version, error, &mut self.convergence);
     }
 
+    /// Ends a stream, or refuses one that waits for its pod, and says why.
+    fn end(&mut self, id: StreamId, reason: Status) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            tracing::warn!(pod = %stream.pod, "discovery stream ends: {}", reason.message());
+            stream.end(reason);
+        } else if let Some(at) = self.pending.iter().position(|open| open.id == id) {
+            let open = self.pending.swap_remove(at);
+            self.quotas.close(&open.identity, &open.pod, id, 0);
+            drop(open.reply.send(Err(reason)));
+        }
+        self.close(id);
+    }
+
     fn close(&mut self, id: StreamId) {
-        self.pending.retain(|open| open.id != id);
+        for open in self.pending.extract_if(.., |open| open.id == id) {
+            self.quotas.close(&open.identity, &open.pod, id, 0);
+        }
         let Some(mut stream) = self.streams.remove(&id) else {
             return;
         };
+        let held = stream.targets().count();
+        let pod = stream.pod.name.clone();
+        self.quotas.close(&stream.identity, &pod, id, held);
         tracing::debug!(pod = %stream.pod, "proxy disconnected");
         stream.abandon(&mut self.convergence);
         for service in stream.services() {

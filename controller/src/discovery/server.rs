@@ -4,7 +4,7 @@
 //! to that identity.
 
 use super::{
-    hub::{Command, Handle, Open},
+    handle::{Command, Handle, Open},
     stream::{Message, StreamId},
     wire,
 };
@@ -17,7 +17,7 @@ use axum::{
 use linnet_mesh::{
     SpiffeId,
     discovery::{
-        Target,
+        DecodeError, Target, limits,
         proto::{self, proxy_message::Kind},
     },
 };
@@ -135,14 +135,26 @@ impl Session {
         let first = timeout(HELLO, messages.message())
             .await
             .map_err(|_| Status::deadline_exceeded("the first message did not come"))??;
+        if let Some(first) = &first {
+            limits::check(first).map_err(invalid)?;
+        }
         let Some(Kind::Hello(hello)) = first.and_then(|message| message.kind) else {
             return Err(Status::invalid_argument(
                 "the first message must be a Hello",
             ));
         };
         // On its own, so that it takes no room in a stream that lives for long.
-        Box::pin(self.open(hello)).await?;
-        while let Some(message) = messages.message().await? {
+        let mut end = Box::pin(self.open(hello)).await?;
+        loop {
+            let message = tokio::select! {
+                message = messages.message() => message?,
+                // The hub lets go of a stream after it says why, or when it stops.
+                end = &mut end => return Err(end.unwrap_or_else(|_| stopped(super::Stopped))),
+            };
+            let Some(message) = message else {
+                return Ok(());
+            };
+            limits::check(&message).map_err(invalid)?;
             let command = match message.kind {
                 Some(Kind::Subscribe(asked)) => Command::Subscribe(self.id, targets(asked)?),
                 Some(Kind::Unsubscribe(asked)) => Command::Unsubscribe(self.id, targets(asked)?),
@@ -158,29 +170,31 @@ impl Session {
             };
             self.hub.send(command).await.map_err(stopped)?;
         }
-        Ok(())
     }
 
-    async fn open(&self, hello: proto::Hello) -> Result<(), Status> {
-        if hello.pod.is_empty() || hello.pod.len() > 253 {
+    /// Waits to be let in. Returns what says why the hub ends the stream.
+    async fn open(&self, hello: proto::Hello) -> Result<oneshot::Receiver<Status>, Status> {
+        if hello.pod.is_empty() {
             return Err(Status::invalid_argument(
                 "Hello.pod: must be the pod's name",
             ));
         }
         let (reply, answer) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
         let pod = hello.pod.clone();
         let open = Open {
             id: self.id,
             identity: self.identity.clone(),
             pod: hello.pod,
-            proxy_version: hello.proxy_version.chars().take(128).collect(),
+            proxy_version: hello.proxy_version,
             pod_must_exist: self.admission == Admission::KnownPods,
             queue: self.queue.clone(),
             reply,
+            end,
         };
         self.hub.send(Command::Open(open)).await.map_err(stopped)?;
         match timeout(POD_KNOWN, answer).await {
-            Ok(Ok(admitted)) => admitted,
+            Ok(Ok(admitted)) => admitted.map(|()| ended),
             Ok(Err(_)) => Err(stopped(super::Stopped)),
             Err(_) => Err(Status::permission_denied(format!(
                 "there is no pod {pod} in namespace {}",
@@ -200,5 +214,9 @@ fn targets(asked: proto::Targets) -> Result<Vec<Target>, Status> {
         .into_iter()
         .map(Target::try_from)
         .collect::<Result<_, _>>()
-        .map_err(|error| Status::invalid_argument(error.to_string()))
+        .map_err(invalid)
+}
+
+fn invalid(error: DecodeError) -> Status {
+    Status::invalid_argument(error.to_string())
 }

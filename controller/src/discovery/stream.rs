@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 /// Names a stream for the life of the process.
@@ -23,11 +23,25 @@ pub(super) type StreamId = u64;
 /// What a stream's queue carries; boxed, since a queue has room for 32 at least.
 pub(super) type Message = Result<Box<proto::ControllerMessage>, Status>;
 
+/// Waves that a proxy which reads nothing is counted in.
+const WAVES: usize = 1024;
+/// Messages whose acknowledgement is waited for.
+const UNACKNOWLEDGED: usize = 1024;
+
 /// What a proxy was told a target is.
 #[derive(Clone, Debug, PartialEq)]
 enum Answer {
     Resolution(Resolution),
     Peer(Option<Arc<Workload>>),
+}
+
+/// A target that a proxy asked for.
+#[derive(Debug)]
+struct Asked {
+    /// What the proxy was told.
+    answer: Option<Answer>,
+    /// Grows from one target to the next that is asked for.
+    turn: u64,
 }
 
 /// What a proxy has yet to hear.
@@ -51,7 +65,12 @@ pub(super) struct Stream {
     pub(super) queue: mpsc::Sender<Message>,
     /// A permit of the queue is being waited for.
     pub(super) waiting: bool,
-    targets: HashMap<Target, Option<Answer>>,
+    /// Says why the stream ends.
+    end: Option<oneshot::Sender<Status>>,
+    targets: HashMap<Target, Asked>,
+    /// How many of the targets are peers.
+    peers: usize,
+    next_turn: u64,
     services: HashMap<ServicePort, Option<View>>,
     inbound: Option<Inbound>,
     dirty: Dirty,
@@ -69,6 +88,7 @@ impl Stream {
         pod: Name,
         proxy_version: String,
         queue: mpsc::Sender<Message>,
+        end: oneshot::Sender<Status>,
     ) -> Self {
         Self {
             id,
@@ -78,7 +98,10 @@ impl Stream {
             connected: Instant::now(),
             queue,
             waiting: false,
+            end: Some(end),
             targets: HashMap::new(),
+            peers: 0,
+            next_turn: 0,
             services: HashMap::new(),
             inbound: None,
             dirty: Dirty {
@@ -110,17 +133,68 @@ impl Stream {
         (self.version, self.acknowledged)
     }
 
+    /// How many of the targets are peers.
+    pub(super) fn peers(&self) -> usize {
+        self.peers
+    }
+
+    /// How many addresses and hosts there are together with some that are asked for.
+    pub(super) fn others_with(&self, asked: &[Target]) -> usize {
+        let is_other = |target: &&Target| !is_peer(target) && !self.targets.contains_key(*target);
+        let new: HashSet<&Target> = asked.iter().filter(is_other).collect();
+        self.targets.len() - self.peers + new.len()
+    }
+
     /// Asks for a target; asked again, it is answered again.
     pub(super) fn add_target(&mut self, target: Target) {
-        self.targets.insert(target.clone(), None);
+        self.next_turn += 1;
+        let asked = Asked {
+            answer: None,
+            turn: self.next_turn,
+        };
+        if self.targets.insert(target.clone(), asked).is_none() && is_peer(&target) {
+            self.peers += 1;
+        }
         self.dirty.targets.insert(target);
+    }
+
+    /// The targets that the proxy misses least, as many as asked for or all there are:
+    /// first peers, who are for telemetry alone, then addresses outside of the mesh; of
+    /// each the ones that were asked for longest ago.
+    pub(super) fn least_needed(&self, count: usize, index: &Index) -> Vec<Target> {
+        if count == 0 {
+            return Vec::new();
+        }
+        let leads_outside = |target: &Target, asked: &Asked| match &asked.answer {
+            Some(answer) => *answer == Answer::Resolution(Resolution::External),
+            None => index.resolve(target, self.client()) == Resolution::External,
+        };
+        let dispensable = self.targets.iter();
+        let dispensable =
+            dispensable.filter(|(target, asked)| is_peer(target) || leads_outside(target, asked));
+        let mut targets: Vec<_> = dispensable
+            .map(|(target, asked)| (!is_peer(target), asked.turn, target))
+            .collect();
+        targets.sort_unstable_by_key(|(external, turn, _)| (*external, *turn));
+        let oldest = targets.into_iter().take(count);
+        oldest.map(|(_, _, target)| target.clone()).collect()
+    }
+
+    /// Tells the proxy why the stream ends.
+    pub(super) fn end(&mut self, reason: Status) {
+        if let Some(end) = self.end.take() {
+            // Who is gone already needs no reason.
+            let _ = end.send(reason);
+        }
     }
 
     /// Targets that the proxy doesn't need any more. Services that only they
     /// led to are forgotten at once: asked for again, they are told whole.
     pub(super) fn remove_targets(&mut self, targets: &[Target], index: &Index, views: &mut Views) {
         for target in targets {
-            self.targets.remove(target);
+            if self.targets.remove(target).is_some() && is_peer(target) {
+                self.peers -= 1;
+            }
             self.dirty.targets.remove(target);
         }
         let mut services = std::mem::take(&mut self.dirty.services);
@@ -144,6 +218,12 @@ impl Stream {
     /// The proxy may have to hear of a wave.
     pub(super) fn join(&mut self, wave: WaveId, convergence: &mut Convergence) {
         if self.dirty.waves.last() != Some(&wave) {
+            // Who reads nothing for that long is not waited for.
+            if self.dirty.waves.len() >= WAVES {
+                for wave in std::mem::take(&mut self.dirty.waves) {
+                    convergence.leave(wave, false);
+                }
+            }
             self.dirty.waves.push(wave);
             convergence.join(wave);
         }
@@ -214,6 +294,13 @@ impl Stream {
             .iter()
             .filter_map(|&wave| convergence.seen_at(wave))
             .min();
+        if self.in_flight.len() >= UNACKNOWLEDGED
+            && let Some((_, waves)) = self.in_flight.pop_front()
+        {
+            for wave in waves {
+                convergence.leave(wave, false);
+            }
+        }
         self.in_flight.push_back((self.version, dirty.waves));
         Some(proto::ControllerMessage {
             version: self.version,
@@ -224,7 +311,7 @@ impl Stream {
 
     fn answer(&mut self, index: &Index, target: Target) -> Option<Update> {
         let client = self.pod.namespace.clone();
-        let told = self.targets.get_mut(&target)?;
+        let told = &mut self.targets.get_mut(&target)?.answer;
         let answer = match &target {
             Target::Peer(ip) => Answer::Peer(index.peer(*ip)),
             _ => Answer::Resolution(index.resolve(&target, &client)),
@@ -253,8 +340,8 @@ impl Stream {
     ) -> Vec<ServicePort> {
         let client = self.pod.namespace.clone();
         let mut wanted: HashSet<ServicePort> = HashSet::new();
-        for answer in self.targets.values().flatten() {
-            if let Answer::Resolution(Resolution::Service(root)) = answer {
+        for asked in self.targets.values() {
+            if let Some(Answer::Resolution(Resolution::Service(root))) = &asked.answer {
                 wanted.insert(root.clone());
             }
         }
@@ -321,6 +408,10 @@ impl Stream {
             convergence.leave(wave, false);
         }
     }
+}
+
+fn is_peer(target: &Target) -> bool {
+    matches!(target, Target::Peer(_))
 }
 
 /// Whether routes lead to the same services as before.

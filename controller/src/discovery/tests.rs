@@ -1,7 +1,8 @@
 //! The hub without a network: queues in place of streams.
 
 use super::{
-    hub::{self, Command, Open},
+    handle::{Command, Handle, Open},
+    hub,
     stream::Message,
 };
 use crate::{
@@ -11,10 +12,14 @@ use crate::{
     source::{self, Change, Sink},
 };
 use linnet_mesh::{
-    SpiffeId, TrustDomain,
-    discovery::{Resolution, Target, Update},
+    TrustDomain,
+    discovery::{Resolution, Target, Update, limits},
 };
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    ops::Range,
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -24,7 +29,7 @@ use tonic::{Code, Status};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Hub {
-    handle: hub::Handle,
+    handle: Handle,
     sink: Sink,
     next: u64,
 }
@@ -33,6 +38,7 @@ struct Proxy {
     id: u64,
     queue: mpsc::Receiver<Message>,
     admitted: oneshot::Receiver<Result<(), Status>>,
+    ended: oneshot::Receiver<Status>,
 }
 
 impl Hub {
@@ -41,7 +47,8 @@ impl Hub {
         let context = Context {
             cluster_domain: "cluster.local".to_owned(),
         };
-        let index = Index::new(context, TrustDomain::default());
+        let index = Index::new(context, TrustDomain::default())
+            .with_aliases(vec!["old.example".parse().unwrap()]);
         let (handle, _) = hub::spawn(index, events, ());
         Self {
             handle,
@@ -64,23 +71,31 @@ impl Hub {
     }
 
     async fn open(&mut self, pod: &str, pod_must_exist: bool) -> Proxy {
+        let identity = "spiffe://cluster.local/ns/default/sa/app";
+        self.open_as(identity, pod, pod_must_exist).await
+    }
+
+    async fn open_as(&mut self, identity: &str, pod: &str, pod_must_exist: bool) -> Proxy {
         self.next += 1;
         let (queue, messages) = mpsc::channel(1);
         let (reply, admitted) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
         let open = Open {
             id: self.next,
-            identity: SpiffeId::new(&TrustDomain::default(), "default", "app").unwrap(),
+            identity: identity.parse().unwrap(),
             pod: pod.to_owned(),
             proxy_version: "test".to_owned(),
             pod_must_exist,
             queue,
             reply,
+            end,
         };
         self.handle.send(Command::Open(open)).await.unwrap();
         Proxy {
             id: self.next,
             queue: messages,
             admitted,
+            ended,
         }
     }
 
@@ -90,6 +105,11 @@ impl Hub {
             .map(|host| Target::Host((*host).into()))
             .collect();
         let command = Command::Subscribe(proxy.id, targets);
+        self.handle.send(command).await.unwrap();
+    }
+
+    async fn ask(&self, proxy: &Proxy, targets: impl Iterator<Item = Target>) {
+        let command = Command::Subscribe(proxy.id, targets.collect());
         self.handle.send(command).await.unwrap();
     }
 
@@ -195,6 +215,44 @@ async fn a_change_that_makes_no_difference_sends_nothing() {
     let (after, updates) = proxy.next().await;
     assert_eq!(endpoint_ports(&updates), [7]);
     assert_eq!(after, before + 1);
+}
+
+/// Whether a proxy is let in.
+async fn admitted(proxy: Proxy) -> Result<(), Status> {
+    timeout(PATIENCE, proxy.admitted).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn discovery_is_for_the_own_trust_domain_and_its_aliases() {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: own}\nspec: {serviceAccountName: app, containers: []}\n";
+    let mut hub = Hub::synced(pod).await;
+    for (domain, is_own) in [
+        ("cluster.local", true),
+        ("old.example", true),
+        ("west.example", false),
+        ("cluster.local.example", false),
+    ] {
+        for pod_must_exist in [true, false] {
+            for pod in ["own", "unknown"] {
+                if is_own && pod_must_exist && pod == "unknown" {
+                    // It waits for its pod.
+                    continue;
+                }
+                let identity = format!("spiffe://{domain}/ns/default/sa/app");
+                let proxy = hub.open_as(&identity, pod, pod_must_exist).await;
+                let outcome = admitted(proxy).await;
+                assert_eq!(
+                    outcome.is_ok(),
+                    is_own,
+                    "{identity}, pod {pod}: {outcome:?}"
+                );
+                if let Err(refused) = outcome {
+                    assert_eq!(refused.code(), Code::PermissionDenied);
+                    assert!(refused.message().contains(domain), "{refused}");
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -365,4 +423,143 @@ async fn an_edit_of_one_route_is_sent_to_its_subscribers_alone_and_encoded_once(
     for proxy in &mut proxies {
         assert!(proxy.queue.try_recv().is_err(), "nobody is told more");
     }
+}
+
+/// Why a stream ended.
+async fn ended(proxy: &mut Proxy) -> Status {
+    timeout(PATIENCE, &mut proxy.ended).await.unwrap().unwrap()
+}
+
+fn ip(number: usize) -> IpAddr {
+    Ipv4Addr::from_bits(0x0b00_0000 + u32::try_from(number).unwrap()).into()
+}
+
+fn peers(numbers: Range<usize>) -> impl Iterator<Item = Target> {
+    numbers.map(|number| Target::Peer(ip(number)))
+}
+
+fn addresses(numbers: Range<usize>) -> impl Iterator<Item = Target> {
+    numbers.map(|number| Target::Address((ip(number), 80).into()))
+}
+
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {linnet.io/sidecar: injected}}\nspec: {serviceAccountName: app, containers: []}\n";
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: strict}\nspec: {mtls: {mode: STRICT}}\n";
+
+/// Reads messages until one tells the workload's own settings.
+async fn inbound(hub: &Hub, proxy: &mut Proxy) {
+    loop {
+        let (version, updates) = proxy.next().await;
+        hub.acknowledge(proxy, version).await;
+        if updates.iter().any(|u| matches!(u, Update::Inbound(_))) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn callers_from_any_number_of_addresses_end_no_stream_and_policies_go_on() {
+    let mut hub = Hub::synced(POD).await;
+    let mut proxy = hub.open("p", true).await;
+    inbound(&hub, &mut proxy).await;
+    for batch in 0..64 {
+        hub.ask(&proxy, peers(batch * 512..(batch + 1) * 512)).await;
+        let (version, _) = proxy.next().await;
+        hub.acknowledge(&proxy, version).await;
+    }
+    let status = hub.handle.proxies().await.unwrap();
+    assert_eq!(status[0].targets, limits::PEERS);
+    hub.apply(STRICT).await;
+    inbound(&hub, &mut proxy).await;
+    assert!(proxy.ended.try_recv().is_err());
+    // The newest are told of; the oldest are not known any more.
+    let pod = |number: usize| format!("{POD}status: {{podIP: {}}}\n", ip(number));
+    hub.apply(&pod(64 * 512 - 1)).await;
+    let (_, updates) = proxy.next().await;
+    assert!(
+        updates
+            .iter()
+            .any(|u| matches!(u, Update::Peer(_, Some(_)))),
+        "{updates:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_asks_for_too_many_targets_ends_and_is_told_the_bound() {
+    let mut hub = Hub::synced("").await;
+    let mut proxy = hub.open("p", false).await;
+    let mut other = hub.open("q", false).await;
+    hub.ask(&proxy, addresses(0..limits::TARGETS)).await;
+    // What is known already is not counted twice.
+    hub.ask(&proxy, addresses(0..limits::TARGETS)).await;
+    assert_eq!(
+        hub.handle.proxies().await.unwrap()[0].targets,
+        limits::TARGETS
+    );
+    hub.ask(&proxy, addresses(limits::TARGETS..limits::TARGETS + 1))
+        .await;
+    let refused = ended(&mut proxy).await;
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("4096"), "{refused}");
+    hub.ask(&other, addresses(0..1)).await;
+    other.next().await;
+    assert!(other.ended.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn all_streams_of_an_identity_together_keep_so_many_targets() {
+    let mut hub = Hub::synced("").await;
+    let mut proxies = Vec::new();
+    for number in 0..24 {
+        let mut proxy = hub.open(&format!("pod-{number}"), false).await;
+        hub.ask(&proxy, addresses(0..limits::TARGETS)).await;
+        hub.ask(&proxy, peers(0..2 * limits::PEERS)).await;
+        let (version, _) = proxy.next().await;
+        hub.acknowledge(&proxy, version).await;
+        proxies.push(proxy);
+    }
+    let status = hub.handle.proxies().await.unwrap();
+    let kept: usize = status.iter().map(|proxy| proxy.targets).sum();
+    assert_eq!(kept, limits::TARGETS_OF_IDENTITY);
+    for proxy in &mut proxies {
+        assert!(proxy.ended.try_recv().is_err());
+    }
+    // Another identity has its own.
+    let identity = "spiffe://cluster.local/ns/default/sa/other";
+    let other = hub.open_as(identity, "other", false).await;
+    hub.ask(&other, peers(0..512)).await;
+    let status = hub.handle.proxies().await.unwrap();
+    let other = status.iter().find(|proxy| proxy.pod == "other").unwrap();
+    assert_eq!(other.targets, 512);
+}
+
+#[tokio::test]
+async fn a_pods_third_stream_ends_its_first() {
+    let mut hub = Hub::synced(POD).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut proxy = hub.open("p", true).await;
+        let admitted = timeout(PATIENCE, &mut proxy.admitted).await;
+        admitted.unwrap().unwrap().unwrap();
+        streams.push(proxy);
+    }
+    for stream in &mut streams[..2] {
+        assert_eq!(ended(stream).await.code(), Code::Aborted);
+    }
+    assert_eq!(hub.handle.proxies().await.unwrap().len(), 2);
+    // Those that wait for their pod count too.
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(hub.open("unknown", true).await);
+    }
+    let first = waiting.remove(0);
+    assert_eq!(admitted(first).await.unwrap_err().code(), Code::Aborted);
+    // Streams that closed are not counted any more.
+    for id in streams.iter().map(|proxy| proxy.id) {
+        hub.handle.send(Command::Close(id)).await.unwrap();
+    }
+    for _ in 0..2 {
+        streams.push(hub.open("p", true).await);
+    }
+    assert_eq!(hub.handle.proxies().await.unwrap().len(), 2);
+    assert!(streams[4].ended.try_recv().is_err());
 }

@@ -10,7 +10,7 @@ use super::{encoding::Bytes, stream::Message};
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
-use linnet_mesh::discovery::proto;
+use linnet_mesh::discovery::{limits, proto};
 use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint},
@@ -26,8 +26,6 @@ use tonic_prost::ProstCodec;
 
 /// The stream's path: service and method of discovery.proto.
 pub(super) const STREAM: &str = "/linnet.discovery.v1.Discovery/Stream";
-/// A proxy's message at most, bytes: gRPC's usual limit.
-const MESSAGE: usize = 4 << 20;
 /// Most messages of a proxy are acknowledgements of a few bytes; the buffer
 /// grows for others.
 const BUFFER: usize = 128;
@@ -43,7 +41,7 @@ const PREFIX: usize = 11;
 pub(super) fn requests(body: Body) -> Streaming<proto::ProxyMessage> {
     type Requests = ProstCodec<proto::ControllerMessage, proto::ProxyMessage>;
     let decoder = Requests::raw_decoder(BufferSettings::new(BUFFER, BUFFER));
-    Streaming::new_request(decoder, body, None, Some(MESSAGE))
+    Streaming::new_request(decoder, body, None, Some(limits::MESSAGE))
 }
 
 /// What a proxy is told.
@@ -189,7 +187,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_overlong_message_is_refused_before_it_is_read() {
-        let length = u32::try_from(MESSAGE + 1).unwrap().to_be_bytes();
+        let length = u32::try_from(limits::MESSAGE + 1).unwrap().to_be_bytes();
         let head = [&[0][..], &length].concat();
         let refused = requests(Body::from(head)).message().await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");

@@ -24,6 +24,9 @@ pub struct Fetched {
     pub notes: Vec<String>,
 }
 
+/// Where keys are to be fetched, each with the namespaces whose policies want them.
+pub type KeySources = BTreeMap<KeySource, BTreeSet<Arc<str>>>;
+
 /// Keys that were fetched, and what is to be said of them.
 #[derive(Debug, Default)]
 pub(super) struct FetchedKeys(HashMap<KeySource, State>);
@@ -91,20 +94,23 @@ impl Index {
         Authentication::new(rules.collect()).map(Arc::new)
     }
 
-    /// Where keys are to be fetched.
-    pub fn key_sources(&self) -> BTreeSet<KeySource> {
-        let policies = self.configurations.authentications();
-        policies
-            .flat_map(RequestAuthentication::key_sources)
-            .map(|(_, source)| source.clone())
-            .collect()
+    /// Where keys are to be fetched, and for the policies of which namespaces.
+    pub fn key_sources(&self) -> KeySources {
+        let mut sources = KeySources::new();
+        for policy in self.configurations.authentications() {
+            for (_, source) in policy.key_sources() {
+                let namespaces = sources.entry(source.clone()).or_default();
+                namespaces.insert(policy.namespace.clone());
+            }
+        }
+        sources
     }
 
     /// Takes what fetching has come to.
     pub(super) fn take_keys(&mut self, source: &KeySource, fetched: Fetched) {
         let wanted = self.key_sources();
-        self.keys.0.retain(|known, _| wanted.contains(known));
-        if !wanted.contains(source) {
+        self.keys.0.retain(|known, _| wanted.contains_key(known));
+        if !wanted.contains_key(source) {
             return;
         }
         if self.keys.take(source.clone(), fetched) {

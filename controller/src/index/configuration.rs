@@ -2,14 +2,17 @@
 //! first where several speak of one thing.
 
 mod links;
+mod usage;
 
 pub(super) use links::{drop_from, touch_pods};
+use usage::{Cost, Usage};
 
 use super::{Affected, attachments::Attachments};
 use crate::{
     compile::{
         AuthorizationPolicy, Compiled, Context, DestinationRule, Note, PeerAuthentication,
-        RequestAuthentication, RuleHost, Scope, Subset, VirtualService, closed, compile,
+        RequestAuthentication, RuleHost, Scope, Subset, VirtualService, closed, compile_within,
+        limits,
     },
     object::{Configuration, Kind, Name, ObjectRef},
 };
@@ -34,6 +37,8 @@ pub(super) struct Entry {
     pub(super) notes: Vec<Note>,
     /// The newest version is not in force.
     pub(super) rejected: bool,
+    /// What the version in force takes.
+    pub(super) cost: Cost,
 }
 
 /// Oldest first; the name decides between resources of one second.
@@ -63,6 +68,7 @@ pub(super) struct Configurations {
     pub(super) telemetries: HashMap<Arc<str>, BTreeSet<Age>>,
     /// So far.
     pub(super) compilations: u64,
+    usage: Usage,
 }
 
 impl Configurations {
@@ -90,7 +96,18 @@ impl Configurations {
         affected: &mut Affected,
     ) {
         let reference = configuration.reference();
-        let result = compile(configuration, context);
+        let namespace = &reference.name.namespace;
+        let taken = self
+            .entries
+            .get(&reference)
+            .map_or_else(Cost::default, |old| old.cost);
+        self.usage.remove(namespace, taken);
+        let spec = limits::size(&configuration.spec);
+        let result = self.usage.room(namespace, spec).map_err(|note| vec![note]);
+        let result = result.and_then(|mut regexes| {
+            let compiled = compile_within(configuration, context, &mut regexes)?;
+            Ok((compiled, Cost::new(spec, regexes.used())))
+        });
         self.compilations += 1;
         let log = configuration.origin.as_deref().unwrap_or("kubernetes");
         let old = self.entries.remove(&reference);
@@ -101,6 +118,7 @@ impl Configurations {
             compiled: None,
             notes: Vec::new(),
             rejected: false,
+            cost: taken,
         };
         match result {
             Err(errors) => {
@@ -116,7 +134,8 @@ impl Configurations {
                 entry.rejected = true;
                 self.keep(&reference, entry, old, configuration, affected);
             }
-            Ok((compiled, notes)) => {
+            Ok(((compiled, notes), cost)) => {
+                entry.cost = cost;
                 for note in &notes {
                     tracing::info!(origin = log, "{reference}: {note}");
                 }
@@ -131,8 +150,11 @@ impl Configurations {
                     }
                     self.link(&reference, &entry, affected);
                 }
-                self.entries.insert(reference, entry);
+                self.entries.insert(reference.clone(), entry);
             }
+        }
+        if let Some(entry) = self.entries.get(&reference) {
+            self.usage.add(&reference.name.namespace, entry.cost);
         }
     }
 
@@ -158,6 +180,7 @@ impl Configurations {
             }
             old => {
                 entry.compiled = closed(configuration);
+                entry.cost = Cost::default();
                 if let Some(old) = old {
                     self.unlink(reference, &old, affected);
                 }
@@ -205,6 +228,7 @@ impl Configurations {
 
     pub(super) fn remove(&mut self, reference: &ObjectRef, affected: &mut Affected) {
         if let Some(entry) = self.entries.remove(reference) {
+            self.usage.remove(&reference.name.namespace, entry.cost);
             self.unlink(reference, &entry, affected);
         }
     }

@@ -874,3 +874,49 @@ endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: payment-1}}]
     assert_eq!(inbound(&index), AppProtocol::Opaque, "nobody says HTTP");
     assert!(verdicts(&index).is_empty());
 }
+
+#[test]
+fn delegates_that_multiply_are_left_out() {
+    let mut index = index("");
+    apply(&mut index, &plain_service("shop", "a"));
+    let entries = |count: usize, field: &str| {
+        let entries = (0..count).map(|n| format!("{{{field}: {{h{n}: {{exact: x}}}}}}"));
+        entries.collect::<Vec<_>>().join(", ")
+    };
+    let delegate = format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{namespace: shop, name: leaf}}\n\
+         spec: {{http: [{{match: [{}], route: [{{destination: {{host: a}}}}]}}]}}\n",
+        entries(100, "queryParams")
+    );
+    apply(&mut index, &delegate);
+    let root = |count: usize| {
+        format!(
+            "{{match: [{}], delegate: {{name: leaf}}}}",
+            entries(count, "headers")
+        )
+    };
+    let made = |index: &Index| {
+        let key = ServicePort {
+            namespace: "shop".into(),
+            name: "a".into(),
+            port: 80,
+        };
+        let service = index.service(&key, "shop").unwrap();
+        let rules = service.http.iter().flat_map(|http| &http.rules);
+        rules.map(|rule| rule.matches.len()).sum::<usize>()
+    };
+    apply(&mut index, &route_of("shop", "root", "a", &root(50)));
+    assert_eq!(made(&index), 5000);
+    // Another rule finds no room any more.
+    let two = format!("{}, {}", root(50), root(1));
+    apply(&mut index, &route_of("shop", "root", "a", &two));
+    assert_eq!(made(&index), 5000);
+    apply(&mut index, &route_of("shop", "root", "a", &root(1000)));
+    assert_eq!(made(&index), 0);
+    let verdicts: Vec<_> = index.verdicts().iter().map(ToString::to_string).collect();
+    let told = "with those of VirtualService shop/leaf there would be 100000 rules or match entries; more than 5000 are not taken; the rule is passed by";
+    assert!(
+        verdicts.iter().any(|verdict| verdict.contains(told)),
+        "{verdicts:#?}"
+    );
+}

@@ -9,6 +9,7 @@
 
 use super::Settings;
 use crate::compile::{KeySource, scheme};
+use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{
@@ -68,6 +69,22 @@ pub(super) enum Error {
     Answer { url: String, reason: String },
     #[error("cannot use the roots in {path}: {reason}")]
     Roots { path: String, reason: String },
+}
+
+/// Keys, and of which no use is made and why; or why there are none.
+pub(super) type Outcome = Result<(Vec<Jwk>, Vec<String>), String>;
+
+/// Who fetches keys; a test has its own.
+pub(super) trait Fetch: Send + Sync {
+    /// Fetches a source's keys.
+    fn keys<'a>(&'a self, source: &'a KeySource) -> BoxFuture<'a, Outcome>;
+}
+
+impl Fetch for Fetcher {
+    fn keys<'a>(&'a self, source: &'a KeySource) -> BoxFuture<'a, Outcome> {
+        let fetched = self.keys(source);
+        async { fetched.await.map_err(|error| error.to_string()) }.boxed()
+    }
 }
 
 /// Fetches keys.

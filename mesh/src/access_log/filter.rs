@@ -8,8 +8,8 @@
 
 mod read;
 
+use crate::regexes::Regex;
 use http::HeaderName;
-use regex::Regex;
 use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr, time::Duration};
 
 /// An expression that was understood.

@@ -111,7 +111,17 @@ pub enum Pattern {
 #[derive(Clone, Debug)]
 pub struct Template {
     text: String,
-    regex: regex::Regex,
+    /// What stands before `{**}`, or all.
+    segments: Vec<Segment>,
+    /// What stands behind `{**}`, with the slash before it.
+    end: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Segment {
+    Literal(Box<str>),
+    /// `{*}`
+    Any,
 }
 
 impl PartialEq for Pattern {
@@ -191,7 +201,7 @@ impl Pattern {
             Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
             Self::Suffix(suffix) => text.ends_with(suffix.as_str()),
             Self::Present => !text.is_empty(),
-            Self::Template(template) => template.regex.is_match(text),
+            Self::Template(template) => template.matches(text),
         }
     }
 
@@ -221,30 +231,52 @@ impl Template {
     fn new(text: &str) -> Result<Self, Invalid> {
         let invalid = || Invalid::Template(text.to_owned());
         let rest = text.strip_prefix('/').ok_or_else(invalid)?;
-        let mut pattern = "^".to_owned();
-        let mut ended = false;
+        let (mut segments, mut end) = (Vec::new(), None::<String>);
         for segment in rest.split('/') {
-            pattern.push('/');
-            match segment {
-                "{*}" | "{**}" if ended => return Err(invalid()),
-                "{*}" => pattern.push_str("[^/]+"),
-                "{**}" => {
-                    pattern.push_str(".*");
-                    ended = true;
+            match (segment, &mut end) {
+                ("{*}" | "{**}", Some(_)) => return Err(invalid()),
+                ("{*}", None) => segments.push(Segment::Any),
+                ("{**}", None) => end = Some(String::new()),
+                (literal, _) if literal.contains(['{', '}', '*']) => return Err(invalid()),
+                (literal, Some(end)) => {
+                    end.push('/');
+                    end.push_str(literal);
                 }
-                literal if literal.contains(['{', '}', '*']) => return Err(invalid()),
-                literal => pattern.push_str(&regex::escape(literal)),
+                (literal, None) => segments.push(Segment::Literal(literal.into())),
             }
         }
-        pattern.push('$');
-        let regex = regex::RegexBuilder::new(&pattern)
-            .dot_matches_new_line(true)
-            .build()
-            .map_err(|_| invalid())?;
         Ok(Self {
             text: text.to_owned(),
-            regex,
+            segments,
+            end,
         })
+    }
+
+    /// Whether a path fits. An expression would say the same, and take a thousand times
+    /// the memory.
+    fn matches(&self, path: &str) -> bool {
+        let mut rest = path;
+        for segment in &self.segments {
+            let Some(behind) = rest.strip_prefix('/') else {
+                return false;
+            };
+            let (own, after) = behind.split_at(behind.find('/').unwrap_or(behind.len()));
+            let fits = match segment {
+                Segment::Any => !own.is_empty(),
+                Segment::Literal(literal) => *own == **literal,
+            };
+            if !fits {
+                return false;
+            }
+            rest = after;
+        }
+        match &self.end {
+            None => rest.is_empty(),
+            Some(end) => {
+                let behind = rest.strip_prefix('/');
+                behind.is_some_and(|behind| behind.ends_with(end.as_str()))
+            }
+        }
     }
 }
 
@@ -306,3 +338,6 @@ pub fn port(text: &str) -> Result<u16, Invalid> {
         _ => Err(Invalid::Port(text.to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

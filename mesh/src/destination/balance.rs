@@ -78,6 +78,8 @@ impl HashAlgorithm {
     pub const LARGEST_RING: u32 = 1 << 18;
     /// The API's default of `tableSize`.
     pub const TABLE_SIZE: u32 = 65_537;
+    /// Most entries that the proxy lays out, 1 MiB; a prime.
+    pub const LARGEST_TABLE: u32 = 262_147;
     /// Envoy's bound on a table, a prime itself.
     pub const MAX_TABLE_SIZE: u32 = 5_000_011;
 }

@@ -57,6 +57,7 @@ impl TryFrom<proto::Target> for Target {
     type Error = DecodeError;
 
     fn try_from(message: proto::Target) -> Result<Self> {
+        super::limits::check_target(&message)?;
         use proto::target::Kind;
         Ok(match required("target", message.kind)? {
             Kind::Address(text) => Self::Address(parse("target.address", &text)?),

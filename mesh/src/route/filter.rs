@@ -4,6 +4,7 @@
 //! Everything acts on a head in place; a query string is always kept.
 
 use super::{Answer, Backend, Cors, Fault, RetryPolicy, Share, StringMatch};
+use crate::regexes::{Budget, Regex, RegexError};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::HOST,
@@ -82,7 +83,7 @@ pub enum PathRewrite {
     /// Replaces every match of a regular expression; `\1` stands for a group.
     Regex {
         /// The expression, as compiled.
-        regex: regex::Regex,
+        regex: Regex,
         /// What stands in its place.
         substitution: String,
     },
@@ -101,7 +102,7 @@ impl PartialEq for PathRewrite {
                     regex: b,
                     substitution: to_b,
                 },
-            ) => a.as_str() == b.as_str() && to_a == to_b,
+            ) => a == b && to_a == to_b,
             _ => false,
         }
     }
@@ -113,19 +114,26 @@ impl PartialEq for PathRewrite {
 pub struct RewriteError(String);
 
 impl PathRewrite {
-    /// Largest compiled program of a regular expression, bytes.
-    const SIZE_LIMIT: usize = 1 << 20;
-
-    /// A rewrite by regular expression.
+    /// A rewrite by regular expression that came from a controller, which has counted it
+    /// for its resource.
     ///
     /// # Errors
-    /// A pattern that is invalid or too large when compiled.
-    pub fn regex(pattern: &str, substitution: &str) -> Result<Self, regex::Error> {
-        let regex = regex::RegexBuilder::new(pattern)
-            .size_limit(Self::SIZE_LIMIT)
-            .build()?;
+    /// A pattern that is invalid, or too large when compiled.
+    pub fn regex(pattern: &str, substitution: &str) -> Result<Self, RegexError> {
+        Self::regex_within(pattern, substitution, &mut Budget::of_resource())
+    }
+
+    /// A rewrite by regular expression, compiled within a budget.
+    ///
+    /// # Errors
+    /// A pattern that is invalid, or too large when compiled.
+    pub fn regex_within(
+        pattern: &str,
+        substitution: &str,
+        budget: &mut Budget,
+    ) -> Result<Self, RegexError> {
         Ok(Self::Regex {
-            regex,
+            regex: budget.replace(pattern)?,
             substitution: substitution.to_owned(),
         })
     }
@@ -145,11 +153,7 @@ impl PathRewrite {
             Self::Regex {
                 regex,
                 substitution,
-            } => regex
-                .replace_all(path, |groups: &regex::Captures<'_>| {
-                    substituted(substitution, groups)
-                })
-                .into_owned(),
+            } => regex.replace_all(path, |new, group| substitute(substitution, group, new)),
         };
         if new.starts_with('/') {
             new
@@ -169,24 +173,29 @@ fn behind<'a>(matched: Option<&StringMatch>, path: &'a str) -> &'a str {
     path.get(start..).unwrap_or_default()
 }
 
-fn substituted(substitution: &str, groups: &regex::Captures<'_>) -> String {
-    let mut text = String::new();
+/// Adds a substitution to a path. What no path can be as long as is not made.
+fn substitute(substitution: &str, group: &dyn Fn(usize) -> Option<String>, new: &mut String) {
     let mut rest = substitution.chars();
     while let Some(character) = rest.next() {
+        if new.len() > LONGEST_PATH {
+            return;
+        }
         if character != '\\' {
-            text.push(character);
+            new.push(character);
             continue;
         }
         match rest.next() {
             Some(digit) if digit.is_ascii_digit() => {
                 let number = digit as usize - '0' as usize;
-                text.push_str(groups.get(number).map_or("", |group| group.as_str()));
+                new.push_str(&group(number).unwrap_or_default());
             }
-            other => text.extend(other),
+            other => new.extend(other),
         }
     }
-    text
 }
+
+/// What `http` takes as a path at most, bytes; a longer one is no path.
+const LONGEST_PATH: usize = u16::MAX as usize;
 
 impl Rewrite {
     /// Rewrites a request's target.

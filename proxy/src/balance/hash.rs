@@ -129,7 +129,7 @@ pub(crate) struct Maglev {
 impl Maglev {
     /// A table of `size` entries, a prime.
     pub(crate) fn new(members: &[Member], size: usize) -> Self {
-        let size = size.clamp(2, HashAlgorithm::MAX_TABLE_SIZE as usize);
+        let size = size.clamp(2, HashAlgorithm::LARGEST_TABLE as usize);
         const FREE: u32 = u32::MAX;
         let mut entries = vec![FREE; size];
         let mut turns: Vec<_> = members.iter().map(|m| Turn::new(m, size)).collect();

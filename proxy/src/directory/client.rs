@@ -8,7 +8,7 @@ use super::{Command, Directory};
 use hyper_util::rt::TokioIo;
 use linnet_mesh::{
     SpiffeId,
-    discovery::{DecodeError, Update, proto},
+    discovery::{DecodeError, Target, Update, limits, proto},
 };
 use linnet_runtime::certificate;
 use std::{
@@ -46,7 +46,7 @@ pub(crate) async fn run(
     settings: Settings,
     certificates: certificate::Handle,
     directory: Arc<Directory>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut commands: mpsc::Receiver<Command>,
 ) {
     let early = dialed_meanwhile(&settings.address, certificates.wait()).await;
     let early = Early::new(Mutex::new(early));
@@ -88,6 +88,8 @@ enum StreamError {
     Status(#[from] tonic::Status),
     #[error("the controller ended the stream")]
     Ended,
+    #[error("targets came and went faster than the controller was asked; all are asked for again")]
+    Behind,
     #[error("{0} is not host:port")]
     Address(String),
 }
@@ -116,12 +118,13 @@ impl Stream<'_> {
     async fn follow(
         &self,
         certificates: &certificate::Handle,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
+        commands: &mut mpsc::Receiver<Command>,
         answered: &mut bool,
     ) -> Result<std::convert::Infallible, StreamError> {
         let channel = connect(self.settings, certificates, self.early).await?;
         let (messages, receiver) = mpsc::channel(64);
         // What piled up while there was no stream is part of `targets`.
+        self.directory.take_behind();
         while commands.try_recv().is_ok() {}
         self.greet(&messages).await?;
         let mut client = proto::discovery_client::DiscoveryClient::new(channel)
@@ -144,6 +147,9 @@ impl Stream<'_> {
                     while let Ok(command) = commands.try_recv() {
                         batch.push(command);
                     }
+                    if self.directory.take_behind() {
+                        return Err(StreamError::Behind);
+                    }
                     for kind in requests(batch) {
                         send(&messages, kind).await?;
                     }
@@ -159,8 +165,11 @@ impl Stream<'_> {
             proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         send(messages, Kind::Hello(hello)).await?;
-        let targets = self.directory.targets().iter().map(Into::into).collect();
-        send(messages, Kind::Subscribe(proto::Targets { targets })).await
+        for targets in self.directory.targets().chunks(limits::TARGETS_OF_MESSAGE) {
+            let targets = targets.iter().map(Into::into).collect();
+            send(messages, Kind::Subscribe(proto::Targets { targets })).await?;
+        }
+        Ok(())
     }
 
     fn receive(&self, message: proto::ControllerMessage) -> proto::Acknowledgement {
@@ -174,7 +183,9 @@ impl Stream<'_> {
             }
             Err(error) => {
                 tracing::error!(version, %error, "refused a configuration; the last good one stays");
-                error.to_string()
+                let mut text = error.to_string();
+                limits::cut(&mut text, limits::ERROR);
+                text
             }
         };
         proto::Acknowledgement { version, error }
@@ -189,24 +200,25 @@ async fn send(
     messages.send(message).await.map_err(|_| StreamError::Ended)
 }
 
-/// One message for a run of commands of the same kind, in their order.
+/// Messages for runs of commands of the same kind, in their order, each of as many
+/// targets as a message may have.
 fn requests(commands: Vec<Command>) -> Vec<proto::proxy_message::Kind> {
     use proto::proxy_message::Kind;
     let mut kinds: Vec<Kind> = Vec::new();
     for command in commands {
+        let full = |last: &proto::Targets| last.targets.len() >= limits::TARGETS_OF_MESSAGE;
+        let one = |target: &Target| proto::Targets {
+            targets: vec![target.into()],
+        };
         match (command, kinds.last_mut()) {
-            (Command::Subscribe(target), Some(Kind::Subscribe(last))) => {
+            (Command::Subscribe(target), Some(Kind::Subscribe(last))) if !full(last) => {
                 last.targets.push((&target).into());
             }
-            (Command::Unsubscribe(target), Some(Kind::Unsubscribe(last))) => {
+            (Command::Unsubscribe(target), Some(Kind::Unsubscribe(last))) if !full(last) => {
                 last.targets.push((&target).into());
             }
-            (Command::Subscribe(target), _) => kinds.push(Kind::Subscribe(proto::Targets {
-                targets: vec![(&target).into()],
-            })),
-            (Command::Unsubscribe(target), _) => kinds.push(Kind::Unsubscribe(proto::Targets {
-                targets: vec![(&target).into()],
-            })),
+            (Command::Subscribe(target), _) => kinds.push(Kind::Subscribe(one(&target))),
+            (Command::Unsubscribe(target), _) => kinds.push(Kind::Unsubscribe(one(&target))),
         }
     }
     kinds
@@ -285,5 +297,30 @@ async fn open(
             peer.map_or_else(|| "nobody".to_owned(), |id| id.to_string()),
             settings.controller
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::proxy_message::Kind;
+
+    #[test]
+    fn no_message_has_more_targets_than_a_controller_takes() {
+        let target = |number: u16| Target::Address(([10, 0, 0, 1], number).into());
+        let most = u16::try_from(limits::TARGETS_OF_MESSAGE).unwrap();
+        let subscribe = (0..2 * most + 1).map(|number| Command::Subscribe(target(number)));
+        let unsubscribe = (0..most + 1).map(|number| Command::Unsubscribe(target(number)));
+        let mut lengths = Vec::new();
+        for kind in requests(subscribe.chain(unsubscribe).collect()) {
+            lengths.push(match &kind {
+                Kind::Subscribe(targets) => targets.targets.len(),
+                Kind::Unsubscribe(targets) => 1000 + targets.targets.len(),
+                other => panic!("{other:?}"),
+            });
+            let message = proto::ProxyMessage { kind: Some(kind) };
+            assert_eq!(limits::check(&message), Ok(()));
+        }
+        assert_eq!(lengths, [512, 512, 1, 1512, 1001]);
     }
 }

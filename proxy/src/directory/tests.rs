@@ -91,7 +91,7 @@ async fn a_silent_controller_is_not_waited_for_for_ever() {
 async fn a_new_stream_asks_for_all_that_is_known() {
     let (directory, _commands) = Directory::new(vec![]);
     let target = Target::Peer("10.0.0.9".parse().unwrap());
-    directory.subscribed(target.clone());
+    directory.subscribed(target.clone()).unwrap();
     assert_eq!(directory.targets(), std::slice::from_ref(&target));
     directory.apply(vec![Update::Peer("10.0.0.9".parse().unwrap(), None)]);
     assert!(matches!(
@@ -110,7 +110,7 @@ async fn the_pod_itself_is_called_in_plaintext() {
         endpoint
     };
     let target = Target::Address("10.0.0.1:80".parse().unwrap());
-    directory.subscribed(target.clone());
+    directory.subscribed(target.clone()).unwrap();
     directory.apply(vec![
         Update::Resolution(target.clone(), Resolution::Service(key("a"))),
         Update::Endpoints(EndpointsUpdate {
@@ -149,4 +149,88 @@ async fn nobody_waits_for_a_callers_workload_while_the_controller_is_away() {
     directory.set_away(false);
     assert_eq!(directory.peer("10.0.0.8".parse().unwrap()).await, None);
     assert_eq!(asked.elapsed(), ANSWER_TIMEOUT);
+}
+
+fn peer(number: u32) -> Target {
+    Target::Peer(std::net::Ipv4Addr::from_bits(0x0b00_0000 + number).into())
+}
+
+fn address(number: u32) -> Target {
+    let ip = std::net::Ipv4Addr::from_bits(0x0c00_0000 + number);
+    Target::Address((ip, 80).into())
+}
+
+/// Every number that a client drives, with its bound.
+const DRIVEN: [(fn(u32) -> Target, usize); 2] = [(peer, limits::PEERS), (address, limits::TARGETS)];
+
+#[tokio::test]
+async fn what_clients_drive_is_bounded_and_the_oldest_goes_first() {
+    for (target, most) in DRIVEN {
+        let (directory, mut commands) = Directory::new(vec![]);
+        let mut known = HashSet::new();
+        for number in 0..20_000 {
+            // One that is used again and again.
+            directory.subscribed(target(0)).unwrap();
+            directory.subscribed(target(number)).unwrap();
+            while let Ok(command) = commands.try_recv() {
+                match command {
+                    Command::Subscribe(target) => assert!(known.insert(target)),
+                    Command::Unsubscribe(target) => assert!(known.remove(&target)),
+                }
+                // What a controller takes, it is never asked to exceed.
+                assert!(known.len() <= most, "{}", known.len());
+            }
+        }
+        let kept: HashSet<Target> = directory.targets().into_iter().collect();
+        assert_eq!(kept, known);
+        assert!(known.contains(&target(0)));
+        let newest = 20_000 - u32::try_from(most - most / 16).unwrap();
+        assert!((newest + 1..20_000).all(|number| known.contains(&target(number))));
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_connections_use_stays() {
+    let (directory, _commands) = Directory::new(vec![]);
+    let used = Target::Host("a.default.svc.cluster.local:80".into());
+    directory.subscribed(used.clone()).unwrap();
+    directory.apply(vec![
+        Update::Resolution(used.clone(), Resolution::Service(key("a"))),
+        service("a"),
+    ]);
+    let Some(Resolved::Service(cell)) = directory.resolve(used.clone()).await else {
+        panic!("a service");
+    };
+    directory.mark_used(&cell);
+    for number in 0..10_000 {
+        directory.subscribed(address(number)).unwrap();
+    }
+    assert!(directory.targets().contains(&used));
+    // Peers and addresses don't take one another's room.
+    for number in 0..10_000 {
+        directory.subscribed(peer(number)).unwrap();
+    }
+    assert_eq!(directory.targets().len(), limits::TARGETS + limits::PEERS);
+}
+
+#[tokio::test]
+async fn a_host_that_no_controller_takes_is_not_asked_for() {
+    let (directory, mut commands) = Directory::new(vec![]);
+    let long = format!("{}:80", "x".repeat(limits::HOST));
+    assert!(directory.resolve(Target::Host(long.into())).await.is_none());
+    assert!(commands.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn commands_that_nobody_takes_are_bounded_and_all_is_asked_for_again() {
+    let (directory, mut commands) = Directory::new(vec![]);
+    for number in 0..100_000 {
+        directory.subscribed(peer(number)).unwrap();
+    }
+    assert!(commands.len() <= COMMANDS);
+    assert!(directory.take_behind());
+    assert!(!directory.take_behind());
+    while commands.try_recv().is_ok() {}
+    directory.subscribed(address(1)).unwrap();
+    assert!(!directory.take_behind());
 }

@@ -173,8 +173,9 @@ impl Workload {
         &self.federation
     }
 
-    /// Reports whether an identity is of the own trust domain, by any of its names.
-    /// Others that are trusted are federated.
+    /// Reports whether an identity is of the own trust domain, by any of its names. Only
+    /// then do its namespace and service account say anything here; others that are
+    /// trusted are federated.
     pub fn is_of_own_domain(&self, id: &SpiffeId) -> bool {
         let mut domains = self.trust.domains.iter();
         domains.any(|domain| domain == id.trust_domain())

@@ -154,6 +154,9 @@ fn algorithm(
         if !is_prime(table_size) || table_size > HashAlgorithm::MAX_TABLE_SIZE {
             let most = HashAlgorithm::MAX_TABLE_SIZE;
             reader.error(&field, format!("{table_size} is not a prime up to {most}"));
+        } else if table_size > HashAlgorithm::LARGEST_TABLE {
+            let most = HashAlgorithm::LARGEST_TABLE;
+            reader.note(field, format!("{table_size} entries are cut to {most}"));
         }
         return HashAlgorithm::Maglev { table_size };
     }

@@ -6,7 +6,10 @@ use crate::{
     object::Configuration,
     resource::gateway::{GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec, MethodMatch},
 };
-use linnet_mesh::route::{RequestMatch, StringMatch};
+use linnet_mesh::{
+    regexes::Budget,
+    route::{RequestMatch, StringMatch},
+};
 
 /// Any service or method.
 const ANY: &str = "[^/]+";
@@ -14,15 +17,16 @@ const ANY: &str = "[^/]+";
 pub(in crate::compile) fn compile(
     configuration: &Configuration,
     notes: &mut Vec<Note>,
+    regexes: &mut Budget,
 ) -> Result<Route, Vec<Note>> {
     let (spec, unknown) = spec::read::<GrpcRouteSpec>(&configuration.spec)?;
-    Ok(Compiler::new(configuration, &unknown, notes).route(
+    Compiler::new(configuration, &unknown, notes, regexes).route(
         configuration,
         &spec.parent_refs,
         &spec.hostnames,
         &spec.rules,
         Compiler::grpc_rule,
-    ))
+    )
 }
 
 impl Compiler<'_> {

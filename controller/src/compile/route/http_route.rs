@@ -9,7 +9,10 @@ use crate::{
         RouteTimeouts,
     },
 };
-use linnet_mesh::route::{QueryMatch, RequestMatch, RetryOn, RetryPolicy, StringMatch};
+use linnet_mesh::{
+    regexes::Budget,
+    route::{QueryMatch, RequestMatch, RetryOn, RetryPolicy, StringMatch},
+};
 
 /// Times a request is sent again where `retry` does not say.
 const ATTEMPTS: u32 = 2;
@@ -17,15 +20,16 @@ const ATTEMPTS: u32 = 2;
 pub(in crate::compile) fn compile(
     configuration: &Configuration,
     notes: &mut Vec<Note>,
+    regexes: &mut Budget,
 ) -> Result<Route, Vec<Note>> {
     let (spec, unknown) = spec::read::<HttpRouteSpec>(&configuration.spec)?;
-    Ok(Compiler::new(configuration, &unknown, notes).route(
+    Compiler::new(configuration, &unknown, notes, regexes).route(
         configuration,
         &spec.parent_refs,
         &spec.hostnames,
         &spec.rules,
         Compiler::http_rule,
-    ))
+    )
 }
 
 impl Compiler<'_> {

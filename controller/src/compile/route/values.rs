@@ -2,11 +2,14 @@
 
 use super::Compiler;
 use crate::{
-    compile::{string_match::reason, virtual_service::duration},
+    compile::{Note, string_match::reason, virtual_service::duration},
     resource::gateway::{HeaderModifier, NamedMatch, RouteHeader},
 };
 use http::{HeaderName, HeaderValue};
-use linnet_mesh::route::{HeaderEdits, HeaderMatch, StringMatch, WholeRegex};
+use linnet_mesh::{
+    regexes::RegexError,
+    route::{HeaderEdits, HeaderMatch, StringMatch, WholeRegex},
+};
 use std::time::Duration;
 
 /// A condition's default, and what every condition may be.
@@ -32,8 +35,15 @@ impl Compiler<'_> {
     }
 
     pub(super) fn regex(&mut self, field: &str, pattern: &str) -> Option<StringMatch> {
-        match WholeRegex::new(pattern) {
+        match WholeRegex::within(pattern, self.regexes) {
             Ok(regex) => Some(StringMatch::Regex(regex)),
+            // What is too much for the resource is not for it to be half in force.
+            Err(RegexError::Spent) => None,
+            Err(error @ RegexError::Large { .. }) => {
+                self.exhausted
+                    .push(Note::new(field, reason(&error)).error());
+                None
+            }
             Err(error) => {
                 self.leave_out(field, &reason(&error));
                 None

@@ -39,7 +39,7 @@ impl Compiler<'_> {
         let mut origins = Vec::new();
         for (position, origin) in policy.allow_origins.iter().enumerate() {
             let field = format!("{path}.allowOrigins[{position}]");
-            match string_match::read(origin, &field) {
+            match string_match::read(origin, &field, self.regexes) {
                 Ok(Some(condition)) => origins.push(meant(condition)),
                 Ok(None) => self.error(field, "sets none of exact, prefix and regex"),
                 Err(error) => self.errors.push(error),

@@ -8,7 +8,11 @@ use super::{
     Compiler, Surroundings, VirtualService,
     rule::{Match, Rule},
 };
-use crate::{compile::Note, object::Name, resource::HttpRoute};
+use crate::{
+    compile::{Note, limits},
+    object::Name,
+    resource::HttpRoute,
+};
 use linnet_mesh::route::{HeaderFilters, HeaderMatch, QueryMatch, RequestMatch, StringMatch};
 
 impl Compiler<'_> {
@@ -61,15 +65,42 @@ impl VirtualService {
         Ok(delegate)
     }
 
+    /// A rule's delegate, or why its rules don't count. Rules are made from both, so their
+    /// numbers multiply; `made` is how many there are already, of all rules before it.
+    pub(super) fn counted_delegate<'a>(
+        &self,
+        rule: &Rule,
+        name: &Name,
+        surroundings: &'a impl Surroundings,
+        made: &mut usize,
+    ) -> Result<&'a VirtualService, String> {
+        let delegate = self.delegate(name, surroundings)?;
+        let entries = |rule: &Rule| {
+            rule.matches
+                .as_ref()
+                .map_or(1, |entries| entries.len().max(1))
+        };
+        let theirs: usize = delegate.http.iter().flatten().map(entries).sum();
+        let together = theirs.saturating_mul(entries(rule)).saturating_add(*made);
+        if together > limits::RULES {
+            return Err(format!(
+                "with those of VirtualService {name} there would be {together} rules or match entries; more than {} are not taken",
+                limits::RULES
+            ));
+        }
+        *made = together;
+        Ok(delegate)
+    }
+
     /// Delegates that don't count, and rules of theirs that don't, by field.
     pub(super) fn delegation(&self, surroundings: &impl Surroundings) -> Vec<Note> {
-        let mut notes = Vec::new();
+        let (mut notes, mut made) = (Vec::new(), 0);
         for root in self.http.iter().flatten() {
             let Some(name) = &root.delegate else {
                 continue;
             };
             let field = format!("{}.delegate", root.path);
-            match self.delegate(name, surroundings) {
+            match self.counted_delegate(root, name, surroundings, &mut made) {
                 Err(reason) => {
                     notes.push(Note::new(field, format!("{reason}; the rule is passed by")));
                 }

@@ -224,14 +224,16 @@ impl Compiler<'_> {
                 self.target(&format!("{path}.uri"), &uri);
                 Some(PathRewrite::Matched(uri))
             }
-            (None, Some(regex)) => match PathRewrite::regex(&regex.pattern, &regex.rewrite) {
-                Ok(rewrite) => Some(rewrite),
-                Err(error) => {
-                    let reason = crate::compile::string_match::reason(&error);
-                    self.error(format!("{path}.uriRegexRewrite.match"), reason);
-                    None
+            (None, Some(regex)) => {
+                match PathRewrite::regex_within(&regex.pattern, &regex.rewrite, self.regexes) {
+                    Ok(rewrite) => Some(rewrite),
+                    Err(error) => {
+                        let reason = crate::compile::string_match::reason(&error);
+                        self.error(format!("{path}.uriRegexRewrite.match"), reason);
+                        None
+                    }
                 }
-            },
+            }
             (None, None) => None,
         };
         let authority = rewrite.authority.as_deref().filter(|text| !text.is_empty());

@@ -46,7 +46,7 @@ impl Compiler<'_> {
         path: &str,
         condition: Option<&StringMatch>,
     ) -> Option<route::StringMatch> {
-        match string_match::read(condition?, path) {
+        match string_match::read(condition?, path, self.regexes) {
             Ok(Some(condition)) => return Some(condition),
             Ok(None) => self
                 .errors
@@ -63,7 +63,7 @@ impl Compiler<'_> {
     ) -> Vec<(String, QueryMatch)> {
         let mut query = Vec::new();
         for (name, condition) in conditions {
-            match string_match::read(condition, &format!("{path}.{name}")) {
+            match string_match::read(condition, &format!("{path}.{name}"), self.regexes) {
                 Ok(value) => {
                     let condition = value.map_or(QueryMatch::Present, QueryMatch::Value);
                     query.push((name.clone(), condition));
@@ -89,7 +89,7 @@ impl Compiler<'_> {
                     "is not a header name; use lower-case letters, digits and '-'",
                 )
             });
-            match (name, string_match::read(condition, &field)) {
+            match (name, string_match::read(condition, &field, self.regexes)) {
                 (Ok(name), Ok(value)) => headers.push(HeaderMatch {
                     name,
                     value,

@@ -1,6 +1,7 @@
 //! From text to an expression.
 
 use super::{Attribute, Expression, NotUnderstood, Operator, Value};
+use crate::regexes::Budget;
 use http::HeaderName;
 use std::{iter::Peekable, time::Duration, vec::IntoIter};
 
@@ -8,11 +9,8 @@ use std::{iter::Peekable, time::Duration, vec::IntoIter};
 const LONGEST: usize = 4096;
 /// How deep parentheses and negations may be nested.
 const DEEPEST: usize = 32;
-/// How many `matches` an expression may have. Each takes memory of its own.
-const MOST_REGEXES: usize = 4;
-/// What a `matches` may take in memory once it is compiled, bytes; as much again
-/// for what each thread remembers of its use.
-const REGEX_SIZE: usize = 1 << 19;
+/// What all `matches` may take in memory once they are compiled, bytes.
+const REGEXES: usize = 256 << 10;
 
 type Result<T> = std::result::Result<T, NotUnderstood>;
 
@@ -43,7 +41,7 @@ pub(super) fn expression(text: &str, headers: &mut Vec<HeaderName>) -> Result<Ex
         tokens: tokens(text)?.into_iter().peekable(),
         headers,
         depth: 0,
-        regexes: 0,
+        regexes: Budget::new(REGEXES, "left of the filter's"),
     };
     let root = reader.or()?;
     match reader.tokens.next() {
@@ -121,7 +119,7 @@ struct Reader<'a> {
     tokens: Peekable<IntoIter<Token>>,
     headers: &'a mut Vec<HeaderName>,
     depth: usize,
-    regexes: usize,
+    regexes: Budget,
 }
 
 /// The left or right side of a comparison.
@@ -358,20 +356,14 @@ impl Reader<'_> {
             "startsWith" => Expression::Starts(attribute, argument),
             "endsWith" => Expression::Ends(attribute, argument),
             "contains" => Expression::Contains(attribute, argument),
-            "matches" => {
-                self.regexes += 1;
-                if self.regexes > MOST_REGEXES {
-                    return refuse(format!("it has more than {MOST_REGEXES} matches()"));
+            "matches" => match self.regexes.anywhere(&argument) {
+                Ok(regex) => Expression::Matches(attribute, regex),
+                Err(error) => {
+                    return refuse(format!(
+                        "{argument:?} is not a usable regular expression: {error}"
+                    ));
                 }
-                let built = regex::RegexBuilder::new(&argument)
-                    .size_limit(REGEX_SIZE)
-                    .dfa_size_limit(REGEX_SIZE)
-                    .build();
-                match built {
-                    Ok(regex) => Expression::Matches(attribute, regex),
-                    Err(error) => return refuse(format!("{argument:?}: {error}")),
-                }
-            }
+            },
             _ => return refuse(format!("{method}() is not known here")),
         })
     }

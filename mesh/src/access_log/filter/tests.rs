@@ -113,7 +113,10 @@ fn what_is_more_is_refused() {
         ("response.code >= 400 &", "'&' is not understood"),
         ("response.code >= 400 true", "true is not expected"),
         ("request.method == 'GET", "a quote is not closed"),
-        ("request.url_path.matches('(')", "regex parse error"),
+        (
+            "request.url_path.matches('(')",
+            "is not a usable regular expression: unclosed group",
+        ),
         (
             "request.url_path.size() > 3",
             "a text in quotes is expected",

@@ -1,0 +1,206 @@
+use super::*;
+use crate::{
+    compile::{Context, compile},
+    object::Name,
+    resource,
+};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+use serde_json::json;
+
+/// What a field holds any number of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Holds {
+    Entries,
+    Fields,
+    Bytes,
+}
+
+/// All fields of a schema that hold any number of something, by path without places.
+fn fields(schema: &JSONSchemaProps, path: &str, found: &mut Vec<(String, Holds)>) {
+    let below = |name: &str| match path {
+        "" => name.to_owned(),
+        path => format!("{path}.{name}"),
+    };
+    for (name, field) in schema.properties.iter().flatten() {
+        fields(field, &below(name), found);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+        found.push((path.to_owned(), Holds::Entries));
+        fields(items, &format!("{path}[]"), found);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(_)) = &schema.additional_properties {
+        found.push((path.to_owned(), Holds::Fields));
+    }
+    if schema.type_.as_deref() == Some("string") && !path.ends_with("[]") {
+        found.push((path.to_owned(), Holds::Bytes));
+    }
+}
+
+/// Fields of the Gateway API's kinds, which have no schema here.
+const OF_ROUTES: [(&str, Holds); 14] = [
+    ("parentRefs", Holds::Entries),
+    ("hostnames", Holds::Entries),
+    ("rules", Holds::Entries),
+    ("rules[].name", Holds::Bytes),
+    ("rules[].matches", Holds::Entries),
+    ("rules[].matches[].headers", Holds::Entries),
+    ("rules[].matches[].headers[].value", Holds::Bytes),
+    ("rules[].matches[].queryParams", Holds::Entries),
+    ("rules[].matches[].path.value", Holds::Bytes),
+    ("rules[].filters", Holds::Entries),
+    ("rules[].filters[].cors.allowOrigins", Holds::Entries),
+    (
+        "rules[].filters[].requestHeaderModifier.add",
+        Holds::Entries,
+    ),
+    ("rules[].backendRefs", Holds::Entries),
+    ("rules[].backendRefs[].filters", Holds::Entries),
+];
+
+/// A spec of which one field holds so much.
+fn spec(path: &str, holds: Holds, count: usize) -> Value {
+    let mut value = match holds {
+        Holds::Entries => (0..count).map(|_| json!({})).collect(),
+        Holds::Fields => (0..count).map(|n| (format!("k{n}"), json!("x"))).collect(),
+        Holds::Bytes => json!("x".repeat(count)),
+    };
+    for step in path.rsplit('.') {
+        let name = step.trim_end_matches("[]");
+        for _ in 0..(step.len() - name.len()) / 2 {
+            value = json!([value]);
+        }
+        value = json!({ name: value });
+    }
+    value
+}
+
+fn configuration(kind: Kind, spec: Value) -> Configuration {
+    Configuration {
+        kind,
+        name: Name::new("shop", "large"),
+        created: 0,
+        generation: 1,
+        origin: None,
+        dry_run: None,
+        spec,
+    }
+}
+
+/// What a field may hold, by the table.
+fn bound(kind: Kind, path: &str, holds: Holds) -> usize {
+    let named = match holds {
+        Holds::Bytes => TEXTS
+            .iter()
+            .find(|(k, field, _)| (*k, *field) == (kind, path)),
+        _ => LISTS
+            .iter()
+            .find(|(k, field, _)| (*k, *field) == (kind, path)),
+    };
+    let other = if holds == Holds::Bytes { TEXT } else { ENTRIES };
+    named.map_or(other, |(_, _, most)| *most)
+}
+
+fn all_fields() -> Vec<(Kind, String, Holds)> {
+    let mut all = Vec::new();
+    for (file, definition) in resource::definitions() {
+        let kind = match file {
+            "virtualservices.yaml" => Kind::VirtualService,
+            "destinationrules.yaml" => Kind::DestinationRule,
+            "peerauthentications.yaml" => Kind::PeerAuthentication,
+            "authorizationpolicies.yaml" => Kind::AuthorizationPolicy,
+            "requestauthentications.yaml" => Kind::RequestAuthentication,
+            "telemetries.yaml" => Kind::Telemetry,
+            "meshpolicies.yaml" => Kind::MeshPolicy,
+            other => panic!("a kind that no bound is tested for: {other}"),
+        };
+        let schema = definition.spec.versions[0].schema.as_ref().unwrap();
+        let root = schema.open_api_v3_schema.as_ref().unwrap();
+        let mut found = Vec::new();
+        fields(&root.properties.as_ref().unwrap()["spec"], "", &mut found);
+        assert!(!found.is_empty(), "{file}");
+        all.extend(found.into_iter().map(|(path, holds)| (kind, path, holds)));
+    }
+    for kind in [Kind::HttpRoute, Kind::GrpcRoute] {
+        all.extend(OF_ROUTES.map(|(path, holds)| (kind, path.to_owned(), holds)));
+    }
+    all
+}
+
+#[test]
+fn every_field_of_every_kind_has_a_bound_and_is_refused_beyond() {
+    let context = Context {
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let fields = all_fields();
+    assert!(fields.len() > 150, "{}", fields.len());
+    for (kind, path, holds) in fields {
+        let most = bound(kind, &path, holds);
+        let within = configuration(kind, spec(&path, holds, most));
+        assert_eq!(check(&within), [], "{kind:?} {path}");
+        let beyond = configuration(kind, spec(&path, holds, most + 1));
+        let refused = compile(&beyond, &context).unwrap_err();
+        let named = format!("spec.{}", path.replace("[]", "[0]"));
+        // Of rules the sum is told, at the list of rules.
+        let named = match path.as_str() {
+            "http[].match" => "spec.http".to_owned(),
+            "rules[].matches" => "spec.rules".to_owned(),
+            _ => named,
+        };
+        let told = refused.iter().any(|note| {
+            note.field == named
+                && note
+                    .text
+                    .contains(&format!("more than {most} are not taken"))
+        });
+        // Connections have no match entries that are summed up.
+        let summed = ["tls", "tcp"].contains(&path.as_str());
+        assert!(told || summed, "{kind:?} {path}: {refused:?}");
+    }
+}
+
+#[test]
+fn fields_that_nobody_knows_have_bounds_too() {
+    for (spec, field) in [
+        (
+            json!({"of": {"tomorrow": vec![0; ENTRIES + 1]}}),
+            "spec.of.tomorrow",
+        ),
+        (json!({"text": "x".repeat(TEXT + 1)}), "spec.text"),
+        (json!({"a": {"x".repeat(TEXT + 1): 1}}), "spec.a"),
+        (json!(vec!["x"; 300]), "spec"),
+    ] {
+        let notes = check(&configuration(Kind::Telemetry, spec));
+        assert_eq!(notes[0].field, field);
+    }
+}
+
+#[test]
+fn all_of_a_spec_together_has_bounds() {
+    let texts: Vec<_> = (0..200).map(|_| vec!["x".repeat(TEXT); 4]).collect();
+    let values: Vec<_> = (0..200).map(|_| vec![vec![0; 200]; 6]).collect();
+    let regexes = vec![json!({"uri": {"regex": "a"}}); REGEXES + 1];
+    let of_route = vec![json!({"path": {"type": "RegularExpression", "value": "/a"}}); REGEXES + 1];
+    for (kind, spec, what) in [
+        (Kind::DestinationRule, json!({"a": texts}), "bytes"),
+        (Kind::DestinationRule, json!({"a": values}), "values"),
+        (
+            Kind::VirtualService,
+            json!({"http": [{"match": regexes}]}),
+            "regular expressions",
+        ),
+        (
+            Kind::HttpRoute,
+            json!({"rules": [{"matches": of_route}]}),
+            "regular expressions",
+        ),
+    ] {
+        let notes = check(&configuration(kind, spec));
+        let told = notes
+            .iter()
+            .any(|note| note.field == "spec" && note.text.contains(what));
+        assert!(told, "{notes:?}");
+        assert!(notes.len() <= REMARKS + 4);
+    }
+}

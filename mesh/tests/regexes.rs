@@ -1,0 +1,59 @@
+//! Whatever patterns there are, and however many: what a process takes for them. A process
+//! of its own, since all of a process share one bound.
+
+#![allow(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+use linnet_mesh::regexes::{self, Budget, OF_PROCESS, OF_RESOURCE, OF_THREAD};
+use std::fs;
+
+/// Anonymous memory of this process, bytes.
+fn memory() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let line = lines
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .unwrap();
+    let kilobytes = line.trim().trim_end_matches(" kB");
+    kilobytes.parse::<usize>().unwrap() * 1024
+}
+
+/// Patterns that take as much as they can, each another way.
+fn patterns(number: usize) -> [String; 6] {
+    [
+        format!(r"\w{{1,9}}{number}"),
+        format!(r"(?i)[a-z]{{1,300}}{number}"),
+        format!(r"(a|b|c|dd|ee{number}){{1,500}}"),
+        format!(r".*{number}.*.*[^é]*"),
+        format!(r"(\d+)\.(\d+)\.{number}"),
+        format!(r"{}|{number}", ["GET", "POST", "PUT"].join("|")),
+    ]
+}
+
+#[test]
+fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
+    let before = memory();
+    let text = "Ab1é.ddee00".repeat(400);
+    let (mut kept, mut refused) = (Vec::new(), 0);
+    for number in 0..1000 {
+        let mut resource = Budget::of_resource();
+        for pattern in patterns(number) {
+            match resource.whole(&pattern) {
+                Ok(regex) => {
+                    regex.is_match(&text);
+                    kept.push(regex);
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(resource.used() <= OF_RESOURCE);
+        assert!(regexes::size() <= OF_PROCESS);
+    }
+    assert!(refused > 100, "the bound is met: {} taken", kept.len());
+    let grown = memory().saturating_sub(before);
+    println!("{} taken, {} KiB", kept.len(), grown / 1024);
+    // The allocator rounds up, and keeps what compiling took for a moment.
+    assert!(grown < (OF_PROCESS + OF_THREAD) * 3 / 2, "{grown}");
+    drop(kept);
+    assert_eq!(regexes::size(), 0);
+    assert!(Budget::of_resource().whole(&patterns(0)[0]).is_ok());
+}
