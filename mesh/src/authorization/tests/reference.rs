@@ -120,7 +120,7 @@ pub(crate) const STEPS: [fn(&str) -> String; 10] = [
         path
     },
     |path| path.replace('\\', "/"),
-    |path| unescape(path, &[b'/', b'\\']),
+    |path| unescape(path, b"/\\"),
     |path| unescape(path, &(0..128).collect::<Vec<u8>>()),
     |path| {
         let segments: Vec<_> = path
