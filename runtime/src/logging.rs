@@ -134,10 +134,6 @@ pub fn check(directives: &str) -> Result<(), Error> {
     parse(directives).map(drop)
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads filters"
-)]
 fn parse(directives: &str) -> Result<EnvFilter, Error> {
     let (bytes, count) = (directives.len(), directives.split(',').count());
     if bytes > LONGEST_FILTER || count > MOST_DIRECTIVES {
