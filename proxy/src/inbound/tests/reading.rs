@@ -254,7 +254,10 @@ async fn a_server_of_http_that_speaks_first_is_no_way_past_tokens() {
         for (first, relayed) in [
             (&b"\x4a\0\0\0\x0a5.7.1\0"[..], true),
             (settings, false),
-            (b"HTTP/1.1 408 Request Timeout\r\n\r\n", false),
+            (
+                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+                false,
+            ),
         ] {
             for entrance in Entrance::ALL {
                 let (address, greeted) = greeting(first).await;
