@@ -238,7 +238,7 @@ fn group_of(captures: &Captures, text: &str, group: usize) -> Option<String> {
 }
 
 /// All expressions of this process.
-static KNOWN: Mutex<Option<HashMap<(Use, Box<str>), Weak<Compiled>>>> = Mutex::new(None);
+static KNOWN: Mutex<Option<Table>> = Mutex::new(None);
 /// What they take, bytes.
 static SIZE: AtomicUsize = AtomicUsize::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -248,7 +248,8 @@ pub fn size() -> usize {
     SIZE.load(Ordering::Relaxed)
 }
 
-type Known = MutexGuard<'static, Option<HashMap<(Use, Box<str>), Weak<Compiled>>>>;
+type Table = HashMap<(Use, Box<str>), Weak<Compiled>>;
+type Known = MutexGuard<'static, Option<Table>>;
 
 fn known() -> Known {
     // Nothing panics while it holds the lock.

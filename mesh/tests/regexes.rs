@@ -34,7 +34,7 @@ fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
     let before = memory();
     let text = "Ab1é.ddee00".repeat(400);
     let (mut kept, mut refused) = (Vec::new(), 0);
-    for number in 0..1000 {
+    for number in 0..120 {
         let mut resource = Budget::of_resource();
         for pattern in patterns(number) {
             match resource.whole(&pattern) {
@@ -48,7 +48,7 @@ fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
         assert!(resource.used() <= OF_RESOURCE);
         assert!(regexes::size() <= OF_PROCESS);
     }
-    assert!(refused > 100, "the bound is met: {} taken", kept.len());
+    assert!(refused > 20, "the bound is met: {} taken", kept.len());
     let grown = memory().saturating_sub(before);
     println!("{} taken, {} KiB", kept.len(), grown / 1024);
     // The allocator rounds up, and keeps what compiling took for a moment.

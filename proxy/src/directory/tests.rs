@@ -210,7 +210,10 @@ async fn a_service_that_connections_use_stays() {
     for number in 0..10_000 {
         directory.subscribed(peer(number)).unwrap();
     }
-    assert_eq!(directory.targets().len(), limits::TARGETS + limits::PEERS);
+    let kept = directory.targets().len();
+    let most = limits::TARGETS + limits::PEERS;
+    // A sixteenth goes at a time.
+    assert!((most - most / 16..=most).contains(&kept), "{kept}");
 }
 
 #[tokio::test]
