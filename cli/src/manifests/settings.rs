@@ -22,7 +22,7 @@ struct Key {
     parse: fn(&str) -> Option<Setting>,
 }
 
-const KEYS: [Key; 18] = [
+const KEYS: [Key; 19] = [
     Key {
         name: "clusterDomain",
         value: "domain name",
