@@ -202,6 +202,17 @@ pub(super) fn readings(
     }
 }
 
+/// Returns the text of every reading of a path, as many as are looked at.
+pub fn texts_of(path: &str) -> Vec<String> {
+    match readings(path, PathNormalization::All, Steps::NONE) {
+        Readings::One(text) => vec![text.to_owned()],
+        Readings::Several(all) | Readings::TooMany(all) => all
+            .into_iter()
+            .map(|reading| reading.text.into_owned())
+            .collect(),
+    }
+}
+
 /// Takes steps in every order, from `text` on. Fails with what was found so far if
 /// these are more than [`MAX_READINGS`], or longer than [`MAX_BYTES`].
 fn explore<'a>(

@@ -2,7 +2,7 @@
 //!
 //! All of it is sorted, so that the same logs make the same text.
 
-use linnet_mesh::authorization::path::normalize;
+use linnet_mesh::authorization::path::texts_of;
 use linnet_proxy::access_log::Line;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,9 +62,9 @@ impl Group {
             caller.connections.insert(port);
         } else {
             let paths = caller.requests.entry(port).or_default();
-            // A rule that allows has to fit a path as it was sent and as it is meant.
-            for path in [&*line.path, &*normalize(&line.path)] {
-                let methods = paths.entry(pattern(path)).or_default();
+            // What allows a path has to allow each reading of it.
+            for path in texts_of(&line.path) {
+                let methods = paths.entry(pattern(&path)).or_default();
                 methods.insert(line.method.to_string());
             }
         }
