@@ -13,5 +13,6 @@ mod rotation;
 mod sharing;
 mod strict;
 mod support;
+mod unavailable;
 mod virtual_service;
 mod why;

@@ -1,7 +1,7 @@
 //! What a hop changes in a message's head: connection-level headers end here
 //! (RFC 9110, 7.6.1), an upgrade's excepted.
 
-use super::found::Found;
+use super::{connection::UNDELIVERED, found::Found};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
     header::{CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE},
@@ -98,7 +98,9 @@ pub(crate) fn request_head<B>(request: &mut Request<B>, found: Found, upgrade: b
 
 /// Makes a response's head the previous hop's.
 pub(crate) fn response_head(headers: &mut HeaderMap, version: Version, upgrade: bool) {
-    if version != Version::HTTP_2 {
+    if version == Version::HTTP_2 {
+        headers.remove(&UNDELIVERED);
+    } else {
         strip(headers, Found::of(headers), upgrade);
     }
 }
@@ -124,6 +126,10 @@ fn strip(headers: &mut HeaderMap, found: Found, upgrade: bool) {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
+    }
+    if found.has(Found::UNDELIVERED) {
+        // What a sidecar has to say to another comes from no application.
+        headers.remove(&UNDELIVERED);
     }
     if found.has(Found::KEEP_ALIVE) {
         headers.remove(&KEEP_ALIVE);

@@ -4,6 +4,7 @@
 //! for each in turn would cost as much as the rest of a hop's work on a head.
 
 use http::HeaderMap;
+use linnet_mesh::names;
 
 /// Names of a head; empty: none of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,8 @@ impl Found {
     pub(crate) const INTERNAL: Self = Self(1 << 7);
     /// Some name has several values.
     pub(crate) const REPEATED: Self = Self(1 << 8);
+    /// The word of a sidecar that an application has not seen a request.
+    pub(crate) const UNDELIVERED: Self = Self(1 << 15);
 
     /// Walks over a head.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
@@ -40,6 +43,7 @@ impl Found {
                 12 if name == "grpc-timeout" => Self::DEADLINE,
                 16 if name == "proxy-connection" => Self::PROXY_CONNECTION,
                 16 if name == "x-envoy-internal" => Self::INTERNAL,
+                20 if name == names::header::UNDELIVERED => Self::UNDELIVERED,
                 21 if name == "x-envoy-peer-metadata" => Self::INTERNAL,
                 23 if name == "x-forwarded-client-cert" => Self::INTERNAL,
                 24 if name == "x-envoy-peer-metadata-id" => Self::INTERNAL,
@@ -85,6 +89,7 @@ mod tests {
             ("x-envoy-peer-metadata", Found::INTERNAL),
             ("x-envoy-peer-metadata-id", Found::INTERNAL),
             ("x-forwarded-client-cert", Found::INTERNAL),
+            (names::header::UNDELIVERED, Found::UNDELIVERED),
             ("accept", Found::default()),
             ("x-other-name", Found::default()),
         ] {
