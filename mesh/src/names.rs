@@ -97,6 +97,13 @@ pub mod annotation {
     pub const PROXY_LOG: &str = "linnet.io/proxy-log";
 }
 
+/// Headers between sidecars.
+pub mod header {
+    /// On an answer of the callee's sidecar: its application accepted no connection,
+    /// and so has not seen the request. Sidecars take it from no application.
+    pub const UNDELIVERED: &str = "x-linnet-undelivered";
+}
+
 /// The audience of the ServiceAccount token that identity accepts.
 pub const TOKEN_AUDIENCE: &str = "linnet-identity";
 /// The ConfigMap with the trust bundle that the controller keeps in each

@@ -1,18 +1,23 @@
-//! Which endpoint takes a request: by default the better of two drawn ones, by
-//! peak-EWMA latency times requests in flight; else as a DestinationRule says.
+//! Which endpoint takes a request: by default one of two drawn ones, each of which
+//! gets the more the less its latency times its requests in flight is; else as a
+//! DestinationRule says.
 //!
 //! Latency and what is in flight are a data thread's own: no lock, no sharing.
-//! An endpoint keeps its state while it stays in the set, whatever else
-//! changes. Ejections are known to all threads ([`standing`]).
+//! An endpoint keeps its state while it stays in the set, whatever else changes.
+//! Ejections ([`standing`]) and who can't be reached (`crate::availability`) are
+//! known to all threads.
 
 mod group;
 mod hash;
+mod in_flight;
 mod key;
+mod latency;
 mod locality;
 mod outlier;
 pub(crate) mod standing;
 
 pub(crate) use group::Watch;
+pub(crate) use in_flight::{Blame, InFlight};
 pub(crate) use key::Asker;
 pub(crate) use outlier::Verdict;
 
@@ -21,13 +26,13 @@ use crate::{
     budget::Budget,
     clock,
     directory::ServiceCell,
-    error::Error,
     http::{connection::Connections, exchange::Load},
-    pool::{Plan, Pool, Room},
+    pool::{Plan, Pool},
     telemetry::{HttpSeries, Parties, RequestProtocol, Telemetry},
 };
 use group::{Group, Settings};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
+use latency::{Latency, UNKNOWN_LATENCY};
 use linnet_mesh::{AppProtocol, Endpoint, destination::DestinationPolicy};
 use locality::Place;
 use outlier::{Health, Seen};
@@ -37,18 +42,8 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
-
-/// How fast a past peak is forgotten. Finagle and its heirs take 10 s; at
-/// sub-millisecond latencies one hiccup then starves an endpoint for as long.
-const DECAY: Duration = Duration::from_secs(3);
-/// What an endpoint is taken for before it has answered, milliseconds.
-const UNKNOWN_LATENCY: f64 = 1.0;
-/// Differences below this are the machine's noise, milliseconds.
-const NOISE: f64 = 1.0;
-/// What a failed connection counts as, milliseconds.
-const FAILURE_LATENCY: f64 = 5_000.0;
 
 /// An endpoint with what this thread has seen of it.
 pub(crate) struct Candidate {
@@ -56,7 +51,10 @@ pub(crate) struct Candidate {
     health: Arc<Health>,
     /// What others may read of this thread's view.
     seen: Arc<Seen>,
-    stamp: Cell<Instant>,
+    latency: Latency,
+    /// What it has cost so far: of two, the next request goes to the one that would
+    /// have cost less.
+    spent: Cell<f64>,
     series: RefCell<Series>,
     pub(crate) connections: Rc<Connections>,
 }
@@ -77,19 +75,24 @@ struct Series {
 impl Candidate {
     /// One that is called by its own address: there is no other to choose.
     pub(crate) fn new(endpoint: Arc<Endpoint>) -> Self {
-        let health = Arc::new(Health::new(Instant::now(), None));
-        Self::with_health(endpoint, health)
+        let health = Health::new(Instant::now(), None, Arc::default());
+        Self::with_health(endpoint, Arc::new(health))
     }
 
     fn with_health(endpoint: Arc<Endpoint>, health: Arc<Health>) -> Self {
         Self {
-            connections: Connections::new(endpoint.clone()),
+            connections: Connections::new(endpoint.clone(), health.availability.clone()),
             endpoint,
             seen: health.seen_by_one_more(UNKNOWN_LATENCY),
             health,
-            stamp: Cell::new(Instant::now()),
+            latency: Latency::new(Instant::now()),
+            spent: Cell::new(0.0),
             series: RefCell::default(),
         }
+    }
+
+    fn is_unavailable(&self) -> bool {
+        self.health.availability.is_unavailable()
     }
 
     fn in_flight(&self) -> u32 {
@@ -111,26 +114,41 @@ impl Candidate {
         self.seen.set_in_flight(in_flight.saturating_sub(1));
     }
 
+    /// What a request to it costs now.
     fn cost(&self, now: Instant) -> f64 {
-        let age = now.saturating_duration_since(self.stamp.get());
-        let weight = (-age.as_secs_f64() / DECAY.as_secs_f64()).exp();
-        // Decays towards the unknown, so that a slow one is tried again.
-        let latency = self.seen.latency() * weight + UNKNOWN_LATENCY * (1.0 - weight);
-        (latency + NOISE) * f64::from(self.in_flight() + 1)
+        let latency = self.latency.now(self.seen.latency(), now);
+        latency::cost(latency, self.in_flight())
     }
 
-    /// Takes note of an answer's latency: a peak counts at once, a better value
-    /// by and by.
+    /// Takes note of an answer after so many milliseconds.
     fn observe(&self, milliseconds: f64, now: Instant) {
         let known = self.seen.latency();
-        let age = now.saturating_duration_since(self.stamp.get());
-        let weight = (-age.as_secs_f64() / DECAY.as_secs_f64()).exp();
-        self.seen.set_latency(if milliseconds > known {
-            milliseconds
-        } else {
-            known * weight + milliseconds * (1.0 - weight)
-        });
-        self.stamp.set(now);
+        let after = self.latency.after_answer(known, milliseconds, now);
+        self.seen.set_latency(after);
+    }
+
+    /// Takes note of a failure after so many milliseconds.
+    fn penalise(&self, milliseconds: f64, now: Instant) {
+        let known = self.seen.latency();
+        let after = self.latency.after_failure(known, milliseconds, now);
+        self.seen.set_latency(after);
+    }
+
+    /// Takes note that an answer would have taken longer than so many milliseconds.
+    fn observe_at_least(&self, milliseconds: f64, now: Instant) {
+        let known = self.seen.latency();
+        let after = self.latency.after_answer(known, milliseconds, now);
+        self.seen.set_latency(after.max(known));
+    }
+
+    /// Takes note of an answer that is known at the exchange's end alone.
+    fn ended_as(&self, answer: Option<(StatusCode, Option<u16>)>) -> Option<Verdict> {
+        let (status, grpc) = answer?;
+        let verdict = Verdict::of(status, grpc);
+        if verdict.is_failure() {
+            self.penalise(0.0, clock::instant());
+        }
+        Some(verdict)
     }
 
     /// The series for requests to this endpoint, resolved the first time.
@@ -170,131 +188,6 @@ impl Candidate {
         let ends = Rc::new(Ends::new(parties()));
         *known = Some(ends.clone()).filter(|ends| ends.are_complete());
         ends
-    }
-}
-
-/// One request on its way to an endpoint; counts as in flight while it lives.
-pub(crate) struct InFlight {
-    pub(crate) candidate: Rc<Candidate>,
-    /// By whose policy the endpoint is called.
-    pub(crate) pool: Rc<Pool>,
-    started: Instant,
-    watch: Option<Rc<Watch>>,
-    cookie: Option<Box<HeaderValue>>,
-    /// Whether it is known how it went.
-    settled: Cell<bool>,
-    /// The connection's, where it is one connection.
-    room: Option<Room>,
-}
-
-impl InFlight {
-    pub(crate) fn new(candidate: Rc<Candidate>, pool: Rc<Pool>, now: Instant) -> Self {
-        candidate.one_more();
-        Self {
-            candidate,
-            pool,
-            started: now,
-            watch: None,
-            cookie: None,
-            settled: Cell::default(),
-            room: None,
-        }
-    }
-
-    /// Counts as an open connection too.
-    pub(crate) fn occupy(&mut self, room: Room) {
-        self.room = Some(room);
-    }
-
-    /// What an exchange that lasts longer weighs on.
-    pub(crate) fn into_load(self) -> Rc<dyn Load> {
-        if self.watch.is_some() {
-            return Rc::new(self);
-        }
-        self.candidate.clone().loaded()
-    }
-
-    /// The response's head has arrived.
-    pub(crate) fn answered(&self) {
-        self.settled.set(true);
-        let now = clock::instant();
-        let elapsed = now.saturating_duration_since(self.started);
-        self.candidate.observe(elapsed.as_secs_f64() * 1e3, now);
-    }
-
-    /// The endpoint could not be reached, or did not answer.
-    pub(crate) fn failed(&self, error: &Error) {
-        self.settled.set(true);
-        if error.is_endpoint_s() {
-            self.candidate.observe(FAILURE_LATENCY, Instant::now());
-            self.judge(Verdict::Failed);
-        }
-    }
-
-    /// A connection that is not HTTP has come about.
-    pub(crate) fn connected(&self) {
-        self.settled.set(true);
-        self.judge(Verdict::Connected);
-    }
-
-    /// Whom to blame when nobody waits for the answer any longer; `None`: nobody
-    /// watches.
-    pub(crate) fn blame(&self) -> Option<Blame> {
-        let watch = self.watch.clone()?;
-        let candidate = self.candidate.clone();
-        Some(Blame { candidate, watch })
-    }
-
-    /// Takes note of how it went, for outlier detection.
-    pub(crate) fn judge(&self, verdict: Verdict) {
-        if let Some(watch) = &self.watch {
-            watch.note(&self.candidate, verdict, clock::instant());
-        }
-    }
-
-    /// The cookie that the answer is to set, so that its caller is known again.
-    pub(crate) fn take_cookie(&mut self) -> Option<HeaderValue> {
-        self.cookie.take().map(|cookie| *cookie)
-    }
-}
-
-/// An endpoint that was too slow, and who watches over it.
-pub(crate) struct Blame {
-    candidate: Rc<Candidate>,
-    watch: Rc<Watch>,
-}
-
-impl Blame {
-    /// No answer came in time.
-    pub(crate) fn fall(&self) {
-        let now = Instant::now();
-        self.watch.note(&self.candidate, Verdict::Failed, now);
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if !self.settled.get() {
-            // Given up on: an answer would have taken longer still.
-            self.answered();
-        }
-        self.candidate.one_less();
-    }
-}
-
-/// Where an exchange weighs whose answer is on its way.
-impl Load for Candidate {
-    fn ended(&self, _: Option<(StatusCode, Option<u16>)>) {
-        self.one_less();
-    }
-}
-
-/// The same where somebody wants to know how it went.
-impl Load for InFlight {
-    fn ended(&self, answer: Option<(StatusCode, Option<u16>)>) {
-        if let Some((status, grpc)) = answer {
-            self.judge(Verdict::of(status, grpc));
-        }
     }
 }
 
@@ -348,6 +241,22 @@ impl Balancer {
         }
     }
 
+    /// Chooses an endpoint of a subset, or of the whole service, that is not one of
+    /// those tried.
+    pub(crate) fn choose_other(
+        &self,
+        subset: Option<&str>,
+        tried: &[SocketAddr],
+        asker: &Asker<'_>,
+    ) -> Option<InFlight> {
+        let chosen = self.choose(subset, tried, asker)?;
+        if tried.contains(&chosen.candidate.endpoint.address) {
+            chosen.withdraw();
+            return None;
+        }
+        Some(chosen)
+    }
+
     /// Chooses an endpoint of a subset, or of the whole service, other than
     /// those to avoid where there are others.
     pub(crate) fn choose(
@@ -363,10 +272,15 @@ impl Balancer {
             None => view.all.as_ref()?,
             Some(name) => view.subsets.get(name)?,
         };
-        let key = |key: &_| asker.key(key);
-        let chosen = called.group.choose(now, avoid, key, &mut rand::rng())?;
+        let group = &called.group;
+        let chosen = match avoid.is_empty().then(|| group.probe(now, asker)).flatten() {
+            Some(probed) => probed,
+            None => group.choose(now, avoid, |key| asker.key(key), &mut rand::rng())?,
+        };
         let mut in_flight = InFlight::new(chosen.clone(), called.pool.clone(), now);
-        in_flight.watch.clone_from(&called.group.watch);
+        in_flight.watch.clone_from(&group.watch);
+        in_flight.others = group.others;
+        in_flight.desperate = group.desperate && chosen.is_unavailable();
         in_flight.cookie = asker.take_cookie().map(Box::new);
         Some(in_flight)
     }

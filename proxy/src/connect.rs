@@ -1,6 +1,12 @@
 //! Connecting to an endpoint: TCP, and the TLS that policy and endpoint ask for.
+//!
+//! Whoever connects keeps the endpoint's [`Availability`] true: one that has not
+//! answered for a while takes no others meanwhile, and one that can't be reached
+//! is known to all threads at once.
 
 use crate::{
+    availability::Availability,
+    clock,
     error::{Error, TlsRefusal},
     io::Rewind,
     pool::Plan,
@@ -14,7 +20,7 @@ use linnet_mesh::{
     protocol::MeshProtocol,
 };
 use rustix::io::Errno;
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, sync::Notify};
 
 /// How long a connection waits for others of its thread to give up their files.
@@ -65,6 +71,13 @@ async fn connected_again(address: SocketAddr, limit: Duration) -> io::Result<Tcp
     connected(address, limit).await
 }
 
+/// How long a connection may take to come about before requests that have another
+/// endpoint go there: a hundred times what a busy node needs.
+const SUSPICIOUS: Duration = Duration::from_millis(250);
+/// How long a request waits for a connection when there are endpoints that it has
+/// not tried. Longer than TCP takes to send a lost first packet again.
+const IMPATIENT: Duration = Duration::from_secs(2);
+
 /// Opens a plain connection.
 pub(crate) async fn tcp(address: SocketAddr, pool: &ConnectionPool) -> Result<TcpStream, Error> {
     let failed = |error: io::Error| Error::Connect {
@@ -101,6 +114,38 @@ fn probing(keepalive: &TcpKeepalive) -> socket2::TcpKeepalive {
     probing
 }
 
+/// Opens a connection to an endpoint, and takes note whether that can be had.
+/// `others`: there are endpoints that have not been tried.
+pub(crate) async fn watched(
+    availability: &Availability,
+    others: bool,
+    address: SocketAddr,
+    opening: impl Future<Output = Result<Stream, Error>>,
+) -> Result<Stream, Error> {
+    let mut opening = pin!(opening);
+    let quick = clock::timeout(SUSPICIOUS, opening.as_mut()).await;
+    let suspected = quick.is_err() && availability.mark_unavailable(clock::instant());
+    let opened = match quick {
+        Ok(opened) => opened,
+        Err(_) if others => {
+            let late = tokio::time::timeout(IMPATIENT.saturating_sub(SUSPICIOUS), opening).await;
+            late.unwrap_or_else(|_| {
+                let source = Arc::new(io::ErrorKind::TimedOut.into());
+                Err(Error::Connect { address, source })
+            })
+        }
+        Err(_) => opening.await,
+    };
+    match &opened {
+        Ok(_) if suspected => availability.mark_available(),
+        Err(error) if error.is_unavailability() => {
+            availability.mark_unavailable(clock::instant());
+        }
+        _ => {}
+    }
+    opened
+}
+
 /// Opens what the plan's `tls.mode` and the endpoint ask for.
 pub(crate) async fn endpoint(
     tls: &Tls,
@@ -109,13 +154,15 @@ pub(crate) async fn endpoint(
     protocol: MeshProtocol,
 ) -> Result<Stream, Error> {
     let address = endpoint.address;
-    let refused = |reason: String| {
+    let refusal = |reason: String, asked: bool| {
         Error::TlsMode(Box::new(TlsRefusal {
             address,
             source: plan.policy.sources.tls.clone(),
             reason,
+            asked,
         }))
     };
+    let refused = |reason: String| refusal(reason, false);
     let mesh_only = endpoint.mtls_only && !tls.is_own(address.ip());
     let plain = async || {
         let stream = tcp(address, &plan.policy.pool).await?;
@@ -145,7 +192,7 @@ pub(crate) async fn endpoint(
             let hello = hello.map_err(refused)?;
             let stream = tcp(address, &plan.policy.pool).await?;
             let shaking = Box::pin(tls.originate(stream, hello));
-            let stream = shaking.await.map_err(refused)?;
+            let stream = shaking.await.map_err(|reason| refusal(reason, true))?;
             Ok(Stream::Client(Box::new(stream)))
         }
     }

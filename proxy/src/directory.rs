@@ -107,6 +107,7 @@ impl ServiceCell {
             EndpointState {
                 endpoint: endpoint.clone(),
                 ejected_for: health.ejected_until(now).map(|until| until - now),
+                unavailable: health.availability.is_unavailable(),
                 in_flight,
                 latency,
             }
@@ -174,6 +175,8 @@ pub(crate) struct EndpointState {
     pub(crate) endpoint: Arc<Endpoint>,
     /// How long it will still be ejected; `None`: it is not.
     pub(crate) ejected_for: Option<Duration>,
+    /// Whether it, or its application, accepts no connection.
+    pub(crate) unavailable: bool,
     /// Requests on their way to it.
     pub(crate) in_flight: u32,
     /// The highest that a data thread has seen of late, milliseconds; 1 before

@@ -37,6 +37,9 @@ pub(crate) enum Error {
         address: SocketAddr,
         source: Arc<std::io::Error>,
     },
+    /// The endpoint's sidecar says so, over mutual TLS.
+    #[error("the application behind {address} accepts no connection")]
+    Undelivered { address: SocketAddr },
     #[error("mutual TLS with {address}, expected to be {expected}: {reason}")]
     MutualTls {
         address: SocketAddr,
@@ -121,6 +124,8 @@ pub(crate) struct TlsRefusal {
     pub(crate) address: SocketAddr,
     pub(crate) source: Option<ResourceRef>,
     pub(crate) reason: String,
+    /// The endpoint was asked, and the handshake failed.
+    pub(crate) asked: bool,
 }
 
 impl fmt::Display for TlsRefusal {
@@ -181,6 +186,7 @@ impl Error {
             Self::UnresolvedBackend { .. } | Self::Discovery(_) => Flags::NC,
             Self::NoEndpoint { .. } => Flags::UH,
             Self::Connect { .. }
+            | Self::Undelivered { .. }
             | Self::MutualTls { .. }
             | Self::TlsMode(_)
             | Self::NoCertificate => Flags::UF,
@@ -216,22 +222,24 @@ impl Error {
 
     /// Whether it tells against the endpoint, so that outlier detection counts it.
     pub(crate) fn is_endpoint_s(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { .. }
-                | Self::MutualTls { .. }
-                | Self::Upstream { .. }
-                | Self::Timeout { .. }
-        )
+        let broken = matches!(self, Self::Upstream { .. } | Self::Timeout { .. });
+        broken || self.is_unavailability()
     }
 
-    /// Whether nothing of the request has left this proxy, so that another
+    /// Whether no connection to the endpoint or its application comes about: who it
+    /// is said of can't serve anybody.
+    pub(crate) fn is_unavailability(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::MutualTls { .. } | Self::Undelivered { .. } => true,
+            Self::TlsMode(refusal) => refusal.asked,
+            _ => false,
+        }
+    }
+
+    /// Whether no application has seen anything of the request, so that another
     /// endpoint may be tried.
-    pub(crate) fn before_sending(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { .. } | Self::MutualTls { .. } | Self::TlsMode(_)
-        )
+    pub(crate) fn reached_nobody(&self) -> bool {
+        self.is_unavailability() || matches!(self, Self::TlsMode(_))
     }
 
     /// Whether a limit of the service is reached: no endpoint's fault, and not to

@@ -7,6 +7,7 @@
 
 pub mod access_log;
 pub mod admin;
+mod availability;
 mod balance;
 mod budget;
 mod cap;

@@ -1,6 +1,7 @@
 //! Connections that the workload opens: to whom, what they speak, and on.
 
 mod http;
+mod pass;
 mod tcp;
 
 pub(crate) use http::{authority, filter::request_head, request_parts};
@@ -268,14 +269,21 @@ impl Destination {
 }
 
 /// Opens an opaque connection, which counts as open while it is in flight.
-async fn open_endpoint(thread: &Thread, in_flight: &mut InFlight) -> Result<Stream, Error> {
+/// `others`: there are endpoints that have not been tried.
+async fn open_endpoint(
+    thread: &Thread,
+    in_flight: &mut InFlight,
+    others: bool,
+) -> Result<Stream, Error> {
     let pool = in_flight.pool.clone();
     // Who speaks no HTTP can't be told to wait: there is room now, or never.
     let room = pool
         .room()
         .ok_or_else(|| pool.overflow(Limit::Connections))?;
     let endpoint = &in_flight.candidate.endpoint;
-    let stream = connect::endpoint(&thread.tls, &pool, endpoint, MeshProtocol::Opaque).await?;
+    let opening = connect::endpoint(&thread.tls, &pool, endpoint, MeshProtocol::Opaque);
+    let (availability, address) = (in_flight.availability(), endpoint.address);
+    let stream = connect::watched(availability, others, address, opening).await?;
     in_flight.occupy(room);
     Ok(stream)
 }

@@ -15,5 +15,6 @@ mod sharing;
 mod start;
 mod strict;
 mod support;
+mod unavailable;
 mod virtual_service;
 mod why;

@@ -2,7 +2,11 @@
 //! come from, a query parameter.
 
 use super::hash::hash;
-use http::{HeaderMap, HeaderValue, Uri, header::COOKIE};
+use crate::http::replay::MOST_KEPT;
+use http::{
+    HeaderMap, HeaderValue, Uri,
+    header::{CONTENT_LENGTH, COOKIE},
+};
 use linnet_mesh::destination::HashKey;
 use std::{cell::RefCell, net::IpAddr, time::Duration};
 
@@ -37,6 +41,15 @@ impl<'a> Asker<'a> {
             source,
             ..Self::default()
         }
+    }
+
+    /// Whether the body, as far as is known, can be kept and sent elsewhere.
+    pub(super) fn is_repeatable(&self) -> bool {
+        let length = self
+            .head
+            .and_then(|(_, headers)| headers.get(CONTENT_LENGTH));
+        let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        length.is_none_or(|length| length <= MOST_KEPT)
     }
 
     pub(super) fn take_cookie(&self) -> Option<HeaderValue> {

@@ -5,6 +5,7 @@
 //! updates of the endpoints around it. There is no timer: an ejection ends by
 //! the clock, and whoever chooses an endpoint looks at it when the time has come.
 
+use crate::availability::Availability;
 use http::StatusCode;
 use linnet_mesh::{destination::OutlierDetection, route::grpc};
 use std::{
@@ -31,6 +32,11 @@ impl Verdict {
     pub(crate) fn of(status: StatusCode, grpc: Option<u16>) -> Self {
         Self::Status(grpc.map_or(status, grpc::to_http).as_u16())
     }
+
+    /// Whether an endpoint that does so more often is to get less.
+    pub(crate) fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::Status(500..))
+    }
 }
 
 /// Why an endpoint was ejected.
@@ -55,6 +61,8 @@ impl Cause {
 /// What all threads know of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Health {
+    /// Whether it can serve at all.
+    pub(crate) availability: Arc<Availability>,
     epoch: Instant,
     /// When it appeared; `None`: it was there at the beginning.
     pub(crate) appeared: Option<Instant>,
@@ -97,8 +105,11 @@ impl Seen {
 }
 
 impl Health {
-    pub(crate) fn new(epoch: Instant, appeared: Option<Instant>) -> Self {
+    /// An endpoint's; `version` is incremented when it becomes unavailable or
+    /// available again.
+    pub(crate) fn new(epoch: Instant, appeared: Option<Instant>, version: Arc<AtomicU64>) -> Self {
         Self {
+            availability: Arc::new(Availability::new(epoch, version)),
             epoch,
             appeared,
             server_errors: AtomicU32::default(),

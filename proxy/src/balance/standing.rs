@@ -27,12 +27,14 @@ pub(crate) struct Standing {
     service: String,
     epoch: Instant,
     /// Grows with whatever makes a thread's view out of date.
-    version: AtomicU64,
+    version: Arc<AtomicU64>,
     /// By address: a map would take more than what is in it.
     healths: Mutex<Vec<(SocketAddr, Arc<Health>)>>,
     court: Court,
     /// Whether the gauge shows an ejection.
     shown: AtomicBool,
+    /// Whether the gauge shows an unavailable endpoint.
+    shown_unavailable: AtomicBool,
     tables: Mutex<Vec<(Key, Weak<Table>)>>,
 }
 
@@ -42,10 +44,11 @@ impl Standing {
             service: service.to_string(),
             epoch: Instant::now(),
             // A view that has never been made is at 0.
-            version: AtomicU64::new(1),
+            version: Arc::new(AtomicU64::new(1)),
             healths: Mutex::default(),
             court: Court::default(),
             shown: AtomicBool::default(),
+            shown_unavailable: AtomicBool::default(),
             tables: Mutex::default(),
         }
     }
@@ -76,7 +79,7 @@ impl Standing {
                 let address = endpoint.address;
                 let known = before.remove(&address);
                 let known = known.filter(|_| pods.get(&address) == Some(&&endpoint.pod));
-                let health = known.unwrap_or_else(|| Arc::new(Health::new(self.epoch, appeared)));
+                let health = known.unwrap_or_else(|| self.health(appeared));
                 (address, health)
             })
             .collect();
@@ -85,13 +88,18 @@ impl Standing {
         *healths = after;
     }
 
+    fn health(&self, appeared: Option<Instant>) -> Arc<Health> {
+        let version = self.version.clone();
+        Arc::new(Health::new(self.epoch, appeared, version))
+    }
+
     /// An endpoint's standing.
     pub(crate) fn of(&self, address: SocketAddr) -> Arc<Health> {
         let healths = self.healths();
         match healths.binary_search_by_key(&address, |(known, _)| *known) {
             Ok(position) => healths[position].1.clone(),
             // One that has just gone: nobody else will look at it.
-            Err(_) => Arc::new(Health::new(self.epoch, None)),
+            Err(_) => self.health(None),
         }
     }
 
@@ -110,16 +118,30 @@ impl Standing {
         Some(time)
     }
 
-    /// Keeps the gauge true: an ejection ends without anybody's doing.
+    /// Counts a request that another endpoint was sent because this one could not be
+    /// reached.
+    pub(crate) fn count_moved(&self) {
+        counter!("linnet_requests_moved_total", "service" => self.service.clone()).increment(1);
+    }
+
+    /// Keeps the gauges true: an ejection ends without anybody's doing.
     pub(crate) fn show(&self, now: Instant) {
         let healths = self.healths();
         let ejected = healths
             .iter()
             .filter(|(_, health)| health.ejected_until(now).is_some());
         let count = ejected.count();
+        let unavailable = healths
+            .iter()
+            .filter(|(_, health)| health.availability.is_unavailable())
+            .count();
         drop(healths);
+        let service = || self.service.clone();
         if self.shown.swap(count > 0, Relaxed) || count > 0 {
-            gauge!("linnet_outlier_ejected", "service" => self.service.clone()).set(count as f64);
+            gauge!("linnet_outlier_ejected", "service" => service()).set(count as f64);
+        }
+        if self.shown_unavailable.swap(unavailable > 0, Relaxed) || unavailable > 0 {
+            gauge!("linnet_endpoints_unavailable", "service" => service()).set(unavailable as f64);
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) use translate::FILES_SHARE;
 use carrier::Carriers;
 
 use crate::{
+    availability::Availability,
     clock,
     error::Error,
     http::{
@@ -27,10 +28,10 @@ use crate::{
     pool::{Limit, Member, Permit, Pool, StreamSlot, Streams},
     tls::Tls,
 };
-use http::{Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::client::conn::{TrySendError, http2};
-use linnet_mesh::{AppProtocol, Endpoint};
+use linnet_mesh::{AppProtocol, Endpoint, names};
 use std::{
     cell::{Cell, RefCell},
     error::Error as _,
@@ -40,6 +41,9 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
+/// The word of a callee's sidecar that its application has not seen the request.
+pub(crate) static UNDELIVERED: HeaderName = HeaderName::from_static(names::header::UNDELIVERED);
+
 /// A connection that was idle for longer may just be being closed by its peer.
 const AT_RISK: Duration = Duration::from_millis(100);
 /// Most idle connections to one endpoint, by thread.
@@ -48,6 +52,7 @@ const MOST_IDLE: usize = 1024;
 /// An endpoint's connections.
 pub(crate) struct Connections {
     endpoint: Arc<Endpoint>,
+    availability: Arc<Availability>,
     idle: RefCell<Vec<Idle>>,
     /// Requests that wait for one of this endpoint's connections.
     waiters: Cell<u32>,
@@ -96,10 +101,37 @@ impl Answer {
     }
 }
 
-/// A failure, with the request where none of it was sent.
+/// How a request is sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// There are endpoints that have not been tried.
+    pub(crate) others: bool,
+    /// The head is kept until the answer, for [`Failure::unsent`].
+    pub(crate) keep_head: bool,
+}
+
+/// A failure.
 pub(crate) struct Failure {
     pub(crate) error: Error,
+    /// The request where none of it was sent; without its body where that was, but
+    /// to a sidecar whose application has not seen it ([`Error::Undelivered`]).
     pub(crate) unsent: Option<Request<Body>>,
+    /// A connection that was kept took it before, and hung up.
+    pub(crate) resent: bool,
+}
+
+impl Failure {
+    /// Whether no application has seen anything of the request, and that tells
+    /// against the endpoint: another one may serve it.
+    pub(crate) fn is_unseen(&self) -> bool {
+        let unsent = self.unsent.is_some() && self.error.is_endpoint_s();
+        self.error.reached_nobody() || unsent
+    }
+
+    /// Whether the body of an unsent request has been sent, to a sidecar.
+    pub(crate) fn is_body_gone(&self) -> bool {
+        matches!(self.error, Error::Undelivered { .. })
+    }
 }
 
 impl Home for Connections {
@@ -144,9 +176,10 @@ impl Member for Connections {
 }
 
 impl Connections {
-    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Rc<Self> {
+    pub(crate) fn new(endpoint: Arc<Endpoint>, availability: Arc<Availability>) -> Rc<Self> {
         Rc::new(Self {
             endpoint,
+            availability,
             idle: RefCell::default(),
             waiters: Cell::new(0),
             returned: Notify::new(),
@@ -204,6 +237,34 @@ impl Connections {
         None
     }
 
+    /// Whether an answer is the word of the endpoint's sidecar that its application
+    /// has not seen the request. Only who has proved to be the endpoint is believed;
+    /// `ended`: the answer has no body, as a gRPC failure has none.
+    fn is_undelivered(
+        &self,
+        pool: &Pool,
+        (status, headers): (StatusCode, &HeaderMap),
+        ended: bool,
+    ) -> bool {
+        let may_be = status == StatusCode::SERVICE_UNAVAILABLE || ended;
+        may_be
+            && headers.contains_key(&UNDELIVERED)
+            && self.endpoint.identity.is_some()
+            && pool.policy.tls.is_mesh()
+    }
+
+    /// The failure of such an answer; all threads know from now on.
+    fn undelivered(&self, unsent: Option<Request<Body>>) -> Failure {
+        self.availability.mark_unavailable(clock::instant());
+        Failure {
+            error: Error::Undelivered {
+                address: self.endpoint.address,
+            },
+            unsent,
+            resent: false,
+        }
+    }
+
     /// Whether there is no connection at all.
     pub(crate) fn is_empty(&self) -> bool {
         self.shared.borrow().is_empty() && self.idle.borrow().is_empty() && self.carriers.is_empty()
@@ -257,6 +318,7 @@ pub(crate) async fn send(
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
     request: Request<Body>,
+    manner: Manner,
 ) -> Result<Answer, Failure> {
     let granted = match pool.take(Limit::Requests) {
         Ok(granted) => granted,
@@ -265,19 +327,22 @@ pub(crate) async fn send(
     let is_http2 = request.version() == Version::HTTP_2;
     let is_application = translate::is_application(connections, pool);
     let mut answer = if is_application && (is_http2 || connections.known.is_special()) {
-        translate::send(tls, connections, pool, request).await?
+        translate::send(tls, connections, pool, request, manner).await?
     } else if is_http2 {
-        send_http2(tls, connections, pool, request).await?
+        send_http2(tls, connections, pool, request, manner).await?
     } else {
-        send_http1(tls, connections, pool, request).await?
+        send_http1(tls, connections, pool, request, manner).await?
     };
     answer.permit.request = granted;
     Ok(answer)
 }
 
 fn unsent(error: Error, request: Request<Body>) -> Failure {
-    let unsent = Some(request);
-    Failure { error, unsent }
+    Failure {
+        error,
+        unsent: Some(request),
+        resent: false,
+    }
 }
 
 async fn send_http1(
@@ -285,6 +350,7 @@ async fn send_http1(
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
     request: Request<Body>,
+    manner: Manner,
 ) -> Result<Answer, Failure> {
     let (mut head, mut body) = request.into_parts();
     let mut lost_a_race = false;
@@ -298,9 +364,15 @@ async fn send_http1(
         let mut connection = match idle {
             Some(idle) => idle.connection,
             // Boxed, for it is rare and large; so is what it would make of each request.
-            None => match Box::pin(open::http1(tls, connections, pool)).await {
+            None => match Box::pin(open::http1(tls, connections, pool, manner.others)).await {
                 Ok(connection) => connection,
-                Err(error) => return Err(unsent(error, Request::from_parts(head, body))),
+                Err(error) => {
+                    let failure = unsent(error, Request::from_parts(head, body));
+                    return Err(Failure {
+                        resent: lost_a_race,
+                        ..failure
+                    });
+                }
             },
         };
         // Only what has no body may be sent twice, and from a copy of its head.
@@ -308,7 +380,7 @@ async fn send_http1(
         if let Err(error) = connection.codec.begin(&head, body) {
             return Err(broken(connections, &mut connection, &error));
         }
-        let spare = match repeatable {
+        let spare = match repeatable || manner.keep_head {
             true => Some(head),
             false => {
                 one::recycle(head.headers);
@@ -316,7 +388,17 @@ async fn send_http1(
             }
         };
         match (connection.codec.answer().await, spare) {
-            (Ok(response), _) => {
+            (Ok(response), spare) => {
+                let ended = connection.codec.is_ended();
+                let said = (response.status(), response.headers());
+                if connections.is_undelivered(pool, said, ended) {
+                    let unsent = spare.filter(|_| manner.keep_head);
+                    let unsent = unsent.map(|head| Request::from_parts(head, Body::empty()));
+                    return Err(connections.undelivered(unsent));
+                }
+                if let Some(head) = spare {
+                    one::recycle(head.headers);
+                }
                 connection.served += 1;
                 let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 let lease = Lease::new(connection, connections.clone(), switches);
@@ -326,7 +408,7 @@ async fn send_http1(
                 });
             }
             // The request and the connection's end crossed.
-            (Err(error), Some(spare)) if error.is_hang_up() => {
+            (Err(error), Some(spare)) if repeatable && error.is_hang_up() => {
                 lost_a_race = true;
                 (head, body) = (spare, Body::empty());
             }
@@ -350,6 +432,7 @@ fn broken(connections: &Connections, connection: &mut Http1, error: &one::Error)
     Failure {
         error,
         unsent: None,
+        resent: false,
     }
 }
 
@@ -358,12 +441,15 @@ async fn send_http2(
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
     mut request: Request<Body>,
+    manner: Manner,
 ) -> Result<Answer, Failure> {
+    // hyper gives no head back that it has sent.
+    let kept = manner.keep_head.then(|| Box::new(copy_of_head(&request)));
     // Once more on a new connection when the shared one was on its way out.
     for last_try in [false, true] {
         let opened = match connections.take_shared(pool) {
             Some(known) => Ok(known),
-            None => Box::pin(open::http2(tls, connections, pool)).await,
+            None => Box::pin(open::http2(tls, connections, pool, manner.others)).await,
         };
         let (mut sender, stream) = match opened {
             Ok(opened) => opened,
@@ -371,6 +457,10 @@ async fn send_http2(
         };
         match sender.try_send_request(request).await {
             Ok(response) => {
+                let said = (response.status(), response.headers());
+                if connections.is_undelivered(pool, said, response.body().is_end_stream()) {
+                    return Err(connections.undelivered(kept.map(|request| *request)));
+                }
                 let permit = Permit {
                     stream: Some(stream),
                     ..Permit::default()
@@ -394,6 +484,16 @@ async fn send_http2(
     unreachable!("the last try returns")
 }
 
+/// The request without its body.
+fn copy_of_head(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
 fn failure(
     connections: &Connections,
     failed: TrySendError<Request<Body>>,
@@ -410,5 +510,6 @@ fn failure(
             refused: reason == Some(h2::Reason::REFUSED_STREAM),
         },
         unsent,
+        resent: false,
     }
 }

@@ -5,6 +5,7 @@
 //! Headers that this hop adds come later, so that no client can have them taken off.
 
 use super::{
+    connection::UNDELIVERED,
     field,
     found::Found,
     host::{are_same, has_one_reading},
@@ -194,6 +195,7 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// Makes a response's head the previous hop's, as it arrives.
 pub(crate) fn response_head(headers: &mut HeaderMap, version: Version, upgrade: bool) {
     if version == Version::HTTP_2 {
+        headers.remove(&UNDELIVERED);
         return;
     }
     let found = Found::of(headers);
@@ -227,6 +229,10 @@ fn remove_named(headers: &mut HeaderMap, named: Vec<HeaderName>) {
 }
 
 fn strip(headers: &mut HeaderMap, found: Found, upgrade: bool) {
+    if found.has(Found::UNDELIVERED) {
+        // What a sidecar has to say to another comes from no application.
+        headers.remove(&UNDELIVERED);
+    }
     if found.has(Found::KEEP_ALIVE) {
         headers.remove(&KEEP_ALIVE);
     }

@@ -5,6 +5,7 @@
 
 use super::field;
 use http::HeaderMap;
+use linnet_mesh::names;
 
 /// Names of a head; empty: none of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ impl Found {
     pub(crate) const REPEATED: Self = Self(1 << 8);
     /// Another spelling of a name that this hop sets.
     pub(crate) const SHADOW: Self = Self(1 << 9);
+    /// The word of a sidecar that an application has not seen a request.
+    pub(crate) const UNDELIVERED: Self = Self(1 << 15);
 
     /// Walks over a head.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
@@ -43,6 +46,7 @@ impl Found {
                 12 if name == "grpc-timeout" => Self::DEADLINE,
                 16 if name == "proxy-connection" => Self::PROXY_CONNECTION,
                 16 if name == "x-envoy-internal" => Self::INTERNAL,
+                20 if name == names::header::UNDELIVERED => Self::UNDELIVERED,
                 21 if name == "x-envoy-peer-metadata" => Self::INTERNAL,
                 23 if name == "x-forwarded-client-cert" => Self::INTERNAL,
                 24 if name == "x-envoy-peer-metadata-id" => Self::INTERNAL,
@@ -92,6 +96,7 @@ mod tests {
             ("x_forwarded_client_cert", Found::SHADOW),
             ("content_length", Found::SHADOW),
             ("content-length", Found::default()),
+            (names::header::UNDELIVERED, Found::UNDELIVERED),
             ("accept", Found::default()),
             ("x-other-name", Found::default()),
         ] {

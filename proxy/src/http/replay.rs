@@ -41,8 +41,14 @@ pub(crate) struct Reader {
 }
 
 impl Replay {
-    pub(crate) fn new(source: Body) -> Self {
-        Self(Rc::new(RefCell::new(State {
+    #[cfg(test)]
+    fn new(source: Body) -> Self {
+        Self::begun(source, None)
+    }
+
+    /// Of a body whose first frame has been read already.
+    pub(crate) fn begun(source: Body, first: Option<&Frame<Bytes>>) -> Self {
+        let mut state = State {
             source,
             kept: Vec::new(),
             trailers: None,
@@ -50,7 +56,11 @@ impl Replay {
             whole: true,
             ended: false,
             readers: 0,
-        })))
+        };
+        if let Some(first) = first {
+            state.keep(first);
+        }
+        Self(Rc::new(RefCell::new(state)))
     }
 
     /// The body from its start.
@@ -107,6 +117,11 @@ impl HttpBody for Reader {
         let mut state = this.state.borrow_mut();
         if this.number != state.readers {
             return Poll::Pending;
+        }
+        if !state.whole && this.position >= state.kept.len() && this.position > 0 {
+            // Nobody reads it again: a stream does not hold it for as long as it lasts.
+            state.kept = Vec::new();
+            this.position = 0;
         }
         if let Some(data) = state.kept.get(this.position) {
             this.position += 1;
@@ -184,6 +199,19 @@ mod tests {
         });
         assert!(polled.await);
         assert_eq!(read(second).await, "abc");
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_let_go_once_it_has_been_read() {
+        let first = Frame::data(Bytes::from_static(b"abc"));
+        let replay = Replay::begun(Body::text("def"), Some(&first));
+        let mut body = replay.body();
+        let read = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        replay.forget();
+        assert_eq!(replay.0.borrow().kept.len(), 1);
+        assert_eq!((read, self::read(body).await), ("abc".into(), "def".into()));
+        assert!(replay.0.borrow().kept.is_empty());
+        assert!(!replay.is_whole());
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Turns an error into the response that a caller understands: a status and a
 //! sentence, or for gRPC a trailers-only answer.
 
-use super::{Call, body::Body, exchange::Exchange};
+use super::{Call, body::Body, connection::UNDELIVERED, exchange::Exchange};
 use crate::error::Error;
 use http::{HeaderMap, HeaderValue, Response, header};
 use pin_project_lite::pin_project;
@@ -18,6 +18,9 @@ use tower::{Layer, Service};
 #[derive(Clone)]
 pub(crate) struct RescueLayer<U> {
     pub(crate) unplaced: U,
+    /// Whether the caller is a sidecar that is to hear when the application has not
+    /// seen its request.
+    pub(crate) tells_undelivered: bool,
 }
 
 impl<S, U: Clone> Layer<S> for RescueLayer<U> {
@@ -27,6 +30,7 @@ impl<S, U: Clone> Layer<S> for RescueLayer<U> {
         Rescue {
             inner,
             unplaced: self.unplaced.clone(),
+            tells_undelivered: self.tells_undelivered,
         }
     }
 }
@@ -36,6 +40,7 @@ impl<S, U: Clone> Layer<S> for RescueLayer<U> {
 pub(crate) struct Rescue<S, U> {
     inner: S,
     unplaced: U,
+    tells_undelivered: bool,
 }
 
 impl<S, U> Service<Call> for Rescue<S, U>
@@ -57,6 +62,7 @@ where
         RescueFuture {
             exchange: call.exchange.clone(),
             unplaced: self.unplaced.clone(),
+            tells_undelivered: self.tells_undelivered,
             inner: self.inner.call(call),
         }
     }
@@ -69,6 +75,7 @@ pin_project! {
         inner: F,
         exchange: Rc<Exchange>,
         unplaced: U,
+        tells_undelivered: bool,
     }
 }
 
@@ -86,7 +93,12 @@ where
             if !this.exchange.has_sink() {
                 (this.unplaced)(this.exchange);
             }
-            rescued(&error, this.exchange)
+            let mut answer = rescued(&error, this.exchange);
+            if *this.tells_undelivered && matches!(error, Error::Connect { .. }) {
+                let headers = answer.headers_mut();
+                headers.insert(&UNDELIVERED, HeaderValue::from_static("connect"));
+            }
+            answer
         })))
     }
 }

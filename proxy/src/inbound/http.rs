@@ -11,7 +11,8 @@ use crate::{
     http::{
         Call,
         body::Body,
-        connection, deadline,
+        connection::{self, Failure, Manner},
+        deadline,
         exchange::{Exchange, Sink, Slot},
         found::Found,
         measure::{Measure, MeasureLayer},
@@ -47,6 +48,7 @@ pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exch
         arrival: arrival.clone(),
         caller: caller.clone(),
     };
+    let tells_undelivered = matches!(caller, Caller::Verified(_));
     let app = arrival.thread.direct(&arrival.app_endpoint());
     app.connections.declare(arrival.declared());
     let forward = Forward {
@@ -67,7 +69,10 @@ pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exch
     };
     ServiceBuilder::new()
         .layer(MeasureLayer)
-        .layer(RescueLayer { unplaced })
+        .layer(RescueLayer {
+            unplaced,
+            tells_undelivered,
+        })
         .layer(UpgradeLayer)
         .layer(authorize)
         .service(forward)
@@ -177,11 +182,22 @@ impl State {
         exchange.weigh_on(self.app.clone().loaded());
         deadline::carry(request.headers_mut(), &exchange);
         let connections = &self.app.connections;
-        let sent = connection::send(&thread.tls, connections, &thread.plain, request).await;
-        let answer = match sent {
-            Ok(answer) => answer,
-            Err(failure) => return Err(failure.error),
-        };
+        let (pool, manner) = (&thread.plain, Manner::default());
+        let sent = connection::send(&thread.tls, connections, pool, request, manner).await;
+        let answer = sent.map_err(|failure| self.failed(failure))?;
         Ok(answer.into_response(&exchange))
+    }
+
+    /// Why the application did not answer.
+    fn failed(&self, failure: Failure) -> Error {
+        match failure.error {
+            // It may have seen the request before it stopped listening.
+            Error::Connect { address, source } if failure.resent => Error::Upstream {
+                address,
+                reason: format!("and then: {source}"),
+                refused: false,
+            },
+            error => error,
+        }
     }
 }

@@ -1,24 +1,26 @@
 //! The outbound HTTP stack: measure, rescue, upgrade, and at its heart the
-//! route, which sends a request to an endpoint of the backend it draws.
+//! route, which draws the backend that a request is sent to (`send.rs`).
 
 mod cors;
 pub(super) mod filter;
 mod mirror;
+mod outgoing;
 mod retry;
+mod send;
 #[cfg(test)]
 mod tests;
 
-use self::retry::Attempts;
-use super::{Destination, destination_service, parties, unplaced};
+use self::{outgoing::Outgoing, send::accept};
+use super::{Destination, destination_service, parties, pass::Goal, unplaced};
 use crate::{
     access_log::{Ends, Record, draw_sample},
-    balance::{Asker, Balancer, InFlight, Verdict},
+    balance::{Balancer, InFlight},
     clock,
     error::Error,
     http::{
         Call,
         body::Body,
-        connection::{self, Answer, Failure},
+        connection::Manner,
         deadline,
         exchange::{Exchange, Sink},
         found::Found,
@@ -28,11 +30,7 @@ use crate::{
     },
     thread::Thread,
 };
-use ::http::{
-    Request, Response, StatusCode,
-    header::{HOST, SET_COOKIE},
-};
-use futures_util::future::Either;
+use ::http::{Request, Response, StatusCode, header::HOST};
 use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -41,9 +39,6 @@ use std::{
     task::{Context, Poll},
 };
 use tower::{Service, ServiceBuilder};
-
-/// Endpoints tried at most before anything of a request was sent.
-const ATTEMPTS: usize = 3;
 
 type Stack<U> = Measure<Rescue<Upgrade<Route>, U>>;
 
@@ -64,7 +59,10 @@ pub(super) fn stack(
     };
     ServiceBuilder::new()
         .layer(MeasureLayer)
-        .layer(RescueLayer { unplaced })
+        .layer(RescueLayer {
+            unplaced,
+            tells_undelivered: false,
+        })
         .layer(UpgradeLayer)
         .service(route)
 }
@@ -110,7 +108,20 @@ impl Route {
             Destination::Service(balancer) => {
                 let service = balancer.cell.routed();
                 match service.as_ref().and_then(|service| service.http.as_ref()) {
-                    None => self.send_to_backend(None, balancer, None, call).await,
+                    None => {
+                        let goal = Goal {
+                            balancer,
+                            subset: None,
+                            rule: None,
+                        };
+                        let Call {
+                            request, exchange, ..
+                        } = call;
+                        let mut outgoing = Outgoing::new(request, false);
+                        let sent = self.send_to(&goal, None, Some(&exchange), &mut outgoing);
+                        let (answer, in_flight) = sent.await?;
+                        Ok(accept(answer, &exchange, in_flight))
+                    }
                     // What rules can ask for is larger than what most requests need.
                     Some(routes) => Box::pin(self.follow(balancer, routes, call)).await,
                 }
@@ -122,9 +133,15 @@ impl Route {
                     request, exchange, ..
                 } = call;
                 self.place(&exchange, &in_flight, None);
-                match self.transmit(&exchange, &in_flight, request).await {
+                // Whoever is called by its own address has nobody beside it.
+                let manner = Manner::default();
+                let sent = self.transmit(Some(&exchange), &in_flight, request, manner);
+                match sent.await {
                     Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
-                    Err(failure) => Err(failure.error),
+                    Err(failure) => {
+                        in_flight.failed(&failure.error);
+                        Err(failure.error)
+                    }
                 }
             }
             Destination::External(address) => Err(Error::BadRequest(format!(
@@ -187,22 +204,19 @@ impl Route {
             None if call.exchange.is_grpc() => Some(&RetryPolicy::DEFAULT),
             own => own.as_ref(),
         };
-        let exchange = call.exchange.clone();
-        let sending = match policy {
-            // What the default retries of plain HTTP needs no copy.
-            None => Either::Left(self.send_to_backend(Some(rule), &balancer, subset, call)),
-            Some(policy) => {
-                let (route, balancer) = (self, &balancer);
-                Either::Right(Box::pin(async move {
-                    let attempts = Attempts {
-                        policy,
-                        rule,
-                        balancer,
-                        subset,
-                    };
-                    attempts.send(route, call).await
-                }))
-            }
+        let Call {
+            request, exchange, ..
+        } = call;
+        let mut outgoing = Outgoing::new(request, policy.is_some());
+        let goal = Goal {
+            balancer: &balancer,
+            subset,
+            rule: Some(rule),
+        };
+        let sending = async {
+            let sent = self.send_to(&goal, policy, Some(&exchange), &mut outgoing);
+            let (answer, in_flight) = sent.await?;
+            Ok(accept(answer, &exchange, in_flight))
         };
         let sending = pin!(sending);
         let mut response = match rule.filters.timeout {
@@ -211,59 +225,6 @@ impl Route {
         };
         filter::response_head(rule, backend, response.headers_mut());
         Ok(response)
-    }
-
-    async fn send_to_backend(
-        &self,
-        rule: Option<&HttpRule>,
-        balancer: &Rc<Balancer>,
-        subset: Option<&str>,
-        call: Call,
-    ) -> Result<Response<Body>, Error> {
-        let Call {
-            mut request,
-            exchange,
-            ..
-        } = call;
-        let mut tried: Vec<SocketAddr> = Vec::new();
-        loop {
-            let asker = Asker::request(&request, self.source);
-            let chosen = balancer.choose(subset, &tried, &asker);
-            let in_flight = chosen.ok_or_else(|| Error::NoEndpoint {
-                rule: rule.map(ToString::to_string),
-                service: balancer.cell.key.clone(),
-                subset: subset.map(str::to_owned),
-            })?;
-            self.place(&exchange, &in_flight, Some(balancer));
-            match self.transmit(&exchange, &in_flight, request).await {
-                Ok(answer) => return Ok(accept(answer, &exchange, in_flight)),
-                Err(Failure { error, .. }) if error.is_overflow() => {
-                    in_flight.failed(&error);
-                    return Err(error);
-                }
-                Err(Failure { error, unsent }) => {
-                    in_flight.failed(&error);
-                    tried.push(in_flight.candidate.endpoint.address);
-                    match unsent {
-                        Some(unsent) if error.before_sending() && tried.len() < ATTEMPTS => {
-                            request = unsent;
-                        }
-                        _ => return Err(error),
-                    }
-                }
-            }
-        }
-    }
-
-    fn transmit<'a>(
-        &'a self,
-        exchange: &Exchange,
-        in_flight: &'a InFlight,
-        mut request: Request<Body>,
-    ) -> impl Future<Output = Result<Answer, Failure>> + use<'a> {
-        deadline::carry(request.headers_mut(), exchange);
-        let connections = &in_flight.candidate.connections;
-        connection::send(&self.thread.tls, connections, &in_flight.pool, request)
     }
 
     /// Decides whether the exchange's end is a line of the access log.
@@ -349,20 +310,4 @@ pub(crate) fn authority<B>(request: &Request<B>) -> &str {
         Some(authority) => authority.as_str(),
         None => host().unwrap_or_default(),
     }
-}
-
-/// A response on its way back to the client.
-fn accept(answer: Answer, exchange: &Exchange, mut in_flight: InFlight) -> Response<Body> {
-    in_flight.answered();
-    if !exchange.is_grpc() {
-        // Of gRPC the last word is still to come.
-        in_flight.judge(Verdict::of(answer.response.status(), None));
-    }
-    let cookie = in_flight.take_cookie();
-    exchange.weigh_on(in_flight.into_load());
-    let mut response = answer.into_response(exchange);
-    if let Some(cookie) = cookie {
-        response.headers_mut().append(SET_COOKIE, cookie);
-    }
-    response
 }

@@ -1,6 +1,10 @@
 //! Opaque connections: an endpoint is chosen once, then bytes are relayed.
 
-use super::{ConnectionError, Destination, destination_service, open_endpoint, parties, unplaced};
+use super::{
+    ConnectionError, Destination, destination_service, open_endpoint, parties,
+    pass::{Goal, Pass},
+    unplaced,
+};
 use crate::{
     access_log::{Ends, Record, draw_sample},
     balance::{Asker, Balancer, InFlight},
@@ -14,16 +18,8 @@ use crate::{
 use ::http::StatusCode;
 use bytes::Bytes;
 use linnet_mesh::{destination::ConnectionPool, route::ConnectionParts};
-use std::{
-    cell::Cell,
-    net::{IpAddr, SocketAddr},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::Cell, fmt::Display, net::IpAddr, rc::Rc, sync::Arc};
 use tokio::{io::AsyncWriteExt, time::Instant};
-
-/// Endpoints tried at most.
-const ATTEMPTS: usize = 3;
 
 /// An open upstream connection.
 pub(super) struct Upstream {
@@ -117,42 +113,22 @@ pub(super) async fn open(
                 subset,
                 rule,
             } = route(thread, balancer, facts)?;
-            let subset = subset.as_deref();
-            let mut tried: Vec<SocketAddr> = Vec::new();
-            loop {
-                let chosen = balancer.choose(subset, &tried, &Asker::connection(facts.source));
-                let mut in_flight = chosen.ok_or_else(|| Error::NoEndpoint {
-                    rule: rule.clone(),
-                    service: balancer.cell.key.clone(),
-                    subset: subset.map(str::to_owned),
-                })?;
-                match open_endpoint(thread, &mut in_flight).await {
-                    Ok(stream) => {
-                        in_flight.connected();
-                        return Ok(Upstream {
-                            stream,
-                            in_flight: Some(in_flight),
-                            service: Some(balancer),
-                        });
-                    }
-                    Err(error) if error.is_overflow() => {
-                        in_flight.failed(&error);
-                        return Err(error);
-                    }
-                    Err(error) => {
-                        in_flight.failed(&error);
-                        tried.push(in_flight.candidate.endpoint.address);
-                        if tried.len() == ATTEMPTS {
-                            return Err(error);
-                        }
-                    }
-                }
-            }
+            let goal = Goal {
+                balancer: &balancer,
+                subset: subset.as_deref(),
+                rule: rule.as_ref().map(|rule| rule as &dyn Display),
+            };
+            let (stream, in_flight) = open_any(thread, &goal, facts).await?;
+            Ok(Upstream {
+                stream,
+                in_flight: Some(in_flight),
+                service: Some(balancer),
+            })
         }
         Destination::Endpoint(candidate) => {
             let (candidate, pool) = (candidate.clone(), thread.plain.clone());
             let mut in_flight = InFlight::new(candidate, pool, Instant::now().into_std());
-            let stream = open_endpoint(thread, &mut in_flight).await?;
+            let stream = open_endpoint(thread, &mut in_flight, false).await?;
             in_flight.connected();
             let in_flight = Some(in_flight);
             let service = None;
@@ -174,6 +150,33 @@ pub(super) async fn open(
             })
         }
         Destination::Unknown(target) => Err(Error::Discovery(target.clone())),
+    }
+}
+
+/// Opens a connection to the first endpoint of a backend that can be had.
+async fn open_any(
+    thread: &Thread,
+    goal: &Goal<'_>,
+    facts: &Facts,
+) -> Result<(Stream, InFlight), Error> {
+    let asker = Asker::connection(facts.source);
+    let mut in_flight = goal.choose(&[], &asker)?;
+    let mut pass = Pass::default();
+    loop {
+        let others = pass.has_others(&in_flight);
+        let error = match open_endpoint(thread, &mut in_flight, others).await {
+            Ok(stream) => {
+                in_flight.connected();
+                return Ok((stream, in_flight));
+            }
+            Err(error) => error,
+        };
+        in_flight.failed(&error);
+        pass.note(&in_flight);
+        match pass.next(goal, &in_flight, error.reached_nobody(), &asker) {
+            Some(next) => in_flight = next,
+            None => return Err(error),
+        }
     }
 }
 

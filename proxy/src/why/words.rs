@@ -22,6 +22,7 @@ pub(super) fn unseen(endpoint: Arc<linnet_mesh::Endpoint>) -> directory::Endpoin
     directory::EndpointState {
         endpoint,
         ejected_for: None,
+        unavailable: false,
         in_flight: 0,
         latency: 0.0,
     }
@@ -33,6 +34,10 @@ pub(super) fn endpoint_of(seen: &directory::EndpointState) -> Endpoint {
         Some(left) => {
             let note = format!("for another {:.1} s", left.as_secs_f64());
             (EndpointState::Ejected, Some(note))
+        }
+        None if seen.unavailable => {
+            let note = "no connection to it or to its application comes about";
+            (EndpointState::Ejected, Some(note.to_owned()))
         }
         None if endpoint.terminating => (EndpointState::Terminating, None),
         None => (EndpointState::Healthy, None),

@@ -1,11 +1,13 @@
 //! Point 4b: what a DestinationRule and retries do about trouble: a full pool
 //! answers at once, a bad pod is ejected and returns, a subset is rolled without
-//! a failure, and retries against a dead service stay within their budget.
+//! a failure, and retries against a dead service stay within their budget. Without
+//! any of these, pods that can't serve fail nobody.
 
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
+use linnet_mesh::names::CONTROL_PLANE_NAMESPACE;
 use linnet_sample::load::Report;
 
 use crate::support::load::Caller;
@@ -32,6 +34,9 @@ pub(crate) async fn trouble_is_contained(cluster: Cluster) {
     rolling_a_subset_fails_nothing(&cluster, &client).await;
     retries_stay_within_their_budget(&cluster, &client).await;
     a_bad_pod_is_ejected_and_returns(&cluster, &client).await;
+    a_pod_without_its_application_fails_nobody(&cluster, &client).await;
+    scaling_down_fails_nobody(&cluster, &client).await;
+    a_pod_that_goes_while_the_controller_is_away_fails_nobody(&cluster, &client).await;
     cluster.delete("", &namespace(OWN, "enabled")).await;
 }
 
@@ -305,6 +310,85 @@ spec:
         back.then_some(()).ok_or_else(|| format!("{report:?}"))
     })
     .await;
+}
+
+/// Pods `half` of a version, without a probe that would take them out.
+fn half(version: &str, http: &str) -> String {
+    let pod = include_str!("workloads/resilience.yaml");
+    let (pod, _probe) = pod.split_once("        readinessProbe:").unwrap();
+    pod.replace("app: backend", "app: half")
+        .replace("name: backend-VERSION", "name: half-VERSION")
+        .replace("VERSION", version)
+        .replace("ARGS", &format!("--http={http}"))
+}
+
+/// Two pods, one of which does not listen where its service says.
+async fn a_pod_without_its_application_fails_nobody(cluster: &Cluster, client: &Caller) {
+    cluster.apply(OWN, &service("half", "app: half")).await;
+    cluster.apply(OWN, &half("good", "0.0.0.0:8080")).await;
+    cluster.apply(OWN, &half("gone", "127.0.0.1:18080")).await;
+    for name in ["half-good", "half-gone"] {
+        cluster.rolled_out(OWN, name).await;
+    }
+    let before = undelivered(cluster).await;
+    let began = Instant::now();
+    let report = client
+        .succeeds("--rate 200 --concurrency 8 --duration 10s http://half/")
+        .await;
+    let attempts = undelivered(cluster).await - before;
+    let seconds = began.elapsed().as_secs_f64().ceil();
+    println!(
+        "half of the applications gone: no failure in {} calls, {attempts} attempts in {seconds} s",
+        report.requests
+    );
+    // Eight may be on their way when the first finds out.
+    assert!(attempts <= 8.0 + seconds, "{attempts} in {seconds} s");
+}
+
+/// Requests that reached the pod without an application.
+async fn undelivered(cluster: &Cluster) -> f64 {
+    let labels = [("reporter", "destination"), ("response_flags", "UF")];
+    let metrics = Metrics::of_app(cluster, OWN, "half").await;
+    metrics.sum(REQUESTS, &labels)
+}
+
+/// Five pods become one while calls flow.
+async fn scaling_down_fails_nobody(cluster: &Cluster, client: &Caller) {
+    cluster.scale(OWN, "half-good", 5).await;
+    cluster.rolled_out(OWN, "half-good").await;
+    let call = "--rate 200 --concurrency 8 --duration 20s http://half/";
+    let (report, _) = tokio::join!(client.succeeds(call), async {
+        // Some calls first, so that all pods have connections.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        cluster.scale(OWN, "half-good", 1).await
+    });
+    println!("five pods to one: no failure in {} calls", report.requests);
+}
+
+/// Nobody tells the caller that the pod is gone: it finds out by itself.
+async fn a_pod_that_goes_while_the_controller_is_away_fails_nobody(
+    cluster: &Cluster,
+    client: &Caller,
+) {
+    cluster.scale(OWN, "half-good", 2).await;
+    cluster.rolled_out(OWN, "half-good").await;
+    client.succeeds("--count 50 http://half/").await;
+    let before = cluster
+        .scale(CONTROL_PLANE_NAMESPACE, "linnet-controller", 0)
+        .await;
+    let call = "--rate 200 --concurrency 8 --duration 20s http://half/";
+    let (report, _) = tokio::join!(client.call(call), async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        cluster.scale(OWN, "half-good", 1).await
+    });
+    cluster
+        .scale(CONTROL_PLANE_NAMESPACE, "linnet-controller", before)
+        .await;
+    cluster
+        .rolled_out(CONTROL_PLANE_NAMESPACE, "linnet-controller")
+        .await;
+    assert_eq!(report.failed, 0, "{report:?}");
+    println!("a pod gone unsaid: no failure in {} calls", report.requests);
 }
 
 fn times(report: &Report, error: &str) -> u64 {

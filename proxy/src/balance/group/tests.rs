@@ -1,10 +1,17 @@
 use super::*;
 use linnet_mesh::{
     Endpoint, ServicePort,
-    destination::{ConsistentHash, Distribution, HashAlgorithm, Locality, LocalityPattern},
+    destination::{
+        ConsistentHash, Distribution, HashAlgorithm, Locality, LocalityPattern, LocalityPolicy,
+        Warmup,
+    },
 };
 use rand::{SeedableRng, rngs::StdRng};
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+mod shares;
+mod unavailable;
 
 /// A service with endpoints that a test has in hand.
 struct World {
@@ -35,7 +42,7 @@ impl World {
         }));
         let start = Instant::now();
         let candidate = |endpoint: Endpoint| {
-            let health = Arc::new(Health::new(start, None));
+            let health = Arc::new(Health::new(start, None, Arc::default()));
             Rc::new(Candidate::with_health(Arc::new(endpoint), health))
         };
         Self {
@@ -461,7 +468,7 @@ fn a_new_endpoint_warms_up() {
             ..balance(kind.clone())
         };
         let mut world = World::with(4, policy);
-        let health = Arc::new(Health::new(world.start, Some(world.start)));
+        let health = Arc::new(Health::new(world.start, Some(world.start), Arc::default()));
         let new = Candidate::with_health(Arc::new(numbered(3)), health);
         world.candidates[3] = Rc::new(new);
         for (seconds, warmth) in [(0, 0.1), (50, 0.5), (100, 1.0), (1_000, 1.0)] {

@@ -13,7 +13,9 @@ impl Set {
         let start = Instant::now();
         Self {
             court: Court::default(),
-            members: (0..count).map(|_| Health::new(start, None)).collect(),
+            members: (0..count)
+                .map(|_| Health::new(start, None, Arc::default()))
+                .collect(),
             start,
         }
     }
@@ -35,7 +37,7 @@ impl Set {
 }
 
 fn notes(rules: &OutlierDetection, verdicts: &[Verdict]) -> Vec<Option<Cause>> {
-    let health = Health::new(Instant::now(), None);
+    let health = Health::new(Instant::now(), None, Arc::default());
     verdicts.iter().map(|&v| health.note(v, rules)).collect()
 }
 

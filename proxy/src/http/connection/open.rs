@@ -37,6 +37,7 @@ pub(super) async fn http1(
     tls: &Tls,
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
+    others: bool,
 ) -> Result<Box<Http1>, Error> {
     let _pending = pool.take(Limit::Pending)?;
     let room = match pool.room() {
@@ -47,9 +48,9 @@ pub(super) async fn http1(
         },
     };
     let (stream, until) = match is_shareable(connections, pool) {
-        true => share(tls, connections, pool).await?,
+        true => share(tls, connections, pool, others).await?,
         false => {
-            let stream = open(tls, connections, pool, MeshProtocol::Http1).await?;
+            let stream = open(tls, connections, pool, MeshProtocol::Http1, others).await?;
             (stream, None)
         }
     };
@@ -79,6 +80,7 @@ async fn share(
     tls: &Tls,
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
+    others: bool,
 ) -> Result<(Stream, Option<Instant>), Error> {
     let carriers = &connections.carriers;
     if let Some((stream, until)) = carriers.stream(pool, clock::now()) {
@@ -92,12 +94,12 @@ async fn share(
         // Whoever waits for the same finds that out at once, and opens their own beside
         // this one.
         drop(opening);
-        let stream = open(tls, connections, pool, MeshProtocol::Http1).await?;
+        let stream = open(tls, connections, pool, MeshProtocol::Http1, others).await?;
         return Ok((stream, None));
     }
     let stream = noted(
         connections,
-        open(tls, connections, pool, MeshProtocol::Shared).await,
+        open(tls, connections, pool, MeshProtocol::Shared, others).await,
     )?;
     drop(opening);
     if !stream.is_to_be_shared() {
@@ -180,6 +182,7 @@ pub(super) async fn http2(
     tls: &Tls,
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
+    others: bool,
 ) -> Result<(two::SendRequest<Body>, StreamSlot), Error> {
     let _pending = pool.take(Limit::Pending)?;
     let _opening = turn(connections).await?;
@@ -189,7 +192,7 @@ pub(super) async fn http2(
     let room = Room::unbounded(pool);
     let stream = noted(
         connections,
-        open(tls, connections, pool, MeshProtocol::Http2).await,
+        open(tls, connections, pool, MeshProtocol::Http2, others).await,
     )?;
     let stream = Held {
         stream,
@@ -241,8 +244,11 @@ async fn open(
     connections: &Connections,
     pool: &Rc<Pool>,
     protocol: MeshProtocol,
+    others: bool,
 ) -> Result<Stream, Error> {
-    connect::endpoint(tls, pool, &connections.endpoint, protocol).await
+    let endpoint = &connections.endpoint;
+    let opening = connect::endpoint(tls, pool, endpoint, protocol);
+    connect::watched(&connections.availability, others, endpoint.address, opening).await
 }
 
 fn upstream_error(connections: &Connections, error: &hyper::Error) -> Error {

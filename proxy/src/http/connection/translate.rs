@@ -6,7 +6,7 @@
 //! frame that every server of it sends first, before a request is sent. What was learnt
 //! is forgotten soon, since an application may be replaced by another.
 
-use super::{Answer, Connections, Failure, send_http1, send_http2, unsent};
+use super::{Answer, Connections, Failure, Manner, send_http1, send_http2, unsent};
 use crate::{
     clock,
     error::Error,
@@ -109,10 +109,11 @@ pub(super) fn send<'a>(
     connections: &'a Rc<Connections>,
     pool: &'a Rc<Pool>,
     request: Request<Body>,
+    manner: Manner,
 ) -> Pin<Box<dyn Future<Output = Result<Answer, Failure>> + 'a>> {
     match request.version() {
-        Version::HTTP_2 => Box::pin(from_http2(tls, connections, pool, request)),
-        _ => Box::pin(from_http1(tls, connections, pool, request)),
+        Version::HTTP_2 => Box::pin(from_http2(tls, connections, pool, request, manner)),
+        _ => Box::pin(from_http1(tls, connections, pool, request, manner)),
     }
 }
 
@@ -122,16 +123,16 @@ async fn from_http2(
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
     request: Request<Body>,
+    manner: Manner,
 ) -> Result<Answer, Failure> {
     if connections.known.speaks_http1_alone() {
         let error = not_http2(connections, "it speaks HTTP/1 alone");
-        return Box::pin(to_http1(tls, connections, pool, request, error)).await;
+        return Box::pin(to_http1(tls, connections, pool, unsent(error, request), manner)).await;
     }
-    match send_http2(tls, connections, pool, request).await {
-        Err(Failure {
-            error: error @ Error::Protocol { .. },
-            unsent: Some(request),
-        }) => Box::pin(to_http1(tls, connections, pool, request, error)).await,
+    match send_http2(tls, connections, pool, request, manner).await {
+        Err(failure) if matches!(failure.error, Error::Protocol { .. }) => {
+            Box::pin(to_http1(tls, connections, pool, failure, manner)).await
+        }
         sent => sent,
     }
 }
@@ -143,23 +144,29 @@ async fn from_http1(
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
     mut request: Request<Body>,
+    manner: Manner,
 ) -> Result<Answer, Failure> {
     // HTTP/2 has no such upgrades.
     let wanted = connections.known.wants_http2() && !request.headers().contains_key(UPGRADE);
     if let Some(target) = wanted.then(|| http2_target(&request)).flatten() {
-        match send_http2(tls, connections, pool, as_http2(request, target)).await {
+        let translated = as_http2(request, target);
+        match send_http2(tls, connections, pool, translated, manner).await {
             Ok(mut answer) => {
                 *answer.response.version_mut() = Version::HTTP_11;
                 return Ok(answer);
             }
-            Err(Failure {
-                error: Error::Protocol { .. },
-                unsent: Some(unsent),
-            }) => request = as_http1(unsent),
-            Err(failure) => return Err(failure),
+            Err(mut failure) => {
+                // Another endpoint may take it as it came.
+                failure.unsent = failure.unsent.map(as_http1);
+                let is_protocol = matches!(failure.error, Error::Protocol { .. });
+                match failure.unsent {
+                    Some(unsent) if is_protocol => request = unsent,
+                    unsent => return Err(Failure { unsent, ..failure }),
+                }
+            }
         }
     }
-    send_http1(tls, connections, pool, request).await
+    send_http1(tls, connections, pool, request, manner).await
 }
 
 /// Learns that an application answered HTTP/1.1 by HTTP/2. The request is not sent again:
@@ -181,16 +188,20 @@ pub(super) fn not_http2(connections: &Connections, reason: &str) -> Error {
     }
 }
 
-/// Sends a request of HTTP/2 as HTTP/1.1, unless it is gRPC, which has no such form.
+/// Sends what could not be sent by HTTP/2 as HTTP/1.1, unless it is gone, or gRPC, which
+/// has no such form.
 async fn to_http1(
     tls: &Tls,
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
-    request: Request<Body>,
-    error: Error,
+    failure: Failure,
+    manner: Manner,
 ) -> Result<Answer, Failure> {
+    let Some(request) = failure.unsent else {
+        return Err(failure);
+    };
     if is_grpc(request.headers()) || request.method() == Method::CONNECT {
-        return Err(unsent(error, request));
+        return Err(unsent(failure.error, request));
     }
     let Some(slot) = translating() else {
         let error = not_http2(
@@ -199,12 +210,21 @@ async fn to_http1(
         );
         return Err(unsent(error, request));
     };
-    let mut answer = send_http1(tls, connections, pool, as_http1(request)).await?;
+    let sent = send_http1(tls, connections, pool, as_http1(request), manner).await;
+    let mut answer = sent.map_err(|failure| Failure {
+        // Another endpoint may take it as it came.
+        unsent: failure.unsent.map(|request| match http2_target(&request) {
+            Some(target) => as_http2(request, target),
+            None => request,
+        }),
+        ..failure
+    })?;
     answer.permit.stream = Some(slot);
     as_http2_response(&mut answer.response)
         .map_err(|reason| Failure {
             error: not_http2(connections, reason),
             unsent: None,
+            resent: false,
         })
         .map(|()| answer)
 }

@@ -1,9 +1,12 @@
 //! Copies of requests for a second backend, whose answers nobody waits for.
 
-use super::Route;
-use crate::balance::{Asker, Verdict};
-use crate::clock;
-use crate::http::{body::Body, connection, tee::tee};
+use super::{Route, outgoing::Outgoing};
+use crate::{
+    balance::Verdict,
+    clock,
+    http::{body::Body, tee::tee},
+    outbound::pass::Goal,
+};
 use ::http::{Request, uri::Authority};
 use http_body_util::BodyExt;
 use linnet_mesh::route::{Mirror, Rewrite};
@@ -24,23 +27,25 @@ impl Route {
         let Some(balancer) = self.thread.balancer_of(&backend.service) else {
             return;
         };
-        let asker = Asker::request(request, self.source);
-        let Some(in_flight) = balancer.choose(backend.subset.as_deref(), &[], &asker) else {
-            return;
-        };
         let (original, copied) = tee(mem::replace(request.body_mut(), Body::empty()));
         *request.body_mut() = original;
         let copy = shadow(request, copied);
-        let thread = self.thread.clone();
+        let (route, subset) = (self.clone(), backend.subset.clone());
         tokio::task::spawn_local(clock::timeout(LONGEST, async move {
-            let connections = &in_flight.candidate.connections;
-            let sent = connection::send(&thread.tls, connections, &in_flight.pool, copy).await;
-            let answer = match sent {
-                Ok(answer) => answer,
-                Err(failure) => return in_flight.failed(&failure.error),
+            let goal = Goal {
+                balancer: &balancer,
+                subset: subset.as_deref(),
+                rule: None,
             };
-            in_flight.answered();
-            in_flight.judge(Verdict::Status(answer.response.status().as_u16()));
+            let mut outgoing = Outgoing::new(copy, false);
+            let sent = route.send_to(&goal, None, None, &mut outgoing).await;
+            // Nobody waits for it.
+            let Ok((answer, in_flight)) = sent else {
+                return;
+            };
+            let verdict = Verdict::of(answer.response.status(), None);
+            in_flight.answered(verdict);
+            in_flight.judge(verdict);
             let mut body = answer.response.into_body();
             while let Some(frame) = body.frame().await {
                 if frame.is_err() {

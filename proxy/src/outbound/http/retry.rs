@@ -1,175 +1,150 @@
-//! Sends a request again, as a rule's policy says and the service's budget
-//! allows.
-//!
-//! Costs a copy of the head and a body that is kept until somebody has
-//! answered; a rule without a policy of its own does without for plain HTTP.
+//! Retries after an answer or a failure, as a rule's policy says and the service's
+//! budget allows.
 
-use super::{Route, accept};
+use super::outgoing::Outgoing;
 use crate::{
-    balance::{Asker, Balancer, InFlight, Verdict},
+    balance::{InFlight, Verdict},
     clock,
     error::Error,
     http::{
-        Call,
-        body::Body,
         connection::{Answer, Failure},
         exchange::Exchange,
-        replay::Replay,
     },
-    pool::Limit,
+    outbound::pass::{Goal, Pass},
+    pool::{Limit, Slot},
     telemetry::Flags,
 };
-use ::http::{Request, Response, StatusCode, header::RETRY_AFTER};
-use http_body::Body as _;
-use linnet_mesh::route::{HttpRule, Outcome, RetryPolicy};
-use std::{
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use ::http::{StatusCode, header::RETRY_AFTER};
+use linnet_mesh::route::{Outcome, RetryPolicy};
+use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 /// Whoever asks to be left alone for longer is not asked again: its answer goes
 /// to the caller, `retry-after` and all.
 const LONGEST_ASKED: Duration = Duration::from_secs(10);
 
-/// Where a request goes, and how it may be sent again.
-pub(super) struct Attempts<'a> {
-    pub(super) policy: &'a RetryPolicy,
-    pub(super) rule: &'a HttpRule,
-    pub(super) balancer: &'a Rc<Balancer>,
-    pub(super) subset: Option<&'a str>,
+/// The retries of one request.
+pub(super) struct Retries<'a> {
+    policy: Option<&'a RetryPolicy>,
+    goal: &'a Goal<'a>,
+    /// Retries that have been sent.
+    sent: u32,
+    /// One of `maxRetries` while a retry is under way.
+    granted: Option<Slot>,
 }
 
-impl Attempts<'_> {
-    pub(super) async fn send(&self, route: &Route, call: Call) -> Result<Response<Body>, Error> {
-        let Call {
-            request, exchange, ..
-        } = call;
-        let (head, body) = request.into_parts();
-        // Where there is no body, there is nothing to keep.
-        let replay = (!body.is_end_stream()).then(|| Replay::new(body));
-        let mut tried: Vec<SocketAddr> = Vec::new();
-        self.balancer.budget.earn();
-        // One of `maxRetries` while a retry is under way.
-        let mut _granted = None;
-        for retry in 1.. {
-            let asker = Asker::head(&head.uri, &head.headers, route.source);
-            let in_flight = self.choose(&tried, &asker)?;
-            route.place(&exchange, &in_flight, Some(self.balancer));
-            let request = Request::from_parts(
-                head.clone(),
-                replay.as_ref().map_or_else(Body::empty, Replay::body),
-            );
-            let result = self.attempt(route, &exchange, &in_flight, request).await;
-            if let Err((error, _)) = &result
-                && error.is_overflow()
-            {
-                return Err(error.clone());
-            }
-            let asked = result.as_ref().ok().and_then(asked_to_wait);
-            let outcome = match &result {
-                Ok(answer) => response(answer, &exchange),
-                Err((_, outcome)) => *outcome,
-            };
-            let too_long = asked.is_some_and(|asked| asked > LONGEST_ASKED);
-            let again = !too_long && self.again(retry, &outcome, replay.as_ref(), &exchange);
-            let granted = again.then(|| in_flight.pool.take(Limit::Retries));
-            match granted {
-                Some(Ok(granted)) => _granted = granted,
-                refused => {
-                    if refused.is_some() {
-                        exchange.flag(Flags::UO);
-                    }
-                    if let Some(replay) = &replay {
-                        replay.forget();
-                    }
-                    return match result {
-                        Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
-                        Err((error, _)) => {
-                            in_flight.failed(&error);
-                            Err(error)
-                        }
-                    };
-                }
-            }
-            match (result, outcome) {
-                (Err((error, _)), _) => in_flight.failed(&error),
-                (Ok(answer), Outcome::Response { grpc, .. }) => {
-                    in_flight.answered();
-                    in_flight.judge(Verdict::of(answer.response.status(), grpc));
-                }
-                (Ok(_), _) => in_flight.answered(),
-            }
-            tried.push(in_flight.candidate.endpoint.address);
-            drop(in_flight);
-            let wait = self.policy.wait(retry, rand::random());
-            tokio::time::sleep(wait.max(asked.unwrap_or_default())).await;
+impl<'a> Retries<'a> {
+    /// Of a request to a backend; without a policy there are none.
+    pub(super) fn new(policy: Option<&'a RetryPolicy>, goal: &'a Goal<'a>) -> Self {
+        Self {
+            policy,
+            goal,
+            sent: 0,
+            granted: None,
         }
-        unreachable!("attempts are bounded by the policy")
     }
 
-    fn choose(&self, tried: &[SocketAddr], asker: &Asker<'_>) -> Result<InFlight, Error> {
-        let avoid = if self.policy.avoid_tried { tried } else { &[] };
-        let chosen = self.balancer.choose(self.subset, avoid, asker);
-        chosen.ok_or_else(|| Error::NoEndpoint {
-            rule: Some(self.rule.to_string()),
-            service: self.balancer.cell.key.clone(),
-            subset: self.subset.map(str::to_owned),
+    /// How long one attempt may take to the head of its answer.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        self.policy.and_then(|policy| policy.per_try_timeout)
+    }
+
+    /// Gives an attempt so long.
+    pub(super) async fn within(
+        &self,
+        limit: Duration,
+        sending: impl Future<Output = Result<Answer, Failure>>,
+    ) -> Result<Answer, Failure> {
+        if let Ok(sent) = clock::timeout(limit, sending).await {
+            return sent;
+        }
+        let rule = self.goal.rule.map(ToString::to_string);
+        let rule = rule.unwrap_or_default();
+        Err(Failure {
+            error: Error::Timeout { rule, limit },
+            unsent: None,
+            resent: false,
         })
     }
 
-    async fn attempt(
-        &self,
-        route: &Route,
-        exchange: &Exchange,
+    /// The endpoints that a retry avoids.
+    pub(super) fn avoid<'p>(&self, pass: &'p Pass) -> &'p [SocketAddr] {
+        let avoids = self.policy.is_some_and(|policy| policy.avoid_tried);
+        if avoids { pass.tried() } else { &[] }
+    }
+
+    /// How long to wait before the retry that follows an answer; `None`: it is the
+    /// client's.
+    pub(super) fn after_answer(
+        &mut self,
+        answer: &Answer,
+        outgoing: &Outgoing,
         in_flight: &InFlight,
-        request: Request<Body>,
-    ) -> Result<Answer, (Error, Outcome)> {
-        let sending = route.transmit(exchange, in_flight, request);
-        let sent = match self.policy.per_try_timeout {
-            None => sending.await,
-            Some(limit) => match clock::timeout(limit, sending).await {
-                Ok(sent) => sent,
-                Err(_) => {
-                    let error = Error::Timeout {
-                        rule: self.rule.to_string(),
-                        limit,
-                    };
-                    return Err((error, Outcome::TimedOut));
-                }
-            },
-        };
-        sent.map_err(|Failure { error, unsent }| {
-            let outcome = if error.before_sending() {
-                Outcome::ConnectFailure
-            } else if unsent.is_some() || error.is_refusal() {
-                Outcome::Refused
-            } else {
-                Outcome::Reset
-            };
-            (error, outcome)
-        })
+        exchange: Option<&Rc<Exchange>>,
+    ) -> Option<Duration> {
+        self.policy?;
+        let asked = asked_to_wait(answer);
+        if asked.is_some_and(|asked| asked > LONGEST_ASKED) {
+            return None;
+        }
+        let outcome = response(answer, exchange);
+        let wait = self.after_failure(&outcome, outgoing, in_flight, exchange)?;
+        Some(wait.max(asked.unwrap_or_default()))
     }
 
-    /// Whether a retry follows; if so it is paid for.
-    fn again(
-        &self,
-        retry: u32,
+    /// How long to wait before the retry that follows a failure; `None`: there is
+    /// none.
+    pub(super) fn after_failure(
+        &mut self,
         outcome: &Outcome,
-        replay: Option<&Replay>,
-        exchange: &Exchange,
-    ) -> bool {
-        let policy = self.policy;
+        outgoing: &Outgoing,
+        in_flight: &InFlight,
+        exchange: Option<&Rc<Exchange>>,
+    ) -> Option<Duration> {
+        let policy = self.policy?;
+        let flag = |flags: Flags| {
+            if let Some(exchange) = exchange {
+                exchange.flag(flags);
+            }
+        };
         if policy.attempts == 0 || !policy.retries(outcome) {
-            return false;
+            return None;
         }
-        if retry > policy.attempts {
-            exchange.flag(Flags::URX);
-            return false;
+        if self.sent >= policy.attempts {
+            flag(Flags::URX);
+            return None;
         }
         // A connection that does not come about is no request to anybody.
         let free = *outcome == Outcome::ConnectFailure;
-        replay.is_none_or(Replay::is_whole) && (free || self.balancer.budget.spend(Instant::now()))
+        if !outgoing.is_whole() || !(free || self.goal.balancer.budget.spend(clock::instant())) {
+            return None;
+        }
+        match in_flight.pool.take(Limit::Retries) {
+            Ok(granted) => self.granted = granted,
+            Err(_) => {
+                flag(Flags::UO);
+                return None;
+            }
+        }
+        self.sent += 1;
+        Some(policy.wait(self.sent, rand::random()))
+    }
+
+    /// How a failed attempt ended, for the policy.
+    pub(super) fn outcome(&self, failure: &Failure) -> Outcome {
+        match &failure.error {
+            Error::Timeout { .. } => Outcome::TimedOut,
+            error if error.reached_nobody() => Outcome::ConnectFailure,
+            error if failure.unsent.is_some() || error.is_refusal() => Outcome::Refused,
+            _ => Outcome::Reset,
+        }
+    }
+
+    /// What an answer that is not the client's says of its endpoint.
+    pub(super) fn verdict(&self, answer: &Answer, exchange: Option<&Rc<Exchange>>) -> Verdict {
+        match response(answer, exchange) {
+            Outcome::Response { status, grpc } => Verdict::of(status, grpc),
+            _ => Verdict::Failed,
+        }
     }
 }
 
@@ -188,11 +163,11 @@ fn asked_to_wait(answer: &Answer) -> Option<Duration> {
     Some(Duration::from_secs(seconds.into()))
 }
 
-fn response(answer: &Answer, exchange: &Exchange) -> Outcome {
+fn response(answer: &Answer, exchange: Option<&Rc<Exchange>>) -> Outcome {
     let headers = answer.response.headers();
     let grpc = headers
         .get("grpc-status")
-        .filter(|_| exchange.is_grpc())
+        .filter(|_| exchange.is_some_and(|exchange| exchange.is_grpc()))
         .and_then(|value| value.to_str().ok()?.parse().ok());
     Outcome::Response {
         status: answer.response.status(),

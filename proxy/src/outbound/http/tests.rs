@@ -10,6 +10,7 @@ mod resilience;
 mod retries;
 mod rules;
 mod support;
+mod unavailable;
 
 /// What a request moves about; each kilobyte more is a hundred instructions.
 #[test]

@@ -84,6 +84,15 @@ impl Upstream {
         R: Future<Output = Response<Full<Bytes>>> + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, answer).await
+    }
+
+    /// The same at an address of the test's own.
+    pub(super) async fn on<F, R>(listener: TcpListener, answer: F) -> Self
+    where
+        F: Fn(usize) -> R + 'static,
+        R: Future<Output = Response<Full<Bytes>>> + 'static,
+    {
         let address = listener.local_addr().unwrap();
         let seen = Rc::<RefCell<Vec<_>>>::default();
         let (heads, answer) = (seen.clone(), Rc::new(answer));
@@ -153,7 +162,9 @@ fn described(rules: Option<Vec<HttpRule>>, destination: Option<Destination>) -> 
 
 /// The caller's sidecar.
 pub(super) struct Sidecar {
-    thread: Rc<Thread>,
+    pub(super) thread: Rc<Thread>,
+    /// Who vouches for it, and for its peers.
+    pub(super) authority: Authority,
     _signal: drain::Signal,
 }
 
@@ -178,7 +189,8 @@ impl Sidecar {
         fixed::fill(&directory, &config);
         directory.apply(vec![described(rules, None)]);
         let (signal, watch) = drain::channel();
-        let workload = Authority::default().workload("default", "checkout");
+        let authority = Authority::default();
+        let workload = authority.workload("default", "checkout");
         let thread = Thread::new(Shared {
             directory,
             certificates: certificate::Handle::fixed(workload),
@@ -190,6 +202,7 @@ impl Sidecar {
         });
         Self {
             thread,
+            authority,
             _signal: signal,
         }
     }
@@ -251,7 +264,7 @@ impl Sidecar {
         }]);
     }
 
-    fn replace(&self, endpoints: Vec<Endpoint>) {
+    pub(super) fn replace(&self, endpoints: Vec<Endpoint>) {
         let update = Update::Endpoints(EndpointsUpdate {
             service: key(),
             replace: true,

@@ -1,0 +1,156 @@
+//! Endpoints that can't be reached.
+
+use super::*;
+
+impl World {
+    fn lose(&self, position: usize, seconds: u64) {
+        let availability = &self.candidates[position].health.availability;
+        availability.mark_unavailable(self.at(seconds));
+    }
+
+    fn probed(&self, group: &Group, seconds: u64, asker: &Asker<'_>) -> Option<usize> {
+        group.probe(self.at(seconds), asker).map(|c| number(c))
+    }
+}
+
+const BALANCES: [Balance; 4] = [
+    Balance::PeakEwma,
+    Balance::LeastRequest,
+    Balance::RoundRobin,
+    Balance::Random,
+];
+
+#[test]
+fn it_gets_nothing_but_a_probe_a_second() {
+    for kind in BALANCES {
+        let mut world = World::with(3, balance(kind));
+        world.lose(1, 1);
+        assert_eq!(world.drawn(1), [0, 2]);
+        let group = world.group(1);
+        let anyone = Asker::default();
+        assert_eq!(world.probed(&group, 1, &anyone), None);
+        assert_eq!(world.probed(&group, 2, &anyone), Some(1));
+        assert_eq!(world.probed(&group, 2, &anyone), None);
+        assert_eq!(world.probed(&group, 3, &anyone), None);
+        assert_eq!(world.probed(&group, 4, &anyone), Some(1));
+        world.candidates[1].health.availability.mark_available();
+        assert_eq!(world.drawn(5), [0, 1, 2]);
+    }
+}
+
+#[test]
+fn all_threads_look_again_and_share_one_probe() {
+    let standing = Arc::new(Standing::new(&ServicePort {
+        namespace: "default".into(),
+        name: "payment".into(),
+        port: 80,
+    }));
+    let endpoints = [Arc::new(numbered(0)), Arc::new(numbered(1))];
+    standing.follow(&[], &endpoints, true);
+    let before = standing.version();
+    let (one, other) = (
+        standing.of(numbered(0).address),
+        standing.of(numbered(0).address),
+    );
+    let now = Instant::now() + Duration::from_secs(1);
+    one.availability.mark_unavailable(now);
+    assert!(other.availability.is_unavailable());
+    assert!(standing.version() > before);
+    let later = now + Duration::from_secs(2);
+    assert!(one.availability.claim_probe(later, true));
+    assert!(!other.availability.claim_probe(later, true));
+}
+
+#[test]
+fn when_all_are_unavailable_all_are_tried() {
+    for kind in BALANCES {
+        let mut world = World::with(3, balance(kind));
+        for position in 0..3 {
+            world.lose(position, 1);
+        }
+        assert_eq!(world.drawn(1), [0, 1, 2]);
+        let group = world.group(1);
+        assert!(group.desperate);
+        let tried = [numbered(0).address, numbered(2).address];
+        let last = group.choose(world.at(1), &tried, |_| None, &mut world.rng);
+        assert_eq!(number(last.unwrap()), 1);
+    }
+}
+
+#[test]
+fn who_answers_with_failures_serves_before_who_does_not_answer() {
+    let outlier = OutlierDetection {
+        max_ejection_percent: 100,
+        ..OutlierDetection::DEFAULT
+    };
+    let mut world = World::with(2, ejecting(outlier));
+    world.fail(0, 5, 1);
+    assert_eq!(world.drawn(1), [1]);
+    world.lose(1, 1);
+    assert_eq!(world.drawn(1), [0]);
+}
+
+#[test]
+fn terminating_endpoints_serve_when_the_others_are_unavailable() {
+    let going = Endpoint {
+        terminating: true,
+        ..numbered(0)
+    };
+    let mut world = World::of(vec![going, numbered(1)], DestinationPolicy::default());
+    world.lose(1, 1);
+    assert_eq!(world.drawn(1), [0]);
+    world.lose(0, 1);
+    assert_eq!(world.drawn(1), [1]);
+}
+
+#[test]
+fn keys_go_to_the_next_and_only_their_own_look_whether_it_is_back() {
+    let mut world = World::with(5, hashing(HashAlgorithm::default()));
+    let led = |world: &mut World, key: u64| {
+        let group = world.group(1);
+        let chosen = group.choose(world.at(1), &[], |_| Some(key), &mut world.rng);
+        number(chosen.unwrap())
+    };
+    let sources: Vec<std::net::IpAddr> = (0..100).map(|n| [10, 1, 0, n].into()).collect();
+    let key = |source: &std::net::IpAddr| {
+        let asker = Asker::connection(Some(*source));
+        asker.key(&HashKey::SourceIp).unwrap()
+    };
+    let before: Vec<_> = sources.iter().map(|s| led(&mut world, key(s))).collect();
+    world.lose(3, 1);
+    let group = world.group(1);
+    for (source, before) in sources.iter().zip(before) {
+        let now = led(&mut world, key(source));
+        assert_ne!(now, 3);
+        assert!(now == before || before == 3);
+        let asker = Asker::connection(Some(*source));
+        let wait = world.candidates[3].health.availability.next_probe();
+        let probe = group.probe(wait, &asker).map(|c| number(c));
+        assert_eq!(probe, (before == 3).then_some(3));
+    }
+}
+
+#[test]
+fn another_place_serves_when_the_near_one_is_unavailable() {
+    let endpoints = vec![
+        placed(0, "eu/a/1"),
+        placed(1, "eu/a/1"),
+        placed(2, "us/a/1"),
+        placed(3, "us/a/1"),
+    ];
+    let mut world = World::of(endpoints, failover());
+    world.lose(3, 1);
+    assert_eq!(world.drawn(1), [0, 1]);
+    // Too far away to be asked, it is not tried either.
+    let group = world.group(1);
+    assert_eq!(world.probed(&group, 5, &Asker::default()), None);
+    world.lose(0, 1);
+    world.lose(1, 1);
+    assert_eq!(world.drawn(1), [2]);
+    let group = world.group(1);
+    assert!(
+        world
+            .probed(&group, 5, &Asker::default())
+            .is_some_and(|n| n < 2)
+    );
+}
