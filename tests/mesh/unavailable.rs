@@ -143,7 +143,7 @@ async fn is_failure(answer: Response<Incoming>, body: &str) -> usize {
     let grpc = answer
         .headers()
         .get("grpc-status")
-        .map(|value| value.as_bytes());
+        .map(http::HeaderValue::as_bytes);
     let ok = answer.status() == StatusCode::OK && grpc == Some(b"0");
     let marked = answer.headers().contains_key("x-linnet-undelivered");
     let echoed = answer.into_body().collect().await.unwrap().to_bytes();
