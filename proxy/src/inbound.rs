@@ -34,7 +34,8 @@ use crate::{
 };
 use bytes::Bytes;
 use linnet_mesh::{
-    AppProtocol, Endpoint, MtlsMode, ServicePort, Workload, access_log::AccessLog, protocol::MeshProtocol,
+    AppProtocol, Endpoint, MtlsMode, ServicePort, Workload, access_log::AccessLog,
+    protocol::MeshProtocol,
 };
 use std::{
     cell::Cell,

@@ -9,7 +9,7 @@ use axum::{Router, routing::post};
 use futures_util::{StreamExt, stream};
 use linnet_runtime::{
     drain,
-    serve::{self, Transport},
+    serve::{self, ListenerKind, Transport},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -188,7 +188,14 @@ async fn shares_go_by_the_address_of_the_connection() {
     let server = listener.local_addr().unwrap();
     let (_signal, drain) = drain::channel();
     let router = webhook.router.clone();
-    tokio::spawn(serve::serve(listener, router, Transport::Plain, drain));
+    let kind = ListenerKind::Webhook;
+    tokio::spawn(serve::serve(
+        listener,
+        router,
+        Transport::Plain,
+        kind,
+        drain,
+    ));
     let connect = async |from: &str, length: usize| {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(from.parse().unwrap()).unwrap();

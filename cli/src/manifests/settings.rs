@@ -23,7 +23,7 @@ struct Key {
     parse: fn(&str) -> Option<Setting>,
 }
 
-const KEYS: [Key; 19] = [
+const KEYS: [Key; 20] = [
     Key {
         name: "clusterDomain",
         value: "domain name",

@@ -127,7 +127,14 @@ async fn from_http2(
 ) -> Result<Answer, Failure> {
     if connections.known.speaks_http1_alone() {
         let error = not_http2(connections, "it speaks HTTP/1 alone");
-        return Box::pin(to_http1(tls, connections, pool, unsent(error, request), manner)).await;
+        return Box::pin(to_http1(
+            tls,
+            connections,
+            pool,
+            unsent(error, request),
+            manner,
+        ))
+        .await;
     }
     match send_http2(tls, connections, pool, request, manner).await {
         Err(failure) if matches!(failure.error, Error::Protocol { .. }) => {
