@@ -323,7 +323,7 @@ impl Answer {
 
     /// With remarks that `kubectl` shows to the author.
     #[must_use]
-    pub fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+    pub fn with_warnings(mut self, warnings: &[String]) -> Self {
         let (most, longest) = WARNINGS;
         let more = warnings.len().saturating_sub(most);
         let shown = warnings.iter().take(most);

@@ -172,13 +172,13 @@ fn verdict(
             };
             count("accepted");
             Answer::allowed(uid)
-                .with_warnings(remarks(&reference.to_string(), &notes))
+                .with_warnings(&remarks(&reference.to_string(), &notes))
                 .with_audit(AUDIT, audit)
         }
         Err(errors) if leaves_as_it_was || has_own_status(configuration) => {
             count("tolerated");
             Answer::allowed(uid)
-                .with_warnings(remarks(&format!("{reference} is not in force"), &errors))
+                .with_warnings(&remarks(&format!("{reference} is not in force"), &errors))
                 .with_audit(AUDIT, "not in force")
         }
         Err(errors) => {

@@ -93,7 +93,7 @@ pub fn parse(body: &[u8]) -> Result<Question, ReviewError> {
 
 /// The answer to an outcome of injection.
 pub fn answer(uid: String, outcome: Outcome) -> Answer {
-    let answer = Answer::allowed(uid).with_warnings(outcome.warnings);
+    let answer = Answer::allowed(uid).with_warnings(&outcome.warnings);
     match outcome.verdict {
         Verdict::Injected { patch, .. } => answer.with_patch(&patch).with_audit(AUDIT, "injected"),
         Verdict::Skipped(reason) => answer.with_audit(AUDIT, format!("skipped: {reason}")),
@@ -103,7 +103,7 @@ pub fn answer(uid: String, outcome: Outcome) -> Answer {
 /// The answer to ephemeral containers that take nothing of the sidecar's.
 pub fn debugged(uid: String, warnings: Vec<String>) -> Answer {
     Answer::allowed(uid)
-        .with_warnings(warnings)
+        .with_warnings(&warnings)
         .with_audit(AUDIT, "ephemeral containers checked")
 }
 

@@ -34,7 +34,7 @@ fn what_can_not_be_answered_says_why() {
 #[test]
 fn an_answer_is_an_admission_review() {
     let answer = Answer::denied("u".to_owned(), "no")
-        .with_warnings(vec!["w".to_owned()])
+        .with_warnings(&["w".to_owned()])
         .with_audit("k", "v");
     assert_eq!(
         serde_json::to_value(answer).unwrap(),
@@ -120,7 +120,7 @@ fn every_name_of_a_request_has_a_limit() {
 fn an_answer_repeats_no_text_at_any_length() {
     let long = "\u{e4}".repeat(100_000);
     let answer = Answer::denied("u".to_owned(), &long)
-        .with_warnings(vec![long.clone(); 500])
+        .with_warnings(&vec![long.clone(); 500])
         .with_audit("a", long);
     let sent = json!(answer);
     assert!(

@@ -82,6 +82,8 @@ fn missing(namespaces: &[Namespace], pods: &[Pod]) -> Option<Finding> {
         .collect();
     let without: Vec<&Pod> = pods
         .iter()
+        // A sidecar of another version is told as such.
+        .filter(|pod| proxy(pod).is_none())
         .filter(|pod| {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             namespaces
