@@ -101,9 +101,9 @@ pub fn answer(uid: String, outcome: Outcome) -> Answer {
 }
 
 /// The answer to ephemeral containers that take nothing of the sidecar's.
-pub fn debugged(uid: String, warnings: Vec<String>) -> Answer {
+pub fn debugged(uid: String, warnings: &[String]) -> Answer {
     Answer::allowed(uid)
-        .with_warnings(&warnings)
+        .with_warnings(warnings)
         .with_audit(AUDIT, "ephemeral containers checked")
 }
 

@@ -129,7 +129,7 @@ fn debug(uid: String, namespace: &str, pod: &Value, old: Option<&Value>) -> Answ
     match inject::debug(pod, old) {
         Ok(warnings) => {
             count("debugged");
-            review::debugged(uid, warnings)
+            review::debugged(uid, &warnings)
         }
         Err(error) => {
             count("denied");

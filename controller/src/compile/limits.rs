@@ -173,7 +173,7 @@ impl<'a> Walk<'a> {
                 for (name, value) in fields {
                     self.size += name.len() + 4;
                     if name.len() > TEXT {
-                        self.note(format!("has a name of {} bytes", name.len()), TEXT);
+                        self.note(&format!("has a name of {} bytes", name.len()), TEXT);
                         continue;
                     }
                     self.regexes += usize::from(["regex", "uriRegexRewrite"].contains(&&**name));
@@ -200,11 +200,11 @@ impl<'a> Walk<'a> {
         let most = other.map_or(most, |(_, _, most)| *most);
         // Rules are counted with their match entries, in one remark.
         if length > most && most != RULES {
-            self.note(format!("has {length} {what}"), most);
+            self.note(&format!("has {length} {what}"), most);
         }
     }
 
-    fn note(&mut self, text: String, most: usize) {
+    fn note(&mut self, text: &str, most: usize) {
         if self.notes.len() < REMARKS {
             let field = match self.path(true) {
                 path if path.is_empty() => "spec".to_owned(),

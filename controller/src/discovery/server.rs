@@ -136,7 +136,7 @@ impl Session {
             .await
             .map_err(|_| Status::deadline_exceeded("the first message did not come"))??;
         if let Some(first) = &first {
-            limits::check(first).map_err(invalid)?;
+            limits::check(first).map_err(|error| invalid(&error))?;
         }
         let Some(Kind::Hello(hello)) = first.and_then(|message| message.kind) else {
             return Err(Status::invalid_argument(
@@ -154,7 +154,7 @@ impl Session {
             let Some(message) = message else {
                 return Ok(());
             };
-            limits::check(&message).map_err(invalid)?;
+            limits::check(&message).map_err(|error| invalid(&error))?;
             let command = match message.kind {
                 Some(Kind::Subscribe(asked)) => Command::Subscribe(self.id, targets(asked)?),
                 Some(Kind::Unsubscribe(asked)) => Command::Unsubscribe(self.id, targets(asked)?),
@@ -214,9 +214,9 @@ fn targets(asked: proto::Targets) -> Result<Vec<Target>, Status> {
         .into_iter()
         .map(Target::try_from)
         .collect::<Result<_, _>>()
-        .map_err(invalid)
+        .map_err(|error| invalid(&error))
 }
 
-fn invalid(error: DecodeError) -> Status {
+fn invalid(error: &DecodeError) -> Status {
     Status::invalid_argument(error.to_string())
 }

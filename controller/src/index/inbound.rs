@@ -85,7 +85,8 @@ impl Index {
     /// Verdicts on Services that declare a pod's port to speak no HTTP, where another Service
     /// declares it to speak HTTP: HTTP counts, for both.
     pub(super) fn overruled_ports(&self) -> impl Iterator<Item = Verdict> + use<> {
-        let mut declared: HashMap<(&Name, u16), Vec<(&Name, u16, AppProtocol)>> = HashMap::new();
+        // By pod and its port: the Services' ports that lead there.
+        let mut declared = HashMap::<(&Name, u16), Vec<_>>::new();
         for slice in self.cluster.slices() {
             let Some(service) = self.cluster.service(&slice.service) else {
                 continue;

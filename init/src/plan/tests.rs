@@ -76,11 +76,14 @@ fn elsewhere(family: Family) -> std::net::IpAddr {
     .unwrap()
 }
 
+/// Arguments, and the ports that are exempt in each direction.
+type Case = (&'static [&'static str], [&'static [u16]; 2]);
+
 /// Every port, in both directions and families, under the default settings and
 /// with listeners and skips of the pod's own: exempt if and only if it is named.
 #[test]
 fn a_port_is_exempt_if_and_only_if_it_is_named() {
-    let cases: [(&[&str], [&[u16]; 2]); 3] = [
+    let cases: [Case; 3] = [
         (&[], [&[15001, 15006, 15020], &[15001, 15006, 15020]]),
         (
             &["--inbound-port", "16006", "--outbound-port", "15000"],

@@ -160,8 +160,11 @@ fn address(number: u32) -> Target {
     Target::Address((ip, 80).into())
 }
 
+/// Makes the target of a number.
+type Numbered = fn(u32) -> Target;
+
 /// Every number that a client drives, with its bound.
-const DRIVEN: [(fn(u32) -> Target, usize); 2] = [(peer, limits::PEERS), (address, limits::TARGETS)];
+const DRIVEN: [(Numbered, usize); 2] = [(peer, limits::PEERS), (address, limits::TARGETS)];
 
 #[tokio::test]
 async fn what_clients_drive_is_bounded_and_the_oldest_goes_first() {
