@@ -86,6 +86,8 @@ pub struct Authentication {
     places: Vec<Place>,
     /// Headers that are the sidecar's to write.
     own_headers: Vec<HeaderName>,
+    /// Headers that tokens are looked for in.
+    token_headers: Vec<HeaderName>,
 }
 
 /// What signatures are checked with.
@@ -199,10 +201,16 @@ impl Authentication {
         }
         let mut own_headers: Vec<HeaderName> = own.into_iter().collect();
         own_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        let of_header = |place: &Place| match place {
+            Place::Header { name, .. } => Some(name.clone()),
+            Place::Parameter(_) | Place::Cookie(_) => None,
+        };
+        let token_headers = places.iter().filter_map(of_header).collect();
         (!rules.is_empty()).then_some(Self {
             rules,
             places,
             own_headers,
+            token_headers,
         })
     }
 
@@ -244,10 +252,15 @@ impl Authentication {
     }
 
     /// Reports whether some application reads a name as that of a header that only the
-    /// sidecar may write.
+    /// sidecar may write, or that a token is looked for in: none of them comes behind a body.
     pub fn owns(&self, name: &HeaderName) -> bool {
-        let mut own = self.own_headers.iter();
-        own.any(|own| field::reads_as(name.as_str(), own.as_str()))
+        let mut known = self.own_headers.iter().chain(&self.token_headers);
+        known.any(|known| field::reads_as(name.as_str(), known.as_str()))
+    }
+
+    /// Reports whether a name in a head is one of those, but not that of a token's header.
+    fn is_foreign(&self, name: &HeaderName) -> bool {
+        self.owns(name) && !self.token_headers.contains(name)
     }
 
     /// The request's token, not looked into yet.
@@ -332,7 +345,7 @@ impl Authentication {
         for name in &self.own_headers {
             headers.remove(name);
         }
-        let shadows = headers.keys().filter(|name| self.owns(name));
+        let shadows = headers.keys().filter(|name| self.is_foreign(name));
         for name in shadows.cloned().collect::<Vec<_>>() {
             headers.remove(name);
         }

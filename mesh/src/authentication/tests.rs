@@ -531,3 +531,31 @@ fn keys_that_nobody_has_fetched_since_are_those_of_before() {
         assert_eq!(kept(rule).keys, []);
     }
 }
+
+/// What CGI reads as the header of a token is no token to the sidecar, so it is none to
+/// the application; and behind a body there is none at all.
+#[test]
+fn no_other_spelling_of_a_token_s_header_comes_through() {
+    let rule = JwtRule {
+        places: vec![
+            header("x-jwt-token", ""),
+            header("authorization", "Bearer "),
+        ],
+        ..rule()
+    };
+    let all = Authentication::new(vec![rule]).unwrap();
+    for spelling in ["x_jwt_token", "x.jwt-token", "x-jwt~token", "x|jwt|token"] {
+        let mut sent = headers(&[(spelling, "forged"), ("x-other", "1"), ("xyjwt-token", "1")]);
+        all.edit(&mut sent, None);
+        let left = headers(&[("x-other", "1"), ("xyjwt-token", "1")]);
+        assert_eq!(sent, left, "{spelling}");
+        assert!(all.owns(&HeaderName::from_static(spelling)), "{spelling}");
+    }
+    assert!(all.owns(&HeaderName::from_static("x-jwt-token")));
+    assert!(!all.owns(&HeaderName::from_static("x-jwt-tokens")));
+    // What is no token is the application's, as it was sent.
+    let mut sent = headers(&[("x-jwt-token", "a"), ("authorization", "Basic b")]);
+    let before = sent.clone();
+    all.edit(&mut sent, None);
+    assert_eq!(sent, before);
+}

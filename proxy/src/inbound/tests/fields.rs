@@ -6,11 +6,12 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Version};
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use linnet_mesh::authentication::{Authentication, JwtRule};
+use linnet_mesh::authentication::{Authentication, JwtRule, Place};
 use std::cell::RefCell;
 
-/// What only a sidecar may say: by itself, and by the rules of a RequestAuthentication.
-const OWN: [&str; 7] = [
+/// What only a sidecar may say, by itself and by the rules of a RequestAuthentication, and
+/// where it looks for a token.
+const OWN: [&str; 8] = [
     "x-forwarded-client-cert",
     "x-envoy-internal",
     "x-envoy-peer-metadata",
@@ -18,6 +19,7 @@ const OWN: [&str; 7] = [
     "x-envoy-expected-rq-timeout-ms",
     "grpc-timeout",
     "x-jwt-payload",
+    "x-jwt-token",
 ];
 /// Of them: which are dropped from the head of a caller of the mesh as they are.
 const NOBODYS: [&str; 2] = ["x-forwarded-client-cert", "x-jwt-payload"];
@@ -60,6 +62,10 @@ async fn noting() -> (World, Seen) {
     };
     let rule = JwtRule {
         payload_header: Some(HeaderName::from_static("x-jwt-payload")),
+        places: vec![Place::Header {
+            name: HeaderName::from_static("x-jwt-token"),
+            prefix: "Bearer ".to_owned(),
+        }],
         ..JwtRule::refusing(source, 0, "nobody's".into())
     };
     let inbound = Inbound {
