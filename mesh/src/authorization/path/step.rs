@@ -13,7 +13,8 @@ pub enum Step {
     Authority,
     /// `\` becomes `/`.
     Backslash,
-    /// What a decoded `?` or `#` begins is no part of the path.
+    /// What a decoded `?` or `#` begins is no part of the path, nor is a final newline:
+    /// the `$` of Python's and Perl's patterns stands before one.
     Cut,
     /// Letters, digits, `-`, `.`, `_` and `~` are decoded.
     Unreserved,
@@ -72,8 +73,8 @@ impl Step {
             Self::Authority => without_authority(path)?,
             Self::Backslash => path.contains('\\').then(|| path.replace('\\', "/"))?,
             Self::Cut => path
-                .contains(['?', '#'])
-                .then(|| without_query(path).to_owned())?,
+                .contains(['?', '#', '\n'])
+                .then(|| without_query(path).trim_end_matches('\n').to_owned())?,
             Self::Unreserved => decode(path, |byte| {
                 byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
             })?,

@@ -119,6 +119,8 @@ fn every_common_reading_of_a_target_is_denied() {
         ("/admin*", "//host/admin", "/admin"),
         ("/admin", "/x/../admin%3f", "/admin"),
         ("/admin", "/%2561dmin", "/admin"),
+        ("/admin", "/admin%0a", "/admin"),
+        ("/admin/", "/admin/%250A", "/admin/"),
         ("/*", "*", "/*"),
     ] {
         let policies = policies(Action::Deny, vec![paths(&[value], &[])]);
@@ -280,7 +282,7 @@ fn a_normalization_narrows_the_readings() {
 fn target() -> impl Strategy<Value = String> {
     let pieces = [
         "/", "//", "a", "b", ".", "..", "%2e", "%2E%2e", "%2f", "%2F", "%5c", "\\", ";", ";x",
-        "%25", "%252e", "%3b", "%3f", "%61", "%c3", "?", "%",
+        "%25", "%252e", "%3b", "%3f", "%61", "%c3", "?", "%", "%0a",
     ];
     vec(select(pieces.to_vec()), 0..8).prop_map(|pieces| format!("/{}", pieces.concat()))
 }

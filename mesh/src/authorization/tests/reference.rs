@@ -136,7 +136,10 @@ pub(crate) const STEPS: [fn(&str) -> String; 10] = [
         },
         None => path.to_owned(),
     },
-    |path| path.split(['?', '#']).next().unwrap().to_owned(),
+    |path| {
+        let path = path.split(['?', '#']).next().unwrap();
+        path.trim_end_matches('\n').to_owned()
+    },
     |path| {
         if path.starts_with('/') {
             path.to_owned()
