@@ -1,7 +1,7 @@
 //! A condition on a header, by every way in which applications read one.
 //!
 //! A field may stand there several times, with a list in one line, and CGI and WSGI
-//! take `x_role` for `x-role`. What is not sure is never to the caller's advantage: an
+//! take `x_role` and `x.role` for `x-role`. What is not sure is never to the caller's advantage: an
 //! ALLOW rule must fit each line, and a DENY rule fits if any line, any part of a list
 //! or the joined lines do.
 
@@ -9,14 +9,9 @@ use super::{
     HttpRequest,
     pattern::{Match, Pattern},
 };
+use crate::field::reads_as;
 use http::{HeaderName, HeaderValue};
 use std::borrow::Cow;
-
-/// Reports whether a header's name is another one but for `_` instead of `-`.
-pub(super) fn is_spelling_of(name: &str, other: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    name.len() == other.len() && name.bytes().map(plain).eq(other.bytes().map(plain))
-}
 
 /// Reports whether a request's header is as a rule demands.
 pub(super) fn fits(
@@ -62,7 +57,7 @@ fn lines<'a>(request: &'a HttpRequest<'_>, name: &'a HeaderName) -> impl Iterato
     request
         .headers
         .iter()
-        .filter(|(other, _)| is_spelling_of(other.as_str(), name.as_str()))
+        .filter(|(other, _)| reads_as(other.as_str(), name.as_str()))
         .map(move |(other, value): (&HeaderName, &HeaderValue)| Line {
             text: String::from_utf8_lossy(value.as_bytes()),
             exact: other == name,

@@ -7,7 +7,7 @@ use super::{
     path::{PathPattern, Steps},
     pattern::{Invalid, Match, Pattern, ServiceAccount, block, port},
 };
-use crate::field::bare_host;
+use crate::field::{bare_host, reads_as};
 use http::HeaderName;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -183,7 +183,7 @@ fn header_of(key: &str) -> Result<Option<HeaderName>, Invalid> {
     let name = name.strip_suffix(']').unwrap_or_default();
     let name =
         HeaderName::from_bytes(name.as_bytes()).map_err(|_| Invalid::Header(name.to_owned()))?;
-    let own = header::is_spelling_of(name.as_str(), "x-forwarded-client-cert");
+    let own = reads_as(name.as_str(), "x-forwarded-client-cert");
     Ok((!own).then_some(name))
 }
 
@@ -418,4 +418,7 @@ fn host_fits(pattern: &Pattern, authority: &str) -> bool {
     matches!(pattern, Pattern::Present)
         || pattern.matches_ignoring_case(authority)
         || pattern.matches_ignoring_case(bare_host(authority))
+        || authority
+            .split_once(".:")
+            .is_some_and(|(host, port)| pattern.matches_ignoring_case(&format!("{host}:{port}")))
 }

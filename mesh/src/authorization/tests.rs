@@ -404,10 +404,10 @@ proptest! {
         server_name in select(&[None, Some("shop"), Some("A.Shop."), Some("x")][..]),
         http in option::weighted(0.8, (
             select(&["GET", "get", "POST", "PUT"][..]),
-            select(&["shop", "a.Shop", "shop:80", "Shop.", "other", ""][..]),
+            select(&["shop", "a.Shop", "shop:80", "Shop.", "shop.:80", "other", ""][..]),
             path(),
             vec(
-                (select(&["x-a", "x_a"][..]), select(&["1", "2", "", "2,1", "1, 2"][..])),
+                (select(&["x-a", "x_a", "x.a"][..]), select(&["1", "2", "", "2,1", "1, 2"][..])),
                 0..3,
             ),
             option::of(select(TOKENS)),
@@ -768,6 +768,9 @@ fn a_header_is_compared_by_every_reading() {
         (&[("x-a", "b"), ("x-a", "b")], true, true),
         (&[("x-a", "b"), ("x-a", "c")], true, false),
         (&[("x_a", "b")], true, false),
+        (&[("x.a", "b")], true, false),
+        (&[("x~a", "b")], true, false),
+        (&[("x-a", "b"), ("x.a", "c")], true, false),
         (&[("x-a", "b"), ("x_a", "c")], true, false),
         (&[("x-a", "c"), ("x_a", "b")], true, false),
         (&[("x-ab", "b")], false, false),
@@ -833,5 +836,40 @@ fn a_header_is_compared_by_every_reading() {
             &["admin.*"],
             &[]
         ));
+    }
+}
+
+/// A policy that names a port is passed by no final dot.
+#[test]
+fn a_host_with_a_port_is_the_same_with_a_final_dot() {
+    for (value, authority, fits) in [
+        ("shop:8080", "shop:8080", true),
+        ("shop:8080", "shop.:8080", true),
+        ("shop:8080", "SHOP.:8080", true),
+        ("*.example:8080", "shop.example.:8080", true),
+        ("shop:8080", "shop.:8081", false),
+        ("shop", "shop.:8080", true),
+    ] {
+        let rule = Rule {
+            to: vec![Operation {
+                hosts: Match {
+                    any: vec![value.parse().unwrap()],
+                    none: vec![],
+                },
+                ..Operation::default()
+            }],
+            ..Rule::default()
+        };
+        let policies = Policies::new([policy("p", Action::Deny, vec![rule])]);
+        let headers = HeaderMap::new();
+        let request = HttpRequest {
+            method: "GET",
+            authority,
+            path: "/",
+            headers: &headers,
+            token: None,
+        };
+        let decision = policies.decide(Scope::Enforced, &plaintext(), Some(&request));
+        assert_eq!(!decision.allowed, fits, "{value} {authority}");
     }
 }

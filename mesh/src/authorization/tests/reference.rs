@@ -319,7 +319,7 @@ fn header(request: &HttpRequest<'_>, name: &str, demand: &Match<Pattern>, denies
     let mut lines: Vec<String> = Vec::new();
     let mut exact = false;
     for (other, value) in request.headers {
-        if other.as_str().replace('_', "-") == name.replace('_', "-") {
+        if other.as_str().replace(['_', '.'], "-") == name.replace(['_', '.'], "-") {
             lines.push(value.to_str().unwrap().to_owned());
             exact |= other == name;
         }
@@ -411,7 +411,8 @@ fn to_fits(
         .trim_end_matches('.')
         .to_owned();
     let host = |p: &String| {
-        p == "*" || glob(&p.to_lowercase(), &authority) || glob(&p.to_lowercase(), &bare)
+        let spelt = [&authority, &bare, &authority.replace(".:", ":")];
+        p == "*" || spelt.iter().any(|spelt| glob(&p.to_lowercase(), spelt))
     };
     let any: Vec<String> = operation
         .hosts
