@@ -10,12 +10,7 @@
 use linnet_mesh::names::{self, container, label};
 use serde_json::Value;
 
-use crate::{
-    injection::InjectionConfig,
-    settings::{Redirection, Settings},
-    sidecar,
-    view::PodView,
-};
+use crate::{injection::InjectionConfig, settings::Settings, sidecar, view::PodView};
 
 /// Where Linnet's containers stand in a pod's spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +76,11 @@ pub fn find(pod: &Value, view: &PodView, config: &InjectionConfig) -> Checked<Op
         let problem = format!("there is no container {:?}", container::INIT);
         return differs("spec.initContainers", problem);
     };
-    let expected = sidecar::init_container(config, &Settings::default());
+    let settings = Settings::parse(view).or_else(|error| {
+        // Each of them is named.
+        differs("metadata.annotations", error.to_string())
+    })?;
+    let expected = sidecar::init_container(config, &settings);
     let at = format!("spec.initContainers[{init}]");
     check_init(&spec["initContainers"][init], &expected, &at)?;
     check_volumes(&spec["volumes"])?;
@@ -154,17 +153,13 @@ fn is_ours(volume: &Value) -> bool {
 
 fn check_init(found: &Value, expected: &Value, at: &str) -> Checked<()> {
     check_container(found, expected, at)?;
-    // What follows is the pod's own choice, by annotation.
-    let wanted = sidecar::redirect_arguments(&Redirection::default());
-    let arguments = found["args"].as_array().map(Vec::as_slice);
-    let arguments = arguments.unwrap_or_default();
-    let begins = arguments.len() >= wanted.len()
-        && wanted
-            .iter()
-            .zip(arguments)
-            .all(|(want, have)| have == want);
-    if !begins {
-        let problem = format!("they do not begin with {}", wanted.join(" "));
+    if found["args"] != expected["args"] {
+        let arguments = expected["args"].as_array().into_iter().flatten();
+        let wanted: Vec<_> = arguments.filter_map(Value::as_str).collect();
+        let problem = format!(
+            "they are not what the pod's annotations ask for, {}",
+            wanted.join(" ")
+        );
         return differs(format!("{at}.args"), problem);
     }
     Ok(())

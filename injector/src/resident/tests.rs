@@ -189,6 +189,84 @@ fn each_field_that_differs_is_named() {
     }
 }
 
+/// The flags of the redirecting container, by the declaration of its arguments.
+fn flags() -> Vec<String> {
+    let source = include_str!("../../../init/src/settings.rs");
+    let (_, fields) = source.split_once("pub struct Args {").unwrap();
+    let (fields, _) = fields.split_once("\n}").unwrap();
+    let names = fields.lines().filter_map(|line| {
+        let (name, _) = line.trim().strip_prefix("pub ")?.split_once(':')?;
+        Some(format!("--{}", name.replace('_', "-")))
+    });
+    names.collect()
+}
+
+/// Whatever the redirecting container is told besides is a way around the sidecar.
+#[test]
+fn no_argument_of_redirection_may_differ_from_the_annotations() {
+    let flags = flags();
+    assert!(flags.len() >= 12, "{flags:?}");
+    for native in [true, false] {
+        let [_, init] = pointers(native);
+        for flag in &flags {
+            for added in [
+                vec![flag.clone()],
+                vec![flag.clone(), String::new()],
+                vec![flag.clone(), "2000".to_owned()],
+                vec![format!("{flag}=")],
+                vec![format!("{flag}=2000")],
+            ] {
+                for first in [true, false] {
+                    let mut pod = injected(native);
+                    let arguments = &mut pod.pointer_mut(init).unwrap()["args"];
+                    let arguments = arguments.as_array_mut().unwrap();
+                    let at = if first { 0 } else { arguments.len() };
+                    arguments.splice(at..at, added.iter().map(|text| json!(text)));
+                    let error = found(&pod, native).expect_err(&format!("{added:?}"));
+                    assert!(error.field.ends_with(".args"), "{added:?}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// What a pod's annotations ask for is its own choice, and no more than that.
+#[test]
+fn the_arguments_of_redirection_are_those_of_the_annotations() {
+    for (annotation, value, other) in [
+        ("linnet.io/skip-inbound-ports", "22", "23"),
+        ("linnet.io/skip-outbound-ports", "22,8000-8010", "22"),
+        ("linnet.io/skip-outbound-cidrs", "10.0.0.0/8", "10.0.0.0/9"),
+        ("traffic.sidecar.istio.io/includeInboundPorts", "", "80"),
+        ("traffic.sidecar.istio.io/includeOutboundPorts", "80", "81"),
+        (
+            "traffic.sidecar.istio.io/includeOutboundIPRanges",
+            "10.0.0.0/8",
+            "",
+        ),
+    ] {
+        let pod = json!({
+            "metadata": {"name": "p", "annotations": {annotation: value}},
+            "spec": {"containers": [{"name": "app"}]},
+        });
+        let outcome = inject(&pod, &Namespace::opted_in("shop"), &config(true)).unwrap();
+        let Verdict::Injected { mut pod, .. } = outcome.verdict else {
+            panic!("skipped");
+        };
+        let arguments = pod["spec"]["initContainers"][0]["args"].clone();
+        assert!(found(&pod, true).unwrap().is_some(), "{annotation}");
+        pod["metadata"]["annotations"][annotation] = json!(other);
+        let error = found(&pod, true).expect_err(annotation);
+        assert!(error.field.ends_with(".args"), "{annotation}: {error}");
+        pod["metadata"]["annotations"][annotation] = json!(value);
+        pod["spec"]["initContainers"][0]["args"] =
+            injected(true)["spec"]["initContainers"][0]["args"].clone();
+        assert_ne!(pod["spec"]["initContainers"][0]["args"], arguments);
+        let error = found(&pod, true).expect_err(annotation);
+        assert!(error.field.ends_with(".args"), "{annotation}: {error}");
+    }
+}
+
 #[test]
 fn the_last_part_of_an_image_is_its_name() {
     for (image, name) in [
