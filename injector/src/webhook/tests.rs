@@ -195,3 +195,16 @@ async fn a_body_of_an_odd_shape_is_refused() {
         assert!(status == 200 && !patched, "{object}: {status} {answer}");
     }
 }
+
+/// Who may debug a pod may also take its label off: the pod itself tells whether it has the
+/// sidecar.
+#[test]
+fn no_label_hides_a_pod_s_ephemeral_containers_from_review() {
+    let manifest = include_str!("../../../manifests/base/webhook.yaml");
+    let (_, review) = manifest
+        .split_once("- name: ephemeral.injector.linnet.io")
+        .unwrap();
+    let review = review.split("\n- name:").next().unwrap();
+    assert!(review.contains("pods/ephemeralcontainers"));
+    assert!(!review.contains("objectSelector"), "{review}");
+}
