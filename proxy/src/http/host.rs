@@ -22,14 +22,22 @@ const NAME: [bool; 256] = {
 /// Reports whether a host, with or without a port, has one reading. An empty one has: it
 /// names nobody.
 pub(crate) fn has_one_reading(host: &[u8]) -> bool {
-    let Some(end) = host.iter().position(|byte| !NAME[usize::from(*byte)]) else {
-        return true;
-    };
-    match host[end] {
-        b':' if end > 0 => is_port(&host[end + 1..]),
-        b'[' if end == 0 => is_bracketed(host),
-        _ => false,
+    let mut before = b'.';
+    for (at, &byte) in host.iter().enumerate() {
+        if !NAME[usize::from(byte)] {
+            return match byte {
+                b':' if at > 0 => is_port(&host[at + 1..]),
+                b'[' if at == 0 => is_bracketed(host),
+                _ => false,
+            };
+        }
+        // A label is not empty, but for the root's behind a final dot.
+        if byte == b'.' && before == b'.' {
+            return false;
+        }
+        before = byte;
     }
+    true
 }
 
 /// Reports whether this is an IPv6 address in brackets, with or without a port.
@@ -48,9 +56,11 @@ fn is_bracketed(host: &[u8]) -> bool {
 }
 
 /// Reports whether this is a port; none behind a colon is the scheme's own (RFC 3986, 3.2.3).
+/// One that begins with a zero is none, or has another spelling.
 fn is_port(digits: &[u8]) -> bool {
     let number = |sum: u32, digit: &u8| 10 * sum + u32::from(digit - b'0');
     digits.len() <= 5
+        && digits.first() != Some(&b'0')
         && digits.iter().all(u8::is_ascii_digit)
         && digits.iter().fold(0, number) <= u32::from(u16::MAX)
 }
@@ -92,6 +102,8 @@ mod tests {
             "[2001:DB8::1]:",
             "[::ffff:10.0.0.1]",
             "a:65535",
+            "10.0.0.1",
+            "a.b.c.:1",
         ] {
             assert!(has_one_reading(host.as_bytes()), "{host}");
         }
@@ -115,6 +127,16 @@ mod tests {
             "a:80:80",
             "a:65536",
             "a:000080",
+            "a:080",
+            "a:0",
+            "a:00",
+            "[::1]:080",
+            "shop..",
+            "shop..:80",
+            "a..b",
+            ".",
+            ".a",
+            ".:80",
             "a:-1",
             "a:8 0",
             "::1",
