@@ -87,6 +87,10 @@ pub(crate) fn classify_as(bytes: &[u8], expected: Expected) -> Option<Finding> {
             true => Finding::Http1,
             false => Finding::Opaque,
         }),
+        // A client chooses the random bytes of its hello.
+        (Expected::PerhapsHttp, Some(Finding::Tls(_))) if is_perhaps_http(bytes) == Some(true) => {
+            Some(Finding::Http1)
+        }
         (Expected::PerhapsHttp, _) => found,
         (Expected::Http, Some(Finding::Tls(Hello { mesh: Some(_), .. }) | Finding::Http2)) => found,
         // A hello may be the mesh's, a preface HTTP/2's; of the rest HTTP/1 is told.
@@ -123,8 +127,10 @@ fn classify_behind_empty_lines(bytes: &[u8]) -> Option<Finding> {
 }
 
 /// Reports whether some HTTP server, however lenient, could take bytes for a request that
-/// begins; `None`: more bytes tell. Known leniences: blanks and empty lines before the
-/// method, methods in any case, HTTP/0.9, any blanks between words, a PROXY protocol header.
+/// begins; `None`: more bytes tell. Known leniences: blanks, control bytes and empty lines
+/// before the method, methods of any bytes, HTTP/0.9, any blanks between words, a PROXY
+/// protocol header. While there is no line yet, a control byte within it makes it none: the
+/// messages of binary protocols have some, and need not have a line's end ever.
 fn is_perhaps_http(bytes: &[u8]) -> Option<bool> {
     if bytes.starts_with(PROXY_V2) {
         return Some(true);
@@ -134,20 +140,20 @@ fn is_perhaps_http(bytes: &[u8]) -> Option<bool> {
     }
     let endless = bytes.len() > LONGEST_LINE;
     let bytes = &bytes[..bytes.len().min(LONGEST_LINE + 1)];
-    let Some(start) = bytes.iter().position(|byte| !is_blank(*byte)) else {
+    let Some(start) = bytes.iter().position(|byte| !is_skipped(*byte)) else {
         return endless.then_some(true);
     };
     let rest = &bytes[start..];
-    let mut words = rest.split(|byte| is_blank(*byte));
-    let method = words.next().unwrap_or_default();
-    if !method.iter().all(|byte| is_token(*byte)) {
-        return Some(false);
-    }
     let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
-        return endless.then_some(true);
+        return match rest.iter().any(|byte| is_control(*byte)) {
+            true => Some(false),
+            false => endless.then_some(true),
+        };
     };
     let words = rest[..end].split(|byte| is_blank(*byte));
-    let mut words = words.filter(|word| !word.is_empty()).skip(1).peekable();
+    let mut words = words.filter(|word| !word.is_empty());
+    let method = words.next().unwrap_or_default();
+    let mut words = words.peekable();
     let known = METHODS
         .iter()
         .any(|known| known.eq_ignore_ascii_case(method))
@@ -157,6 +163,17 @@ fn is_perhaps_http(bytes: &[u8]) -> Option<bool> {
             .is_some_and(|w| w.eq_ignore_ascii_case(b"HTTP/"))
     };
     Some(words.peek().is_some() && (known || words.any(is_version)))
+}
+
+/// Reports whether some server skips a byte before a request: controls, those of Latin-1
+/// too, and blanks.
+const fn is_skipped(byte: u8) -> bool {
+    matches!(byte, 0..=b' ' | 0x7f..=0xa0)
+}
+
+/// Reports whether a byte is a control that ends no word.
+const fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && !is_blank(byte)
 }
 
 /// Reports whether some language's split takes a byte for the end of a word.

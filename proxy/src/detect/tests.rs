@@ -109,7 +109,7 @@ fn empty_lines_before_a_request_are_skipped() {
 
 /// What some server takes for a request. Each is read so by a server that is in use, but
 /// for those that merely could be.
-const REQUESTS: [&[u8]; 20] = [
+const REQUESTS: [&[u8]; 27] = [
     b"GET / HTTP/1.1\r\n",
     b"\r\n\r\nGET / HTTP/1.1\r\n",
     b" GET / HTTP/1.1\r\n",
@@ -130,6 +130,13 @@ const REQUESTS: [&[u8]; 20] = [
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
     b"GET /\0 HTTP/1.1\r\n",
     b"GET /\xff HTTP/1.1\r\n",
+    b"\0GET / HTTP/1.1\r\n",
+    b"\x01\x1b\x7fGET / HTTP/1.1\r\n",
+    b"\x80\x9f\xa0GET / HTTP/1.1\r\n",
+    b"(X / HTTP/1.1\r\n",
+    b"{X / HTTP/1.1\r\n",
+    b"\xffX / HTTP/1.1\r\n",
+    b"\x16\x09\0GET /admin\r\n",
 ];
 
 /// What clients of other protocols begin with.
@@ -140,14 +147,14 @@ const OTHERS: [&[u8]; 14] = [
     b"AMQP\0\0\x09\x01",
     b"\x3a\0\0\0\x01\0\0\0",
     b"A\0\0\0\x01\0\0\0",
-    b"\x10\x0c\0\x04MQTT",
-    b"\x80\x01\0\x01",
+    b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04abcd",
+    b"\x80\x01\0\x01\0\0\0\x04ping\0\0\0\0\0",
     b"SSH-2.0-OpenSSH\r\n",
     b"set key 0 0 5\r\n",
     b"EHLO example.org\r\n",
     b"@RSYNCD: 31.0\n",
-    b"\x05\x01\0",
-    b"\x16\x09\0",
+    b"\x12\x01\0\x2f\0\0\x01\0\0\0\x1a\0\x06",
+    b"\x16\x09\0a\x01",
 ];
 
 #[test]

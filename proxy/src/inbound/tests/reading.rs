@@ -100,6 +100,24 @@ async fn said(mut stream: Stream, pieces: &[Vec<u8>]) -> Vec<u8> {
     answer
 }
 
+/// A hello whose random bytes are a request to whoever reads lines.
+fn polyglot(alpn: &[u8]) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let name = "forged.example".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    // Behind the record's header, the handshake's and the version.
+    hello[11..43].copy_from_slice(b"GET /admin HTTP/1.1\r\nx-user:aaaa");
+    hello
+}
+
 /// What a client may begin with, in pieces.
 fn beginnings() -> Vec<Vec<Vec<u8>>> {
     let whole = |first: &[u8]| vec![[first, REST.as_bytes()].concat()];
@@ -124,6 +142,15 @@ fn beginnings() -> Vec<Vec<Vec<u8>>> {
             b"\r\n\r\n\0\r\nQUIT\n",
             b"\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\0\x01\0\x02GET /",
         ),
+        whole(b"\0GET /"),
+        whole(b"\x01GET /"),
+        whole(b"\x7f\x9f GET /"),
+        parted(b"\x05", b"\x01\0GET /"),
+        whole(b"(X /"),
+        whole(b"\xffX /"),
+        parted(b"{X", b" /"),
+        vec![polyglot(b"linnet/opaque")],
+        vec![polyglot(b"h2")],
         parted(&preface[..10], &preface[10..]),
         parted(&preface[..20], b"XX /"),
         vec![b"GET /".to_vec()],
@@ -171,7 +198,8 @@ async fn no_request_is_relayed_to_a_port_of_http_or_where_tokens_are_looked_for(
 async fn what_begins_no_request_is_relayed_but_to_a_port_of_http() {
     let test = async {
         let world = World::start(false).await;
-        let binary = [b"\0\x01\x02 hello".to_vec()];
+        // Binary protocols have control bytes in their messages, not only before them.
+        let binary = [b"\0\x01\x02 hello\0".to_vec()];
         for (protocol, tokens, relayed) in [
             (AppProtocol::Detect, false, true),
             (AppProtocol::Detect, true, true),
