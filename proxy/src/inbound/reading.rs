@@ -128,7 +128,7 @@ impl Arrival {
             Some(FirstSpeaker::Client) => sniff::CLIENT_SPEAKS,
             None => sniff::UNKNOWN,
         };
-        let open = self.open_for_silent(caller);
+        let open = self.open_for_silent(caller, expected);
         match Box::pin(sniff(client, patience, expected, open)).await? {
             Sniffed::Unreachable(error) => Err(error.into()),
             Sniffed::Reset(error) => Err(error.into()),
@@ -137,8 +137,11 @@ impl Arrival {
     }
 
     /// Opens the application while a client is silent, if the client may have that.
-    async fn open_for_silent(&self, caller: &Caller) -> Result<Stream, Error> {
-        if !self.admits(caller) {
+    async fn open_for_silent(&self, caller: &Caller, expected: Expected) -> Result<Stream, Error> {
+        if expected.is_http_in_doubt() {
+            // Each request of one that connected ahead of time is asked about by itself.
+            self.admitted(caller).await;
+        } else if !self.admits(caller) {
             // It may yet turn out to be HTTP, or a mesh peer.
             tokio::time::sleep(super::HELLO_TIMEOUT).await;
             let verdict = self.authorize_connection(caller);
@@ -151,6 +154,17 @@ impl Arrival {
             }
         }
         self.open().await
+    }
+
+    /// Waits until the policies let the caller have a connection that is not HTTP.
+    async fn admitted(&self, caller: &Caller) {
+        let mut changes = self.thread.directory().inbound_changes();
+        while !self.admits(caller) {
+            if changes.changed().await.is_err() {
+                // The directory is gone, and with it all that could allow.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Serves what a connection turned out to be. `client`: the connection behind the bytes

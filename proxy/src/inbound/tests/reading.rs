@@ -55,6 +55,12 @@ impl Entrance {
 impl World {
     /// Declares what the application's port speaks; with tokens that somebody looks for.
     fn declare(&self, mode: MtlsMode, protocol: AppProtocol, tokens: bool) {
+        let inbound = self.inbound(mode, protocol, tokens);
+        let update = Update::Inbound(Arc::new(inbound));
+        self.thread.directory().apply(vec![update]);
+    }
+
+    fn inbound(&self, mode: MtlsMode, protocol: AppProtocol, tokens: bool) -> Inbound {
         let source = ResourceRef {
             kind: "RequestAuthentication".into(),
             namespace: "shop".into(),
@@ -62,7 +68,7 @@ impl World {
         };
         let rule = || JwtRule::refusing(source, 0, "nobody's".into());
         let authentication = tokens.then(|| Authentication::new(vec![rule()]).unwrap());
-        let inbound = Inbound {
+        Inbound {
             mtls: mode,
             ports: vec![InboundPort {
                 port: self.app.port(),
@@ -72,9 +78,7 @@ impl World {
             }],
             authentication: authentication.map(Arc::new),
             ..Inbound::default()
-        };
-        let update = Update::Inbound(Arc::new(inbound));
-        self.thread.directory().apply(vec![update]);
+        }
     }
 }
 
@@ -395,6 +399,75 @@ async fn a_relayed_connection_ends_when_its_port_becomes_one_of_http() {
                     let _ = stream.read_to_end(&mut rest).await;
                     assert!(rest.is_empty(), "{protocol:?} {entrance:?} {before:?}");
                 }
+            }
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// Whoever connects ahead of time, as pools and browsers do, may be silent for as long as it
+/// likes: each request is asked about by itself.
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_of_http_is_not_denied_before_it_speaks() {
+    let test = async {
+        let world = World::start(true).await;
+        for protocol in [AppProtocol::Detect, AppProtocol::Http1] {
+            for entrance in Entrance::ALL {
+                let policies = Policies::new([policy(Action::Allow, vec![path("/ok")])]);
+                let inbound = Inbound {
+                    authorization: Some(Arc::new(policies)),
+                    access_log: "denied".parse::<AccessLog>().unwrap().into(),
+                    ..world.inbound(entrance.mode(), protocol, false)
+                };
+                let update = Update::Inbound(Arc::new(inbound));
+                world.thread.directory().apply(vec![update]);
+                let [silent, other] = [
+                    entrance.connect(&world).await,
+                    entrance.connect(&world).await,
+                ];
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                tokio::time::resume();
+                let reached = world.reached.get();
+                assert!(world.lines().is_empty(), "{protocol:?} {entrance:?}");
+                assert_eq!(world.request(other, get("/no")).await.0, 403);
+                assert_eq!(world.reached.get(), reached, "{protocol:?} {entrance:?}");
+                assert_eq!(world.request(silent, get("/ok")).await.0, 200);
+                tokio::time::pause();
+                world.lines();
+            }
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// A client that is silent as it waits for the server's word hears of the end at once.
+#[tokio::test]
+async fn a_silent_client_learns_that_it_is_denied_or_that_the_application_hung_up() {
+    let test = async {
+        let mut world = World::start(false).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        world.set(vec![policy(Action::Deny, vec![from("web")])]);
+        let mut denied = world.mesh("web", OPAQUE).await;
+        let end = denied.read_u8().await.unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+        assert_eq!(world.reached.get(), 0);
+
+        world.app = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move { while listener.accept().await.is_ok() {} });
+        for tokens in [false, true] {
+            for entrance in Entrance::ALL {
+                world.declare(entrance.mode(), AppProtocol::Detect, tokens);
+                let mut stream = entrance.connect(&world).await;
+                let end = stream.read_u8().await.unwrap_err();
+                assert_eq!(
+                    end.kind(),
+                    ErrorKind::UnexpectedEof,
+                    "{tokens} {entrance:?}"
+                );
+                // Nobody spoke.
+                let target = linnet_mesh::discovery::Target::Address(world.app);
+                let spoke = world.thread.first_speaker(&target);
+                assert!(spoke.is_none(), "{tokens} {entrance:?}");
             }
         }
     };
