@@ -181,6 +181,8 @@ impl Arrival {
         let mut line = self.line(&verdict);
         if let Some(denied) = verdict.denied {
             self.count_denied(line, &caller).await;
+            // A silent one would wait for ever behind a sidecar that hears of a mere end.
+            client.abort();
             return Err(denied.into());
         }
         let mut upstream = match upstream {

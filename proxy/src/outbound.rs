@@ -118,7 +118,9 @@ impl Connection {
                 Ok(())
             }
             Sniffed::Server(greeting, stream) => {
-                self.thread.remember(&self.target, FirstSpeaker::Server);
+                if !greeting.is_empty() {
+                    self.thread.remember(&self.target, FirstSpeaker::Server);
+                }
                 let client = Stream::Plain(Rewind::new(Bytes::new(), client));
                 if let Some(upstream) = opened_upstream(Some(stream), opened) {
                     let relayed = tcp::relay_greeted(&self.thread, client, greeting, upstream);

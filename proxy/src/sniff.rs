@@ -34,13 +34,13 @@ pub(crate) enum Sniffed {
     /// The client spoke: what it speaks, its first bytes, and the upstream if it
     /// was opened meanwhile.
     Client(Finding, Bytes, Option<Stream>),
-    /// The server spoke first, this.
+    /// The server spoke first, this; nothing: it ended its side.
     Server(Bytes, Stream),
-    /// The client is gone.
+    /// One side is gone.
     Closed,
     /// The upstream could not be opened while the client was silent.
     Unreachable(Error),
-    /// The upstream was opened, and reset while the client was silent.
+    /// The upstream was opened, and broke while the client was silent.
     Reset(io::Error),
 }
 
@@ -86,14 +86,26 @@ where
             Ok(()) if !greeting.bytes.is_empty() && expected.is_opaque_by(&greeting.bytes) => {
                 return Ok(Sniffed::Server(greeting.bytes.freeze(), upstream));
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            Err(error) if expected != Expected::Http || is_reset(&error) => {
                 return Ok(Sniffed::Reset(error));
             }
-            // It hung up on a silent client, or is one of HTTP; the client may still speak.
+            // It hung up on a silent client, which is to hear of it.
+            Ok(()) if greeting.bytes.is_empty() && expected != Expected::Http => {
+                return Ok(match expected {
+                    // Whatever else is said is nobody's: it may be a request.
+                    Expected::PerhapsHttp => Sniffed::Closed,
+                    _ => Sniffed::Server(Bytes::new(), upstream),
+                });
+            }
+            // It is one of HTTP; the client may still speak.
             Ok(()) | Err(_) => None,
         }
     };
     Ok(sniffed(first.finding(client, expected).await?, upstream))
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionReset
 }
 
 fn sniffed(found: Option<(Finding, Bytes)>, upstream: Option<Stream>) -> Sniffed {

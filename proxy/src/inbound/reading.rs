@@ -194,7 +194,9 @@ impl Arrival {
                 Box::pin(self.relay(client, Bytes::new(), upstream, caller, expected)).await
             }
             Sniffed::Server(greeting, upstream) => {
-                self.thread.remember(&target, FirstSpeaker::Server);
+                if !greeting.is_empty() {
+                    self.thread.remember(&target, FirstSpeaker::Server);
+                }
                 let client = client(Bytes::new());
                 Box::pin(self.relay(client, greeting, Some(upstream), caller, expected)).await
             }
