@@ -21,7 +21,10 @@ use crate::{
 use bytes::Bytes;
 use linnet_mesh::{AppProtocol, Inbound, MtlsMode, discovery::Target};
 use std::{rc::Rc, sync::Arc, time::Duration};
-use tokio::{io::AsyncRead, net::TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt},
+    net::TcpStream,
+};
 
 impl Arrival {
     /// Returns what the port is known to speak.
@@ -202,7 +205,8 @@ impl Arrival {
             }
             Sniffed::Unreachable(error) => Err(error.into()),
             Sniffed::Reset(error) => Err(error.into()),
-            Sniffed::Closed => Ok(()),
+            // As an end, not as a failure.
+            Sniffed::Closed => Ok(client(Bytes::new()).shutdown().await?),
         }
     }
 }
