@@ -2,12 +2,17 @@
 //!
 //! The API server presents no certificate, so a webhook can't tell it from a pod
 //! that connects. What can be had is that nobody takes everything: reviews and the
-//! bytes of their bodies are counted, together and by address, and the next one is
-//! refused at once (429). What is being judged is limited by the size of its
-//! bodies, since JSON takes up to a hundred times its length in memory.
+//! bytes of their bodies are counted, together and by address. When all is taken, the
+//! address that has the most gives up its newest review for one of an address that
+//! would still have less; the next one is refused at once (429). So however many
+//! strangers there are, each address gets its equal share. What is being judged is
+//! limited by the size of its bodies, since JSON takes up to a hundred times its length
+//! in memory, and addresses take turns. A review is counted until its work has ended,
+//! whoever still waits for the answer ([`Turn`]).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -24,7 +29,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use linnet_runtime::serve::Peer;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 const MIB: usize = 1024 * 1024;
 /// What the size of a body is rounded up to while it is judged, in bytes: a small
@@ -70,20 +75,73 @@ impl Limits {
 pub(crate) struct Gate {
     limits: Limits,
     used: Mutex<Usage>,
-    judging: Semaphore,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Usage {
     all: Count,
+    /// Units of bodies that may be judged besides what is.
+    free: usize,
+    /// Numbers reviews and turns.
+    clock: u64,
     /// Of those who have a review here; at most as many as there may be reviews.
-    each: HashMap<IpAddr, Count>,
+    each: HashMap<IpAddr, Holder>,
+}
+
+/// What an address has.
+#[derive(Debug, Default)]
+struct Holder {
+    count: Count,
+    /// When it came, or had its last turn.
+    turn: u64,
+    /// By number, the oldest first.
+    reviews: BTreeMap<u64, Review>,
+}
+
+#[derive(Debug)]
+struct Review {
+    taken: Count,
+    stage: Stage,
+}
+
+/// How far a review has come. Dropping the sender tells it that it lost its place.
+#[derive(Debug)]
+enum Stage {
+    Read(#[expect(dead_code, reason = "dropped")] oneshot::Sender<Infallible>),
+    Waits(usize, oneshot::Sender<()>),
+    Judged(usize),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     reviews: usize,
     bytes: usize,
+}
+
+impl Count {
+    const REVIEW: Self = Self {
+        reviews: 1,
+        bytes: 0,
+    };
+
+    fn bytes(bytes: usize) -> Self {
+        Self { reviews: 0, bytes }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.reviews += more.reviews;
+        self.bytes += more.bytes;
+    }
+
+    fn subtract(&mut self, less: Self) {
+        self.reviews -= less.reviews;
+        self.bytes -= less.bytes;
+    }
+
+    fn fits(mut self, more: Self, reviews: usize, bytes: usize) -> bool {
+        self.add(more);
+        self.reviews <= reviews && self.bytes <= bytes
+    }
 }
 
 /// Why a review is not taken on.
@@ -117,24 +175,40 @@ impl IntoResponse for Refusal {
 
 impl Gate {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        let used = Usage {
+            all: Count::default(),
+            free: limits.judged.div_ceil(UNIT),
+            clock: 0,
+            each: HashMap::new(),
+        };
         Arc::new(Self {
             limits,
-            used: Mutex::default(),
-            judging: Semaphore::new(limits.judged.div_ceil(UNIT)),
+            used: Mutex::new(used),
         })
     }
 
     fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
-        let mut place = Place {
+        let usage = &mut *self.usage();
+        usage.make_room(self.limits, address, Count::REVIEW)?;
+        let (sender, lost) = oneshot::channel();
+        usage.clock += 1;
+        let number = usage.clock;
+        let review = Review {
+            taken: Count::default(),
+            stage: Stage::Read(sender),
+        };
+        let holder = usage.each.entry(address).or_insert_with(|| Holder {
+            turn: number,
+            ..Holder::default()
+        });
+        holder.reviews.insert(number, review);
+        usage.count(address, number, Count::REVIEW);
+        Ok(Place {
             gate: self.clone(),
             address,
-            taken: Count::default(),
-        };
-        place.take(Count {
-            reviews: 1,
-            bytes: 0,
-        })?;
-        Ok(place)
+            number,
+            lost,
+        })
     }
 
     fn usage(&self) -> std::sync::MutexGuard<'_, Usage> {
@@ -145,35 +219,134 @@ impl Gate {
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         let usage = self.usage();
-        usage.each.is_empty() && usage.all.reviews == 0 && usage.all.bytes == 0
+        let all = self.limits.judged.div_ceil(UNIT);
+        let none = usage.all.reviews == 0 && usage.all.bytes == 0;
+        usage.each.is_empty() && none && usage.free == all
+    }
+}
+
+impl Usage {
+    fn review(&mut self, address: IpAddr, number: u64) -> Option<&mut Review> {
+        self.each.get_mut(&address)?.reviews.get_mut(&number)
+    }
+
+    fn count(&mut self, address: IpAddr, number: u64, more: Count) {
+        let Some(holder) = self.each.get_mut(&address) else {
+            return;
+        };
+        if let Some(review) = holder.reviews.get_mut(&number) {
+            review.taken.add(more);
+            holder.count.add(more);
+            self.all.add(more);
+        }
+    }
+
+    /// Makes sure that there is room for what an address asks for, if need be from those
+    /// who have more than it would have.
+    fn make_room(&mut self, limits: Limits, address: IpAddr, more: Count) -> Result<(), Refusal> {
+        let own = self.each.get(&address).map(|holder| holder.count);
+        let own = own.unwrap_or_default();
+        if !own.fits(more, limits.reviews.1, limits.bytes.1) {
+            return Err(Refusal::Busy);
+        }
+        while !self.all.fits(more, limits.reviews.0, limits.bytes.0) {
+            let reviews = self.all.reviews + more.reviews > limits.reviews.0;
+            let (victim, number) = self.victim(own, more, reviews).ok_or(Refusal::Busy)?;
+            self.remove(victim, number);
+        }
+        Ok(())
+    }
+
+    /// The newest review that can go of the address that has the most, if that is more
+    /// than who asks would have. What is being judged can't go: its work goes on.
+    fn victim(&self, own: Count, more: Count, reviews: bool) -> Option<(IpAddr, u64)> {
+        let scarce = |count: Count| if reviews { count.reviews } else { count.bytes };
+        let would_have = scarce(own) + scarce(more);
+        let holders = self.each.iter().filter_map(|(address, holder)| {
+            let goes = holder.reviews.iter().rfind(|(_, review)| {
+                scarce(review.taken) > 0 && !matches!(review.stage, Stage::Judged(_))
+            });
+            Some((scarce(holder.count), *address, *goes?.0))
+        });
+        let (most, address, number) = holders.max()?;
+        (most > would_have).then_some((address, number))
+    }
+
+    fn remove(&mut self, address: IpAddr, number: u64) {
+        let Some(holder) = self.each.get_mut(&address) else {
+            return;
+        };
+        let Some(review) = holder.reviews.remove(&number) else {
+            return;
+        };
+        holder.count.subtract(review.taken);
+        self.all.subtract(review.taken);
+        if holder.reviews.is_empty() {
+            self.each.remove(&address);
+        }
+        if let Stage::Judged(units) = review.stage {
+            self.free += units;
+        }
+        self.give_turns();
+    }
+
+    /// Lets reviews be judged while there are units, of the address first whose last
+    /// turn is longest ago. A long body is not passed by, so it has its turn.
+    fn give_turns(&mut self) {
+        loop {
+            let waiting = |holder: &Holder| {
+                let mut reviews = holder.reviews.iter();
+                reviews.find_map(|(number, review)| match review.stage {
+                    Stage::Waits(units, _) => Some((*number, units)),
+                    _ => None,
+                })
+            };
+            let holders = self.each.iter_mut();
+            let holders = holders.filter_map(|(_, holder)| Some((waiting(holder)?, holder)));
+            let Some(((number, units), holder)) = holders.min_by_key(|(_, holder)| holder.turn)
+            else {
+                return;
+            };
+            if units > self.free {
+                return;
+            }
+            self.clock += 1;
+            holder.turn = self.clock;
+            self.free -= units;
+            if let Some(review) = holder.reviews.get_mut(&number) {
+                let before = std::mem::replace(&mut review.stage, Stage::Judged(units));
+                if let Stage::Waits(_, turn) = before {
+                    // Who is gone gives it back itself.
+                    let _ = turn.send(());
+                }
+            }
+        }
     }
 }
 
 /// One review's share, given back when it is dropped.
+#[derive(Debug)]
 struct Place {
     gate: Arc<Gate>,
     address: IpAddr,
-    taken: Count,
+    number: u64,
+    lost: oneshot::Receiver<Infallible>,
 }
 
+/// A review's turn to be judged, in its request's extensions. Work that outlives the
+/// request, since it runs on a thread of its own, keeps a clone until it has ended.
+#[derive(Clone, Debug)]
+pub struct Turn(#[expect(dead_code, reason = "kept")] Arc<Place>);
+
 impl Place {
-    fn take(&mut self, more: Count) -> Result<(), Refusal> {
-        let limits = self.gate.limits;
+    fn take(&self, more: Count) -> Result<(), Refusal> {
         let usage = &mut *self.gate.usage();
-        let own = usage.each.get(&self.address).copied().unwrap_or_default();
-        let fits = |count: Count, reviews: usize, bytes: usize| {
-            count.reviews + more.reviews <= reviews && count.bytes + more.bytes <= bytes
-        };
-        if !fits(usage.all, limits.reviews.0, limits.bytes.0)
-            || !fits(own, limits.reviews.1, limits.bytes.1)
-        {
-            return Err(Refusal::Busy);
-        }
-        let own = usage.each.entry(self.address).or_default();
-        for count in [&mut usage.all, own, &mut self.taken] {
-            count.reviews += more.reviews;
-            count.bytes += more.bytes;
-        }
+        // It may have lost its place.
+        usage
+            .review(self.address, self.number)
+            .ok_or(Refusal::Busy)?;
+        usage.make_room(self.gate.limits, self.address, more)?;
+        usage.count(self.address, self.number, more);
         Ok(())
     }
 
@@ -185,39 +358,45 @@ impl Place {
             return Err(Refusal::TooLong(longest));
         }
         let mut read = BytesMut::new();
-        while let Some(frame) = body.frame().await {
+        loop {
+            let frame = tokio::select! {
+                frame = body.frame() => frame,
+                _ = &mut self.lost => return Err(Refusal::Busy),
+            };
+            let Some(frame) = frame else {
+                return Ok(read.freeze());
+            };
             let Ok(data) = frame.map_err(|_| Refusal::Broken)?.into_data() else {
                 continue;
             };
             if read.len() + data.len() > longest {
                 return Err(Refusal::TooLong(longest));
             }
-            self.take(Count {
-                reviews: 0,
-                bytes: data.len(),
-            })?;
+            self.take(Count::bytes(data.len()))?;
             read.extend_from_slice(&data);
         }
-        Ok(read.freeze())
+    }
+
+    /// Waits for the turn of a body of that length.
+    async fn turn(self, length: usize) -> Result<Turn, Refusal> {
+        let most = self.gate.limits.judged.div_ceil(UNIT);
+        let units = length.div_ceil(UNIT).clamp(1, most);
+        let (sender, turn) = oneshot::channel();
+        {
+            let usage = &mut *self.gate.usage();
+            let review = usage.review(self.address, self.number);
+            review.ok_or(Refusal::Busy)?.stage = Stage::Waits(units, sender);
+            usage.give_turns();
+        }
+        // A review that waits for too long is ended by the time limit.
+        turn.await.map_err(|_| Refusal::Busy)?;
+        Ok(Turn(Arc::new(self)))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let usage = &mut *self.gate.usage();
-        let mut counts = vec![&mut usage.all];
-        counts.extend(usage.each.get_mut(&self.address));
-        for count in counts {
-            count.reviews -= self.taken.reviews;
-            count.bytes -= self.taken.bytes;
-        }
-        if usage
-            .each
-            .get(&self.address)
-            .is_some_and(|own| own.reviews == 0)
-        {
-            usage.each.remove(&self.address);
-        }
+        self.gate.usage().remove(self.address, self.number);
     }
 }
 
@@ -235,14 +414,13 @@ async fn review(gate: &Arc<Gate>, request: Request, next: Next) -> Result<Respon
         peer.address.ip().to_canonical()
     });
     let mut place = gate.enter(address)?;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let body = place.read(body).await?;
-    let units = body.len().div_ceil(UNIT);
-    let units = units.clamp(1, gate.limits.judged.div_ceil(UNIT));
-    let units = u32::try_from(units).unwrap_or(u32::MAX);
-    // Never closed; a review that waits for too long is ended by the time limit.
-    let _turn = gate.judging.acquire_many(units).await;
-    Ok(next.run(Request::from_parts(head, Body::from(body))).await)
+    let turn = place.turn(body.len()).await?;
+    head.extensions.insert(turn.clone());
+    let answer = next.run(Request::from_parts(head, Body::from(body))).await;
+    drop(turn);
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The HTTP side of a webhook: TLS with the keeper's certificate, and limits on
 //! what a caller may ask of it.
 
-pub use crate::gate::Limits;
+pub use crate::gate::{Limits, Turn};
 use crate::{
     gate::{Gate, admit},
     keeper::Resolver,

@@ -12,7 +12,7 @@ use crate::{
     object::{self, Configuration, Kind, Object},
 };
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
     http::StatusCode,
@@ -23,7 +23,7 @@ use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use linnet_admission::{
     Keeper, Names,
     review::{self, Answer, LONGEST_TEXT, Request, ReviewError, Size, shorten},
-    server::{self, Limits},
+    server::{self, Limits, Turn},
 };
 use linnet_mesh::names;
 use linnet_runtime::{
@@ -95,14 +95,21 @@ pub fn router(context: Context) -> Router {
 
 async fn answer(
     State(context): State<Arc<Context>>,
+    Extension(turn): Extension<Turn>,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let body = match body {
         Ok(body) => body,
         Err(rejection) => return refuse(rejection.into()),
     };
-    // A resource of a megabyte takes its time; health and others must not wait.
-    let judged = tokio::task::spawn_blocking(move || judge(&body, &context)).await;
+    // A resource of a megabyte takes its time; health and others must not wait. The work
+    // goes on where the request is given up, so its turn lasts as long as it.
+    let judged = tokio::task::spawn_blocking(move || {
+        let judged = judge(&body, &context);
+        drop((body, turn));
+        judged
+    })
+    .await;
     match judged {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(error)) => refuse(error),

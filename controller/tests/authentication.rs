@@ -289,3 +289,50 @@ fn fetched_keys_are_those_of_the_last_good_answer() {
     apply(&mut index, &manifest("p", "shop", "{}"));
     assert_eq!(index.key_sources().len(), 0);
 }
+
+#[test]
+fn a_namespace_has_so_many_sources_of_keys_and_others_have_theirs() {
+    let mut index = index();
+    let policy = |namespace: &str, name: &str, source: usize| {
+        let spec = format!("{{jwtRules: [{{issuer: i, jwksUri: 'https://keys/{source}'}}]}}");
+        manifest(name, namespace, &spec)
+    };
+    for source in 0..256 {
+        apply(&mut index, &policy("shop", &format!("p{source}"), source));
+    }
+    let rejected = |index: &Index| {
+        let verdicts = index.verdicts();
+        let texts = verdicts.iter().map(ToString::to_string);
+        texts
+            .filter(|text| text.contains("rejected"))
+            .collect::<Vec<_>>()
+    };
+    apply(&mut index, &policy("shop", "one-more", 256));
+    let told = rejected(&index);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("shop/one-more"), "{told:?}");
+    assert!(told[0].contains("257 sources of keys"), "{told:?}");
+    // A source that is known costs nothing more, and one may take another's place.
+    apply(&mut index, &policy("shop", "again", 0));
+    apply(&mut index, &policy("shop", "p7", 300));
+    apply(&mut index, &policy("blog", "p", 256));
+    assert_eq!(rejected(&index).len(), 1);
+    assert_eq!(index.key_sources().len(), 257);
+}
+
+#[test]
+fn remarks_on_fetched_keys_are_bounded() {
+    let mut index = index();
+    let spec = "{jwtRules: [{issuer: i, jwksUri: 'https://keys/a'}]}";
+    apply(&mut index, &manifest("p", "shop", spec));
+    let source = index.key_sources().into_keys().next().unwrap();
+    let fetched = Fetched {
+        keys: Ok(keys().into()),
+        notes: (0..5000).map(|key| format!("key {key} is odd")).collect(),
+    };
+    index.apply(Change::Keys(source, fetched));
+    let verdict = index.verdicts().swap_remove(0).to_string();
+    assert!(verdict.contains("key 15 is odd"), "{verdict}");
+    assert!(!verdict.contains("key 16 is odd"), "{verdict}");
+    assert!(verdict.contains("4984 more"), "{verdict}");
+}

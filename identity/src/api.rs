@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use axum::{
     Extension, Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, FromRequest, Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -156,11 +156,10 @@ async fn bundle(State(service): State<Arc<Service>>) -> Response {
 async fn certificates(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<Peer>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<Json<Answer>, Refusal> {
     let mut caller = None;
-    let result = service.issue(&peer, &headers, body, &mut caller).await;
+    let result = service.issue(&peer, request, &mut caller).await;
     let counted = |result| metrics::counter!("linnet_identity_requests_total", "result" => result);
     let namespace = caller.as_ref().map(|caller| caller.namespace.as_str());
     let service_account = caller
@@ -190,19 +189,21 @@ impl Service {
     async fn issue(
         &self,
         peer: &Peer,
-        headers: &HeaderMap,
-        body: Result<Bytes, BytesRejection>,
+        request: Request,
         attested: &mut Option<Caller>,
     ) -> Result<Answer, Refusal> {
         let arrival = self.limiter.arrive(peer.address.ip());
         let arrival = arrival.map_err(Refusal::RateLimited)?;
+        // Nothing of the body is read for who is over budget.
+        let headers = request.headers().clone();
+        let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|error| match error.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge,
             _ => Refusal::BadRequest(error.body_text()),
         })?;
         let asked: Asked = serde_json::from_slice(&body)
             .map_err(|error| Refusal::BadRequest(error.to_string()))?;
-        let caller = attested.insert(self.attest.attest(bearer(headers)?).await?);
+        let caller = attested.insert(self.attest.attest(bearer(&headers)?).await?);
         // What all share is spent from here on, by who has proven who they are.
         self.limiter
             .attested(&arrival, caller)

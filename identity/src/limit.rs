@@ -1,8 +1,10 @@
 //! Rate limits, so that one caller in a loop does not keep others waiting.
 //!
 //! Whoever has not been attested spends a small budget of its own address, and nothing
-//! else: what all share is spent by attested callers alone. An attested request gives
-//! its address back what it took, so pods behind one address don't wait for one another.
+//! else: what all share is spent by attested callers alone. An attested request within
+//! its caller's budget gives its address back what it took, so pods behind one address
+//! don't wait for one another. Beyond it, the address pays: attestation asks the API
+//! server, which a token in a loop must not have for nothing.
 //! Of the attested, a caller has a budget, a namespace has one, and all together.
 
 use std::{collections::HashMap, hash::Hash, net::IpAddr, num::NonZeroU32, time::Duration};
@@ -28,9 +30,11 @@ pub struct Budget {
 /// The budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of each peer address, for requests that have not been attested. Of IPv6 the 64
-    /// bits that say the network, since a host has the other 64 to itself.
+    /// Of each peer address, for requests that have not been attested.
     pub address: Budget,
+    /// Of all IPv6 addresses together whose first 64 bits are the same: a host may have
+    /// any of the others, but so may its neighbours, as the nodes of a cluster do.
+    pub network: Budget,
     /// Of each caller: its pod, or its service account where the token is bound to none.
     pub caller: Budget,
     /// Of all callers of one namespace.
@@ -55,6 +59,7 @@ impl Default for Limits {
         }
         Self {
             address: budget(200, 20),
+            network: budget(2000, 300),
             caller: budget(20, 1),
             namespace: budget(150, 150),
             all: budget(300, 300),
@@ -78,6 +83,8 @@ pub struct Arrival(IpAddr);
 pub struct Limiter {
     limits: Limits,
     addresses: Mutex<Table<IpAddr>>,
+    /// By the first 64 bits.
+    networks: Mutex<Table<u64>>,
     attested: Mutex<Attested>,
 }
 
@@ -93,6 +100,7 @@ impl Limiter {
         Self {
             limits,
             addresses: Mutex::default(),
+            networks: Mutex::default(),
             attested: Mutex::new(Attested {
                 callers: Table::default(),
                 namespaces: Table::default(),
@@ -104,23 +112,28 @@ impl Limiter {
     /// Counts a request of an address, before anything is known of who sends it.
     ///
     /// # Errors
-    /// Over the address's budget.
+    /// Over the address's budget, or its network's.
     pub fn arrive(&self, address: IpAddr) -> Result<Arrival, TooMany> {
-        let network = network(address);
-        lock(&self.addresses)
-            .spend(&network, self.limits.address)
-            .map(|()| Arrival(network))
+        let address = address.to_canonical();
+        lock(&self.addresses).spend(&address, self.limits.address)?;
+        if let Some(network) = network(address) {
+            lock(&self.networks).spend(&network, self.limits.network)?;
+        }
+        Ok(Arrival(address))
     }
 
     /// Counts a request whose caller has been attested, and gives its address back what
-    /// the request took.
+    /// the request took if the caller's own budget had it.
     ///
     /// # Errors
     /// Over the budget of the caller, of its namespace, or of all.
     pub fn attested(&self, arrival: &Arrival, caller: &Caller) -> Result<(), TooMany> {
-        lock(&self.addresses).give_back(&arrival.0, self.limits.address);
         let mut attested = lock(&self.attested);
         attested.callers.spend(caller, self.limits.caller)?;
+        lock(&self.addresses).give_back(&arrival.0, self.limits.address);
+        if let Some(network) = network(arrival.0) {
+            lock(&self.networks).give_back(&network, self.limits.network);
+        }
         attested
             .namespaces
             .spend(&caller.namespace, self.limits.namespace)?;
@@ -131,6 +144,7 @@ impl Limiter {
     pub fn forget_idle(&self) {
         let now = Instant::now();
         lock(&self.addresses).forget_idle(now);
+        lock(&self.networks).forget_idle(now);
         let mut attested = lock(&self.attested);
         attested.callers.forget_idle(now);
         attested.namespaces.forget_idle(now);
@@ -142,11 +156,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What an address is counted by.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
-        ip => ip,
+/// The network of an IPv6 address.
+fn network(address: IpAddr) -> Option<u64> {
+    match address {
+        IpAddr::V6(ip) => u64::try_from(ip.to_bits() >> 64).ok(),
+        IpAddr::V4(_) => None,
     }
 }
 

@@ -25,8 +25,11 @@ use linnet_runtime::{
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -81,8 +84,8 @@ impl Fixture {
         self.send_from([127, 0, 0, 1], request).await
     }
 
-    /// Sends one request from an address of loopback's.
-    async fn send_from(&self, from: [u8; 4], request: Request<Full<Bytes>>) -> (StatusCode, Bytes) {
+    /// Connects from an address of loopback's.
+    async fn connect(&self, from: [u8; 4]) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.running.bundle_pem().as_bytes()).unwrap())
@@ -96,10 +99,15 @@ impl Fixture {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((from, 0).into()).unwrap();
         let stream = socket.connect(address).await.unwrap();
-        let stream = TlsConnector::from(Arc::new(config))
+        TlsConnector::from(Arc::new(config))
             .connect(address.ip().into(), stream)
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Sends one request from an address of loopback's.
+    async fn send_from(&self, from: [u8; 4], request: Request<Full<Bytes>>) -> (StatusCode, Bytes) {
+        let stream = self.connect(from).await;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .unwrap();
@@ -467,6 +475,38 @@ async fn an_address_in_a_loop_is_stopped_before_its_tokens_are_looked_at() {
     assert!(reasons.contains(&"rate_limited".to_owned()), "{reasons:?}");
 }
 
+/// Bodies that never end: the third is not even waited for.
+#[tokio::test]
+async fn an_address_pays_before_its_body_is_read() {
+    let mut config = Config::loopback();
+    config.limits.address = Budget {
+        burst: NonZeroU32::new(2).unwrap(),
+        per_second: NonZeroU32::MIN,
+    };
+    let fixture = Fixture::with(config).await;
+    let mut open = Vec::new();
+    let refused = async {
+        loop {
+            let mut stream = fixture.connect([127, 0, 0, 1]).await;
+            let head = b"POST /v1/certificates HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            let mut status = [0; 12];
+            tokio::select! {
+                read = stream.read_exact(&mut status) => {
+                    read.unwrap();
+                    return status;
+                }
+                // Those within the budget are waited for.
+                () = tokio::time::sleep(Duration::from_millis(50)) => open.push(stream),
+            }
+        }
+    };
+    // Before the time limit of a request answers the first.
+    let status = tokio::time::timeout(Duration::from_secs(8), refused).await;
+    assert_eq!(&status.unwrap(), b"HTTP/1.1 429");
+    assert!(open.len() >= 2);
+}
+
 #[tokio::test]
 async fn junk_from_other_addresses_takes_nothing_of_who_has_a_token() {
     let budget = |burst: u32| Budget {
@@ -476,6 +516,7 @@ async fn junk_from_other_addresses_takes_nothing_of_who_has_a_token() {
     let mut config = Config::loopback();
     config.limits = Limits {
         address: budget(10),
+        network: budget(10),
         caller: budget(12),
         namespace: budget(12),
         all: budget(12),

@@ -33,6 +33,8 @@ pub const OF_RESOURCE: usize = 2 << 20;
 pub const OF_NAMESPACE: usize = 8 << 20;
 /// Compiled expressions of all resources that a controller has in force, bytes.
 pub const OF_CONTROLLER: usize = 32 << 20;
+/// What each namespace has of its own, whatever the others have taken of that, bytes.
+pub const FLOOR_OF_NAMESPACE: usize = 256 << 10;
 /// Compiled expressions that any process keeps, bytes: what a controller has in force,
 /// and as much again that is about to replace it. So a sidecar can hold what a controller
 /// accepts.
@@ -66,8 +68,8 @@ pub enum RegexError {
         /// Of what.
         of: &'static str,
     },
-    /// The budget was spent before, so it was not even compiled.
-    #[error("nothing is left for it")]
+    /// One before it was too much, so it was not even compiled.
+    #[error("nothing is left for it, since one before it takes too much")]
     Spent,
 }
 
@@ -176,6 +178,11 @@ impl Budget {
         let regex = match compiled {
             Err(RegexError::Large { left, .. }) if left >= self.left => Err(self.spend_out()),
             Ok(regex) if regex.0.size > self.left => Err(self.spend_out()),
+            // To find out what it would take is work, of which one is enough.
+            Err(error @ RegexError::Large { .. }) => {
+                self.spent = true;
+                Err(error)
+            }
             other => other,
         }?;
         let size = regex.0.size;

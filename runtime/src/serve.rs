@@ -1,5 +1,5 @@
-//! Serving an axum router, plain or over TLS, HTTP/1.1 and HTTP/2, until the
-//! drain.
+//! Serving an axum router, plain or over TLS, HTTP/1.1 and where it is of use HTTP/2,
+//! until the drain.
 //!
 //! Every request carries a [`Peer`] in its extensions. Handshakes, request heads and
 //! idleness have time limits, and each listener has a number of connections by its
@@ -7,6 +7,7 @@
 //! neither a socket for ever nor an honest caller out.
 
 mod limits;
+mod running;
 
 use std::{
     convert::Infallible,
@@ -47,6 +48,7 @@ use crate::{
     places::{Activity, Busy, Place, Places},
 };
 pub use limits::{Limits, ListenerKind};
+use running::{Request, Running};
 
 /// A peer has this long for its TLS handshake, for its first request, and for
 /// the head of any.
@@ -152,6 +154,7 @@ impl Server {
             router: self.router.clone(),
             activity: place.activity(),
             limits: self.limits,
+            running: Running::default(),
             drain: self.drain.clone(),
         };
         let task = connection.run(stream, self.transport.clone());
@@ -164,6 +167,7 @@ struct Connection {
     router: Router,
     activity: Activity,
     limits: Limits,
+    running: Running,
     drain: drain::Watch,
 }
 
@@ -182,7 +186,7 @@ impl Connection {
 
     async fn plain(self, stream: TcpStream) -> io::Result<()> {
         let service = self.service(None);
-        let versions = http_versions();
+        let versions = http_versions(self.limits.streams);
         let connection = versions.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let connection = pin!(connection);
         self.until_done(connection, UpgradeableConnection::graceful_shutdown)
@@ -198,11 +202,13 @@ impl Connection {
         let session = stream.get_ref().1;
         let service = self.service(certificate::peer_identity(session));
         let http2 = session.alpn_protocol() == Some(b"h2");
+        let streams = self.limits.streams.filter(|_| http2);
         let io = TokioIo::new(stream);
-        if http2 {
+        if streams.is_some() {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
                 .timer(TokioTimer::new())
+                .max_concurrent_streams(streams)
                 .keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(HEAD_TIMEOUT);
             let mut connection = Box::pin(builder.serve_connection(io, service));
@@ -210,7 +216,7 @@ impl Connection {
             self.until_done(connection, http2::Connection::graceful_shutdown)
                 .await
         } else {
-            let versions = http_versions().http1_only();
+            let versions = http_versions(None);
             let mut connection = Box::pin(versions.serve_connection_with_upgrades(io, service));
             let connection = connection.as_mut();
             self.until_done(connection, UpgradeableConnection::graceful_shutdown)
@@ -226,6 +232,7 @@ impl Connection {
                 identity,
             },
             activity: self.activity.clone(),
+            running: self.running.clone(),
             limit: self.limits.request,
         }
     }
@@ -272,11 +279,13 @@ impl Connection {
     /// Returns how long the connection may stay as it is.
     fn patience(&self) -> Duration {
         let limit = match (self.activity.is_busy(), self.activity.was_used()) {
-            (true, _) => match self.limits.request {
-                Some(limit) => limit,
-                // It is looked at again when it may be idle.
-                None => return self.limits.idle,
-            },
+            (true, _) => {
+                // A response that is a stream is looked at again when it may be idle.
+                let limit = self.limits.request.zip(self.running.oldest());
+                return limit.map_or(self.limits.idle, |(limit, began)| {
+                    limit.saturating_sub(began.elapsed())
+                });
+            }
             (false, true) => self.limits.idle,
             (false, false) => HEAD_TIMEOUT,
         };
@@ -290,6 +299,7 @@ struct Answers {
     router: Router,
     peer: Peer,
     activity: Activity,
+    running: Running,
     limit: Option<Duration>,
 }
 
@@ -299,7 +309,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Answers {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
-        let busy = self.activity.begin();
+        let busy = (self.activity.begin(), self.running.begin());
         request.extensions_mut().insert(self.peer.clone());
         let answer = self.router.clone().oneshot(request);
         let limit = self.limit;
@@ -327,7 +337,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Answers {
 /// A response's body: its connection is busy until the body has been sent.
 struct Answer {
     body: Body,
-    busy: Option<Busy>,
+    busy: Option<(Busy, Request)>,
 }
 
 impl hyper::body::Body for Answer {
@@ -354,15 +364,20 @@ impl hyper::body::Body for Answer {
     }
 }
 
-fn http_versions() -> auto::Builder<TokioExecutor> {
+/// HTTP/1.1, and HTTP/2 if it may have streams.
+fn http_versions(streams: Option<u32>) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT);
+    if streams.is_none() {
+        return builder.http1_only();
+    }
     builder
         .http2()
         .timer(TokioTimer::new())
+        .max_concurrent_streams(streams)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(HEAD_TIMEOUT);
     builder

@@ -103,12 +103,17 @@ async fn the_next_review_of_one_address_is_refused_and_anothers_is_not() {
         let refused = webhook.refused(STRANGER, bytes(1)).await;
         assert_eq!(refused, StatusCode::TOO_MANY_REQUESTS);
     }
-    for _ in 0..2 {
+    // All six places, and then one of the stranger's, whose newest review gives way.
+    for _ in 0..3 {
         tasks.push(webhook.send(API_SERVER, bytes(1)).await);
     }
-    // All together.
-    let refused = webhook.refused(API_SERVER, bytes(1)).await;
-    assert_eq!(refused, StatusCode::TOO_MANY_REQUESTS);
+    let given_up = tasks.remove(3);
+    assert_eq!(given_up.await.unwrap(), StatusCode::TOO_MANY_REQUESTS);
+    // Each has half.
+    for from in [API_SERVER, STRANGER] {
+        let refused = webhook.refused(from, bytes(1)).await;
+        assert_eq!(refused, StatusCode::TOO_MANY_REQUESTS);
+    }
     webhook.answer.send_replace(true);
     for task in tasks {
         assert_eq!(task.await.unwrap(), StatusCode::OK);
@@ -140,6 +145,97 @@ async fn bodies_that_never_end_take_a_share_and_no_more() {
         assert!(task.await.unwrap_err().is_cancelled());
     }
     assert!(webhook.gate.is_idle());
+}
+
+/// Strangers of any number, who take all that there is and go on asking.
+#[tokio::test]
+async fn many_strangers_leave_everybody_an_equal_share() {
+    for strangers in 1..=5 {
+        for body in [|| bytes(KIB), || endless(60 * KIB)] {
+            let webhook = Webhook::new();
+            let mut open = Vec::new();
+            for _ in 0..8 {
+                for last in 0..strangers {
+                    open.push(webhook.send([10, 9, 9, last], body()).await);
+                }
+            }
+            let honest = webhook.send(API_SERVER, bytes(40 * KIB)).await;
+            for last in 0..strangers {
+                open.push(webhook.send([10, 9, 9, last], body()).await);
+            }
+            webhook.answer.send_replace(true);
+            let answered = tokio::time::timeout(Duration::from_secs(60), honest).await;
+            let answered = answered.unwrap().unwrap();
+            assert_eq!(answered, StatusCode::OK, "{strangers} strangers");
+            for task in open {
+                task.abort();
+                let _ = task.await;
+            }
+            assert!(webhook.gate.is_idle());
+        }
+    }
+}
+
+#[tokio::test]
+async fn addresses_take_turns_however_many_reviews_one_has_waiting() {
+    let webhook = Webhook::new();
+    let mut tasks = Vec::new();
+    for from in [STRANGER, STRANGER, STRANGER, API_SERVER] {
+        tasks.push(webhook.send(from, bytes(SMALL.body / 2)).await);
+    }
+    let judged = |address: [u8; 4]| {
+        let usage = webhook.gate.usage();
+        let holder = usage.each.get(&IpAddr::from(address)).unwrap();
+        let mut reviews = holder.reviews.values();
+        reviews.any(|review| matches!(review.stage, Stage::Judged(_)))
+    };
+    assert!(judged(STRANGER) && !judged(API_SERVER));
+    // The first had its turn before the other came: it has one more, and no further.
+    for others in [true, false] {
+        tasks.remove(0).abort();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((judged(STRANGER), judged(API_SERVER)), (others, !others));
+    }
+    for task in tasks {
+        task.abort();
+    }
+}
+
+/// The work of a request that is given up goes on, and so does what it takes.
+#[tokio::test]
+async fn work_that_outlives_its_request_keeps_its_place() {
+    let (began, mut started) = tokio::sync::mpsc::channel(1);
+    let (finish, ended) = std::sync::mpsc::channel::<()>();
+    let ended = Arc::new(Mutex::new(ended));
+    let handler = async move |axum::Extension(turn): axum::Extension<Turn>| {
+        let work = tokio::task::spawn_blocking(move || {
+            began.blocking_send(()).unwrap();
+            let _ = ended.lock().unwrap().recv();
+            drop(turn);
+        });
+        work.await.unwrap();
+    };
+    let gate = Gate::new(SMALL);
+    let layer = axum::middleware::from_fn_with_state(gate.clone(), admit);
+    let router = Router::new().route("/", post(handler)).layer(layer);
+    let request = Request::post("/").body(bytes(SMALL.body)).unwrap();
+    let task = tokio::spawn(router.oneshot(request));
+    started.recv().await.unwrap();
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    assert!(!gate.is_idle());
+    assert_eq!(gate.usage().free, 0);
+    drop(finish);
+    let idle = async {
+        while !gate.is_idle() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), idle)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -26,6 +26,11 @@ pub const RESOURCES_OF_NAMESPACE: usize = 10_000;
 /// Specs of all resources of a namespace in force, bytes of JSON.
 pub const SPECS_OF_NAMESPACE: usize = 32 << 20;
 
+/// Remarks on a resource that are kept; the others are counted.
+pub const NOTES: usize = 32;
+/// Sources of issuers' keys of a namespace, each counted once.
+pub const KEY_SOURCES_OF_NAMESPACE: usize = 256;
+
 /// Lists and maps that may have more than [`ENTRIES`]: the kind, the field, entries.
 pub const LISTS: [(Kind, &str, usize); 14] = [
     (Kind::VirtualService, "hosts", 1000),

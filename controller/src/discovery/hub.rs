@@ -1,6 +1,8 @@
 //! The task that owns the index and every stream's state. Sources and streams
 //! talk to it by messages; it never waits for either.
 
+mod pending;
+
 use super::{
     convergence::{Convergence, WaveId},
     encoding::Encoding,
@@ -17,7 +19,10 @@ use crate::{
     status::Desired,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use linnet_mesh::discovery::{Target, limits};
+use linnet_mesh::{
+    SpiffeId,
+    discovery::{Target, limits},
+};
 use std::collections::{HashMap, HashSet};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
@@ -126,13 +131,16 @@ impl Hub {
                 self.changed.send_replace(());
             }
             let affected = self.index.take_affected();
+            let may_admit = !was_synced || affected.has_pods();
             if was_synced {
                 self.spread(&affected, wave);
             } else {
                 // Proxies that came early have asked, but not been answered.
                 self.dirty.extend(self.streams.keys());
             }
-            self.admit_pending();
+            if may_admit {
+                self.admit_pending();
+            }
         }
         self.convergence.seal(wave);
     }
@@ -205,53 +213,6 @@ impl Hub {
         }
     }
 
-    /// Takes a proxy that is of the mesh's own trust domain and within its quotas.
-    fn open(&mut self, open: Open) {
-        if !self.index.is_own(&open.identity) {
-            let reason = format!(
-                "{} is of another trust domain; discovery is for the mesh's own workloads",
-                open.identity
-            );
-            drop(open.reply.send(Err(Status::permission_denied(reason))));
-            return;
-        }
-        match self.quotas.open(&open.identity, &open.pod, open.id) {
-            Ok(None) => {}
-            Ok(Some(oldest)) => {
-                let reason = "the pod has opened newer streams";
-                self.end(oldest, Status::aborted(reason));
-            }
-            Err(refused) => {
-                drop(open.reply.send(Err(refused)));
-                return;
-            }
-        }
-        self.pending.push(open);
-        self.admit_pending();
-    }
-
-    /// Lets in the proxies of which enough is known; the others go on waiting.
-    fn admit_pending(&mut self) {
-        for open in std::mem::take(&mut self.pending) {
-            if open.reply.is_closed() {
-                self.quotas.close(&open.identity, &open.pod, open.id, 0);
-                continue;
-            }
-            let pod = Name::new(open.identity.namespace(), open.pod.as_str());
-            let account = self.index.service_account(&pod);
-            let own = open.identity.service_account();
-            match account {
-                Some(account) if account != own => {
-                    let reason = format!("pod {pod} runs as service account {account}, not {own}");
-                    self.quotas.close(&open.identity, &open.pod, open.id, 0);
-                    drop(open.reply.send(Err(Status::permission_denied(reason))));
-                }
-                None if open.pod_must_exist => self.pending.push(open),
-                _ => self.admit(open, pod),
-            }
-        }
-    }
-
     fn admit(&mut self, open: Open, pod: Name) {
         let stream = Stream::new(
             open.id,
@@ -305,15 +266,46 @@ impl Hub {
         let over = self.quotas.recount(&stream.identity, before, now);
         let too_many = over.max(stream.peers().saturating_sub(limits::PEERS));
         let oldest = stream.least_needed(too_many, &self.index);
-        if oldest.len() < over {
+        let missing = over.saturating_sub(oldest.len());
+        let relieved = (missing > 0).then(|| stream.identity.clone());
+        if !oldest.is_empty() {
+            self.unsubscribe(id, &oldest);
+        }
+        if let Some(identity) = relieved {
+            self.relieve(&identity, missing);
+        }
+    }
+
+    /// Lets go of what an identity has too much where a stream has nothing to give: its
+    /// streams with the most peers give. If none can, the one with the most targets ends,
+    /// which is not the one that came last.
+    fn relieve(&mut self, identity: &SpiffeId, mut missing: usize) {
+        let streams = self.quotas.streams(identity);
+        let streams = streams.filter_map(|id| self.streams.get(&id));
+        let mut streams: Vec<_> = streams
+            .map(|stream| (stream.peers(), stream.targets().count(), stream.id))
+            .collect();
+        streams.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, _, id) in &streams {
+            let Some(stream) = self.streams.get(id) else {
+                continue;
+            };
+            let oldest = stream.least_needed(missing, &self.index);
+            missing -= oldest.len();
+            if !oldest.is_empty() {
+                self.unsubscribe(*id, &oldest);
+            }
+            if missing == 0 {
+                return;
+            }
+        }
+        let largest = streams.iter().max_by_key(|(_, targets, _)| *targets);
+        if let Some((_, _, id)) = largest {
             let reason = format!(
-                "{} asks for more than {} targets",
-                stream.identity,
+                "{identity} asks for more than {} targets, and this proxy for the most",
                 limits::TARGETS_OF_IDENTITY
             );
-            self.end(id, Status::resource_exhausted(reason));
-        } else if !oldest.is_empty() {
-            self.unsubscribe(id, &oldest);
+            self.end(*id, Status::resource_exhausted(reason));
         }
     }
 
@@ -362,8 +354,7 @@ impl Hub {
             stream.end(reason);
         } else if let Some(at) = self.pending.iter().position(|open| open.id == id) {
             let open = self.pending.swap_remove(at);
-            self.quotas.close(&open.identity, &open.pod, id, 0);
-            drop(open.reply.send(Err(reason)));
+            self.refuse(open, reason);
         }
         self.close(id);
     }

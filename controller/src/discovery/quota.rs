@@ -68,6 +68,12 @@ impl Quotas {
         }
     }
 
+    /// The streams of an identity.
+    pub(super) fn streams(&self, identity: &SpiffeId) -> impl Iterator<Item = StreamId> {
+        let pods = self.0.get(identity).into_iter();
+        pods.flat_map(|held| held.pods.values()).flatten().copied()
+    }
+
     /// A stream of the identity has another number of targets than before. Returns by
     /// how many the identity has more than it may.
     pub(super) fn recount(&mut self, identity: &SpiffeId, before: usize, now: usize) -> usize {

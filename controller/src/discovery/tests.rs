@@ -532,6 +532,83 @@ async fn all_streams_of_an_identity_together_keep_so_many_targets() {
     assert_eq!(other.targets, 512);
 }
 
+/// One identity that names pods that there are not, then many.
+#[tokio::test]
+async fn so_many_proxies_wait_for_their_pods_and_no_more() {
+    let mut hub = Hub::synced("").await;
+    let mut waiting = Vec::new();
+    for identity in 0..40 {
+        let identity = format!("spiffe://cluster.local/ns/default/sa/app-{identity}");
+        for pod in 0..33 {
+            let mut proxy = hub.open_as(&identity, &format!("none-{pod}"), true).await;
+            hub.handle.proxies().await.unwrap();
+            match proxy.admitted.try_recv() {
+                Err(_) => waiting.push(proxy),
+                Ok(answer) => assert_eq!(answer.unwrap_err().code(), Code::ResourceExhausted),
+            }
+        }
+    }
+    assert_eq!(waiting.len(), 1024);
+    // Whose pod is known is let in, and who has gone makes room.
+    hub.apply(POD).await;
+    let known = hub.open("p", true).await;
+    admitted(known).await.unwrap();
+    let identity = "spiffe://cluster.local/ns/default/sa/app-0";
+    hub.handle
+        .send(Command::Close(waiting[0].id))
+        .await
+        .unwrap();
+    let mut next = hub.open_as(identity, "none", true).await;
+    hub.handle.proxies().await.unwrap();
+    assert!(next.admitted.try_recv().is_err(), "it waits");
+}
+
+/// Pods that become known one by one, and early proxies of any number.
+#[tokio::test]
+async fn who_comes_before_all_is_told_waits_in_any_number() {
+    let mut hub = Hub::start();
+    let mut early = Vec::new();
+    for pod in 0..100 {
+        early.push(hub.open(&format!("p-{pod}"), true).await);
+    }
+    for pod in 0..99 {
+        hub.apply(&POD.replace("name: p,", &format!("name: p-{pod},")))
+            .await;
+    }
+    hub.sink.send(Change::Synced).await.unwrap();
+    let last = early.pop().unwrap();
+    for proxy in early {
+        admitted(proxy).await.unwrap();
+    }
+    hub.apply(&POD.replace("name: p,", "name: p-99,")).await;
+    admitted(last).await.unwrap();
+}
+
+/// Callers of an identity's pods have filled its quota with peers: a new pod, which has
+/// none to give, is served all the same.
+#[tokio::test]
+async fn callers_of_sibling_pods_do_not_end_a_new_pods_stream() {
+    let mut hub = Hub::synced(&(service("a", "10.1.0.1") + &slice(1))).await;
+    let mut siblings = Vec::new();
+    for number in 0..limits::TARGETS_OF_IDENTITY / limits::PEERS {
+        let sibling = hub.open(&format!("pod-{number}"), false).await;
+        hub.ask(&sibling, peers(0..limits::PEERS)).await;
+        siblings.push(sibling);
+    }
+    let mut new = hub.open("new", false).await;
+    new.next().await;
+    hub.subscribe(&new, &["a:80"]).await;
+    let (_, updates) = new.next().await;
+    assert_eq!(endpoint_ports(&updates), [1]);
+    assert!(new.ended.try_recv().is_err());
+    let status = hub.handle.proxies().await.unwrap();
+    let kept: usize = status.iter().map(|proxy| proxy.targets).sum();
+    assert_eq!(kept, limits::TARGETS_OF_IDENTITY);
+    for sibling in &mut siblings {
+        assert!(sibling.ended.try_recv().is_err());
+    }
+}
+
 #[tokio::test]
 async fn a_pods_third_stream_ends_its_first() {
     let mut hub = Hub::synced(POD).await;

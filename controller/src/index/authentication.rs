@@ -15,6 +15,9 @@ use std::{
     sync::Arc,
 };
 
+/// Remarks on the keys of one source that are kept.
+const NOTES: usize = 16;
+
 /// What fetching keys has come to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fetched {
@@ -47,6 +50,11 @@ impl FetchedKeys {
             Ok(keys) => {
                 state.problem = None;
                 state.notes = fetched.notes;
+                let more = state.notes.len().saturating_sub(NOTES);
+                state.notes.truncate(NOTES);
+                if more > 0 {
+                    state.notes.push(format!("{more} more keys are not used"));
+                }
                 let same = state.keys.as_ref() == Some(&keys);
                 state.keys = Some(keys);
                 !same
@@ -96,21 +104,17 @@ impl Index {
 
     /// Where keys are to be fetched, and for the policies of which namespaces.
     pub fn key_sources(&self) -> KeySources {
-        let mut sources = KeySources::new();
-        for policy in self.configurations.authentications() {
-            for (_, source) in policy.key_sources() {
-                let namespaces = sources.entry(source.clone()).or_default();
-                namespaces.insert(policy.namespace.clone());
-            }
-        }
-        sources
+        self.configurations.key_users.all()
     }
 
     /// Takes what fetching has come to.
     pub(super) fn take_keys(&mut self, source: &KeySource, fetched: Fetched) {
-        let wanted = self.key_sources();
-        self.keys.0.retain(|known, _| wanted.contains_key(known));
-        if !wanted.contains_key(source) {
+        let users = &self.configurations.key_users;
+        // Only where some are wanted no more is there a look at all.
+        if self.keys.0.len() > users.len() || !users.has(source) {
+            self.keys.0.retain(|known, _| users.has(known));
+        }
+        if !users.has(source) {
             return;
         }
         if self.keys.take(source.clone(), fetched) {
@@ -119,12 +123,9 @@ impl Index {
     }
 
     fn touch_users(&mut self, source: &KeySource) {
-        let uses = |policy: &&RequestAuthentication| {
-            policy.key_sources().any(|(_, known)| known == source)
-        };
         let affected: &mut Affected = &mut self.affected;
-        for policy in self.configurations.authentications().filter(uses) {
-            touch_pods(&policy.namespace, affected);
+        for namespace in self.configurations.key_users.of(source) {
+            touch_pods(namespace, affected);
         }
     }
 

@@ -1,9 +1,11 @@
 //! Configuration resources: the version of each that is in force, and who comes
 //! first where several speak of one thing.
 
+mod key_users;
 mod links;
 mod usage;
 
+use key_users::KeyUsers;
 pub(super) use links::{drop_from, touch_pods};
 use usage::{Cost, Usage};
 
@@ -21,6 +23,9 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
+
+/// Remarks on a version that are logged.
+const LOGGED: usize = 8;
 
 /// Namespaces whose configuration is for the whole mesh, in the order asked.
 pub(crate) const ROOTS: [&str; 2] = [names::CONTROL_PLANE_NAMESPACE, names::ISTIO_NAMESPACE];
@@ -40,6 +45,9 @@ pub(super) struct Entry {
     /// What the version in force takes.
     pub(super) cost: Cost,
 }
+
+/// A version that may take force, its remarks and what it takes, or why it may not.
+type Judged = Result<((Compiled, Vec<Note>), Cost), Vec<Note>>;
 
 /// Oldest first; the name decides between resources of one second.
 type Age = (i64, Name);
@@ -69,6 +77,8 @@ pub(super) struct Configurations {
     /// So far.
     pub(super) compilations: u64,
     usage: Usage,
+    /// Who wants issuers' keys.
+    pub(super) key_users: KeyUsers,
 }
 
 impl Configurations {
@@ -102,12 +112,7 @@ impl Configurations {
             .get(&reference)
             .map_or_else(Cost::default, |old| old.cost);
         self.usage.remove(namespace, taken);
-        let spec = limits::size(&configuration.spec);
-        let result = self.usage.room(namespace, spec).map_err(|note| vec![note]);
-        let result = result.and_then(|mut regexes| {
-            let compiled = compile_within(configuration, context, &mut regexes)?;
-            Ok((compiled, Cost::new(spec, regexes.used())))
-        });
+        let (result, refused) = self.judge(configuration, &reference, context);
         self.compilations += 1;
         let log = configuration.origin.as_deref().unwrap_or("kubernetes");
         let old = self.entries.remove(&reference);
@@ -122,7 +127,7 @@ impl Configurations {
         };
         match result {
             Err(errors) => {
-                for error in &errors {
+                for error in errors.iter().take(LOGGED) {
                     tracing::warn!(
                         origin = log,
                         "{reference}: {error}; the last good version stays in force"
@@ -130,16 +135,16 @@ impl Configurations {
                 }
                 metrics::counter!("linnet_rejected_resources_total", "kind" => reference.kind.as_str())
                     .increment(1);
-                entry.notes = errors;
+                entry.notes = shortened(errors);
                 entry.rejected = true;
-                self.keep(&reference, entry, old, configuration, affected);
+                self.keep(&reference, (entry, refused), old, configuration, affected);
             }
             Ok(((compiled, notes), cost)) => {
                 entry.cost = cost;
-                for note in &notes {
+                for note in notes.iter().take(LOGGED) {
                     tracing::info!(origin = log, "{reference}: {note}");
                 }
-                entry.notes = notes;
+                entry.notes = shortened(notes);
                 entry.compiled = Some(compiled);
                 let same = old.as_ref().is_some_and(|old| {
                     old.compiled == entry.compiled && old.created == entry.created
@@ -158,12 +163,35 @@ impl Configurations {
         }
     }
 
+    /// Compiles a version, and says what it takes in force and what it takes refused.
+    fn judge(
+        &self,
+        configuration: &Configuration,
+        reference: &ObjectRef,
+        context: &Context,
+    ) -> (Judged, Cost) {
+        let spec = limits::size(&configuration.spec);
+        let room = self.usage.room(&reference.name.namespace, spec);
+        // What is refused is kept with its remarks, so it counts where there is room.
+        let refused = match &room {
+            Ok(_) => Cost::new(spec, 0),
+            Err(_) => Cost::default(),
+        };
+        let result = room.map_err(|note| vec![note]);
+        let result = result.and_then(|mut regexes| {
+            let compiled = compile_within(configuration, context, &mut regexes)?;
+            self.key_users.check(&reference.name, &compiled.0)?;
+            Ok((compiled, Cost::new(spec, regexes.used())))
+        });
+        (result, refused)
+    }
+
     /// A version that can't take force leaves the one before in force; where
     /// there is none, what must fail closed does.
     fn keep(
         &mut self,
         reference: &ObjectRef,
-        mut entry: Entry,
+        (mut entry, refused): (Entry, Cost),
         old: Option<Entry>,
         configuration: &Configuration,
         affected: &mut Affected,
@@ -180,7 +208,7 @@ impl Configurations {
             }
             old => {
                 entry.compiled = closed(configuration);
-                entry.cost = Cost::default();
+                entry.cost = refused;
                 if let Some(old) = old {
                     self.unlink(reference, &old, affected);
                 }
@@ -210,12 +238,6 @@ impl Configurations {
         namespace: &str,
     ) -> impl Iterator<Item = &RequestAuthentication> {
         let names = self.authentication.get(namespace).into_iter().flatten();
-        names.filter_map(|name| self.request_authentication(name))
-    }
-
-    /// All RequestAuthentications.
-    pub(super) fn authentications(&self) -> impl Iterator<Item = &RequestAuthentication> {
-        let names = self.authentication.values().flatten();
         names.filter_map(|name| self.request_authentication(name))
     }
 
@@ -348,4 +370,16 @@ impl Configurations {
                 },
             )
     }
+}
+
+/// As many remarks as are kept, those of what fails first, and how many more there were.
+fn shortened(mut notes: Vec<Note>) -> Vec<Note> {
+    if notes.len() > limits::NOTES {
+        let more = notes.len() - limits::NOTES;
+        notes.sort_by_key(|note| std::cmp::Reverse(note.severity));
+        notes.truncate(limits::NOTES);
+        let text = format!("{more} more; `linnet analyze` shows all");
+        notes.push(Note::new("spec", text));
+    }
+    notes
 }

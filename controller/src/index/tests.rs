@@ -1,5 +1,8 @@
 use super::*;
-use crate::object::{Kind, ObjectRef, parse_yaml};
+use crate::{
+    compile::Status,
+    object::{Kind, ObjectRef, parse_yaml},
+};
 use linnet_mesh::{
     AppProtocol, MtlsMode, ServicePort, SpiffeId,
     destination::LocalityPolicy,
@@ -919,4 +922,56 @@ fn delegates_that_multiply_are_left_out() {
         verdicts.iter().any(|verdict| verdict.contains(told)),
         "{verdicts:#?}"
     );
+}
+
+#[test]
+fn remarks_on_a_resource_are_bounded_and_what_is_refused_counts() {
+    let mut index = index("");
+    let rules = "{route: [{destination: {host: a}, weight: -1}]}, ".repeat(500);
+    let manifest = |name: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}}}\nspec: {{hosts: [a], http: [{rules}]}}\n"
+        )
+    };
+    apply(&mut index, &manifest("wrong"));
+    let verdict = index.verdicts().swap_remove(0);
+    assert_eq!(verdict.status, Status::Rejected);
+    assert_eq!(verdict.messages.len(), 33);
+    let last = verdict.messages.last().unwrap();
+    assert_eq!(last.text, "468 more; `linnet analyze` shows all");
+}
+
+#[test]
+fn what_is_refused_counts_as_what_is_in_force_does() {
+    let mut index = index("");
+    // Of the longest texts that there may be, more than a MiB.
+    let text = "x".repeat(64 << 10);
+    let rule = format!("{{directResponse: {{status: 200, body: {{string: {text}}}}}}}, ");
+    let manifest = |name: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}}}\nspec: {{hosts: [a], http: [{}{{route: [{{destination: {{host: a}}, weight: -1}}]}}]}}\n",
+            rule.repeat(20)
+        )
+    };
+    let without_room = |index: &Index| {
+        let verdicts = index.verdicts().into_iter();
+        let messages = verdicts.flat_map(|verdict| verdict.messages);
+        let none = messages.filter(|note| note.text.contains("bytes of specs"));
+        none.count()
+    };
+    for number in 0..26 {
+        apply(&mut index, &manifest(&format!("wrong-{number}")));
+    }
+    assert_eq!(without_room(&index), 1, "25 take 31 MiB");
+    // They leave with all that they took.
+    for number in 0..26 {
+        delete(
+            &mut index,
+            Kind::VirtualService,
+            "default",
+            &format!("wrong-{number}"),
+        );
+    }
+    apply(&mut index, &manifest("again"));
+    assert_eq!(without_room(&index), 0);
 }

@@ -25,6 +25,7 @@ fn ip(text: &str) -> IpAddr {
 async fn each_has_a_budget_of_its_own_that_refills() {
     let limiter = Limiter::new(Limits {
         address: budget(2, 1),
+        network: budget(2, 1),
         caller: budget(2, 1),
         namespace: budget(3, 1),
         all: budget(5, 1),
@@ -56,24 +57,53 @@ async fn each_has_a_budget_of_its_own_that_refills() {
     tokio::time::advance(Duration::from_secs(60)).await;
     limiter.forget_idle();
     assert!(lock(&limiter.addresses).0.is_empty());
+    assert!(lock(&limiter.networks).0.is_empty());
     assert!(lock(&limiter.attested).callers.0.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ipv6_host_has_one_budget_however_many_addresses_it_has() {
+async fn ipv6_neighbours_have_budgets_of_their_own_and_a_wide_one_together() {
     let limiter = Limiter::new(Limits {
         address: budget(2, 1),
+        network: budget(5, 1),
         ..Limits::default()
     });
     assert!(limiter.arrive(ip("fd00:0:0:1::1")).is_ok());
-    assert!(limiter.arrive(ip("fd00:0:0:1:ffff::2")).is_ok());
-    assert!(limiter.arrive(ip("fd00:0:0:1::3")).is_err());
+    assert!(limiter.arrive(ip("fd00:0:0:1::1")).is_ok());
+    for _ in 0..10 {
+        assert!(limiter.arrive(ip("fd00:0:0:1::1")).is_err());
+    }
+    // Nodes of a cluster share a network.
+    for _ in 0..10 {
+        let neighbour = limiter.arrive(ip("fd00:0:0:1:ffff::2")).unwrap();
+        assert_eq!(limiter.attested(&neighbour, &caller("shop", "a")), Ok(()));
+    }
+    // A host with any number of addresses.
+    let host = (3..99).map(|last| ip(&format!("fd00:0:0:1::{last}")));
+    assert_eq!(host.filter(|ip| limiter.arrive(*ip).is_ok()).count(), 3);
     assert!(limiter.arrive(ip("fd00:0:0:2::1")).is_ok());
     // An IPv4 address is one, however it is written.
     assert!(limiter.arrive(ip("10.0.0.1")).is_ok());
     assert!(limiter.arrive(ip("::ffff:10.0.0.1")).is_ok());
     assert!(limiter.arrive(ip("::ffff:10.0.0.1")).is_err());
     assert!(limiter.arrive(ip("10.0.0.2")).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_valid_token_in_a_loop_costs_its_address_what_its_caller_has_not() {
+    let limiter = Limiter::new(Limits::default());
+    for address in ["10.0.0.1", "fd00::1"] {
+        let looping = caller("shop", address);
+        let attested = (0..1000).take_while(|_| {
+            let arrival = limiter.arrive(ip(address));
+            arrival.is_ok_and(|arrival| {
+                let _ = limiter.attested(&arrival, &looping);
+                true
+            })
+        });
+        // Its own budget, and its address's.
+        assert_eq!(attested.count(), 20 + 200, "{address}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,6 +50,19 @@ fn a_budget_takes_what_fits_and_refuses_the_rest() {
 }
 
 #[test]
+fn one_that_is_too_large_is_enough_whatever_is_left() {
+    for usage in [Use::Whole, Use::Anywhere, Use::Replace] {
+        let mut budget = Budget::new(OF_PROCESS, "left of the test's");
+        let first = budget.compile(usage, r"\w{1000}").unwrap_err();
+        assert!(large(&first), "{first}");
+        for number in 0..500 {
+            let next = budget.compile(usage, &format!(r"\w{{1000}}{number}"));
+            assert_eq!(next, Err(RegexError::Spent), "{usage:?} {number}");
+        }
+    }
+}
+
+#[test]
 fn what_multiplies_is_refused_by_its_size() {
     for pattern in [
         "(a{1000}){1000}",

@@ -35,6 +35,8 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a request may take; `None`: its response is a stream.
     pub request: Option<Duration>,
+    /// Requests at a time on one HTTP/2 connection; `None`: HTTP/1.1 alone.
+    pub streams: Option<u32>,
 }
 
 impl ListenerKind {
@@ -68,10 +70,20 @@ impl ListenerKind {
             // One stream for each pod of the mesh.
             Self::Discovery => (2, 20_000),
         };
+        let streams = match self {
+            // Scrapers, probes and the CLI ask one thing at a time.
+            Self::Admin | Self::Health => None,
+            Self::Identity => Some(8),
+            // The API server opens another connection for more.
+            Self::Webhook => Some(32),
+            // A proxy has one, and for a moment the one before.
+            Self::Discovery => Some(4),
+        };
         Limits {
             connections: (files / share).clamp(8, most),
             idle: IDLE,
             request: (self != Self::Discovery).then_some(REQUEST),
+            streams,
         }
     }
 }

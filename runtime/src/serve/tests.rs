@@ -96,6 +96,7 @@ async fn silent_peers_are_closed() {
             router,
             activity: place.activity(),
             limits: ListenerKind::Health.limits(1024),
+            running: Running::default(),
             drain: drain.clone(),
         };
         let ended = timeout(HEAD_TIMEOUT * 2, connection.run(stream, transport.clone())).await;
@@ -311,4 +312,82 @@ async fn a_request_that_does_not_end_ends_its_connection_where_there_are_no_stre
     let request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nx";
     let said = ask(&mut stream, request).await;
     assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+}
+
+/// An HTTP/2 client by prior knowledge, and how its connection ends.
+async fn http2(
+    world: &World,
+) -> (
+    hyper::client::conn::http2::SendRequest<Body>,
+    tokio::task::JoinHandle<hyper::Result<()>>,
+) {
+    let io = TokioIo::new(world.tcp(STRANGER).await);
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+#[tokio::test]
+async fn each_kind_of_listener_takes_so_many_requests_of_one_connection_at_a_time() {
+    for kind in ListenerKind::ALL {
+        let (entered, mut started) = tokio::sync::mpsc::unbounded_channel::<()>();
+        let hang = async move || {
+            let _ = entered.send(());
+            std::future::pending::<()>().await;
+        };
+        let quick = async || "ok";
+        let router = Router::new()
+            .route("/", get(hang))
+            .route("/quick", get(quick));
+        let world = World::start(kind, false, router).await;
+        let (mut sender, connection) = http2(&world).await;
+        let Some(streams) = kind.limits(1024).streams else {
+            let ended = timeout(HEAD_TIMEOUT * 6, connection).await;
+            assert!(ended.is_ok(), "{kind:?} speaks HTTP/2");
+            continue;
+        };
+        assert!(streams <= 32);
+        // Its settings have come with its first answer.
+        let request = http::Request::get("http://x/quick").body(Body::empty());
+        sender.send_request(request.unwrap()).await.unwrap();
+        for _ in 0..3 * streams {
+            let request = http::Request::get("http://x/").body(Body::empty());
+            tokio::spawn(sender.send_request(request.unwrap()));
+        }
+        for _ in 0..streams {
+            started.recv().await.unwrap();
+        }
+        // What could have begun by now has not.
+        let mut one = world.tcp(HONEST).await;
+        let request = b"GET /quick HTTP/1.1\r\nhost: x\r\n\r\n";
+        assert!(ask(&mut one, request).await.ends_with("ok"));
+        assert!(started.try_recv().is_err(), "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn newer_requests_do_not_prolong_an_older_one() {
+    let endless = async || {
+        let parts = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+        Body::from_stream(parts)
+    };
+    let router = Router::new()
+        .route("/", get(async || "ok"))
+        .route("/endless", get(endless));
+    let world = World::start(ListenerKind::Identity, false, router).await;
+    let (mut sender, connection) = http2(&world).await;
+    let request = http::Request::get("http://x/endless").body(Body::empty());
+    let _kept = sender.send_request(request.unwrap()).await.unwrap();
+    let limit = ListenerKind::Identity.limits(1024).request.unwrap() + 2 * HEAD_TIMEOUT;
+    let until = Instant::now() + limit;
+    while Instant::now() < until {
+        let request = http::Request::get("http://x/").body(Body::empty());
+        if sender.send_request(request.unwrap()).await.is_err() {
+            break;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    let ended = timeout(HEAD_TIMEOUT, connection).await;
+    assert!(ended.is_ok(), "kept open by newer requests");
 }

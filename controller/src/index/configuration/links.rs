@@ -74,6 +74,7 @@ impl Configurations {
             Some(Compiled::RequestAuthentication(policy)) => {
                 let policies = self.authentication.entry(policy.namespace.clone());
                 policies.or_default().insert(name.clone());
+                self.key_users.link(name, policy);
             }
             Some(Compiled::PeerAuthentication(policy)) => {
                 let policies = self.policies.entry(policy.namespace.clone()).or_default();
@@ -121,6 +122,7 @@ impl Configurations {
             }
             Some(Compiled::RequestAuthentication(policy)) => {
                 drop_from(&mut self.authentication, &policy.namespace, name);
+                self.key_users.unlink(name, policy);
             }
             Some(Compiled::PeerAuthentication(policy)) => {
                 let key = (entry.created, reference.clone());

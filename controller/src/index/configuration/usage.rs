@@ -1,7 +1,8 @@
 //! What the resources in force take, by namespace and together.
 //!
 //! One namespace can't take another's room: each has its own, and only the regular
-//! expressions of all have a bound besides, since the process's memory is one.
+//! expressions of all have a bound besides, since the process's memory is one. Of these
+//! each namespace has a little that no other can take.
 
 use crate::compile::{Note, limits};
 use linnet_mesh::regexes::{self, Budget};
@@ -85,6 +86,8 @@ impl Usage {
                 return Err(Note::new("spec", text));
             }
         }
+        let of_mesh = regexes::OF_CONTROLLER.saturating_sub(self.regexes);
+        let floor = regexes::FLOOR_OF_NAMESPACE.saturating_sub(own.regexes);
         let budgets = [
             (regexes::OF_RESOURCE, 0, "left of the resource's"),
             (
@@ -92,7 +95,7 @@ impl Usage {
                 own.regexes,
                 "left of the namespace's",
             ),
-            (regexes::OF_CONTROLLER, self.regexes, "left of the mesh's"),
+            (of_mesh.max(floor), 0, "left of the mesh's"),
         ];
         let left = budgets.map(|(most, used, of)| (most.saturating_sub(used), of));
         let least = left.into_iter().min_by_key(|(left, _)| *left);
