@@ -535,7 +535,9 @@ async fn all_streams_of_an_identity_together_keep_so_many_targets() {
 /// One identity that names pods that there are not, then many.
 #[tokio::test]
 async fn so_many_proxies_wait_for_their_pods_and_no_more() {
-    let mut hub = Hub::synced("").await;
+    let mut hub = Hub::synced(POD).await;
+    // It is answered once all has been told.
+    hub.open("p", true).await.next().await;
     let mut waiting = Vec::new();
     for identity in 0..40 {
         let identity = format!("spiffe://cluster.local/ns/default/sa/app-{identity}");
@@ -550,7 +552,6 @@ async fn so_many_proxies_wait_for_their_pods_and_no_more() {
     }
     assert_eq!(waiting.len(), 1024);
     // Whose pod is known is let in, and who has gone makes room.
-    hub.apply(POD).await;
     let known = hub.open("p", true).await;
     admitted(known).await.unwrap();
     let identity = "spiffe://cluster.local/ns/default/sa/app-0";
