@@ -9,7 +9,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicU64,
+            AtomicBool, AtomicU64,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
@@ -24,6 +24,17 @@ const LONGEST_WAIT: u64 = 10_000;
 /// Milliseconds that a try is overdue before a request makes it that could not be
 /// sent again.
 const OVERDUE: u64 = 30_000;
+/// The same of a request of which that is not known: its body is still coming, and
+/// nobody said how long it is. There may be no others, as with gRPC.
+const OVERDUE_PERHAPS: u64 = 5_000;
+
+/// Whether a request can be sent elsewhere when it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeatable {
+    Yes,
+    Perhaps,
+    No,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -35,6 +46,12 @@ pub(crate) struct Availability {
     probe: AtomicU64,
     /// Milliseconds between that one and the next.
     wait: AtomicU64,
+    /// It is out because its application accepts nothing: that its sidecar can be
+    /// connected to changes nothing.
+    undelivered: AtomicBool,
+    /// Milliseconds that connections which nobody waits for any longer were not
+    /// answered for, since the last that was known to be answered or not.
+    waited: AtomicU64,
     /// Grows with each change; views of the endpoints are as old as what they read.
     version: Arc<AtomicU64>,
 }
@@ -47,6 +64,8 @@ impl Availability {
             since: AtomicU64::new(0),
             probe: AtomicU64::new(0),
             wait: AtomicU64::new(0),
+            undelivered: AtomicBool::new(false),
+            waited: AtomicU64::new(0),
             version,
         }
     }
@@ -76,6 +95,45 @@ impl Availability {
         first
     }
 
+    /// Takes note that its application accepts nothing; reports whether it was
+    /// available before.
+    pub(crate) fn mark_undelivered(&self, now: Instant) -> bool {
+        self.undelivered.store(true, Relaxed);
+        self.mark_unavailable(now)
+    }
+
+    /// Whether its application was the last known to accept nothing.
+    pub(crate) fn is_undelivered(&self) -> bool {
+        self.is_unavailable() && self.undelivered.load(Relaxed)
+    }
+
+    /// A connection to it has come about, which says nothing of its application.
+    pub(crate) fn mark_reached(&self) {
+        if !self.is_undelivered() {
+            self.mark_available();
+        }
+    }
+
+    /// How long connections have waited for it in vain that were given up.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_millis(self.waited.load(Relaxed))
+    }
+
+    /// Takes note of a connection that was given up after so long.
+    pub(crate) fn add_waited(&self, waited: Duration) {
+        let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        let before = self.waited.load(Relaxed);
+        // Of two at once one may be lost: the next will do.
+        self.waited.store(before.saturating_add(millis), Relaxed);
+    }
+
+    /// Takes note of a connection that came about, or failed.
+    pub(crate) fn clear_waited(&self) {
+        if self.waited.load(Relaxed) != 0 {
+            self.waited.store(0, Relaxed);
+        }
+    }
+
     /// Takes note of an answer to what was sent at `started`. One to what was sent
     /// before the failure proves nothing.
     pub(crate) fn note_answer(&self, started: Instant) {
@@ -86,9 +144,10 @@ impl Availability {
         self.mark_available();
     }
 
-    /// It can be reached.
+    /// It can serve.
     pub(crate) fn mark_available(&self) {
         if self.since.swap(0, AcqRel) != 0 {
+            self.undelivered.store(false, Relaxed);
             self.version.fetch_add(1, Release);
         }
     }
@@ -99,11 +158,15 @@ impl Availability {
     }
 
     /// Reports whether a request is to try it now, and if so lets no other do so for
-    /// a while. `repeatable`: it can be sent elsewhere when it fails.
-    pub(crate) fn claim_probe(&self, now: Instant, repeatable: bool) -> bool {
+    /// a while.
+    pub(crate) fn claim_probe(&self, now: Instant, repeatable: Repeatable) -> bool {
         let now = self.millis(now);
         let due = self.probe.load(Relaxed);
-        let from = if repeatable { due } else { due + OVERDUE };
+        let from = match repeatable {
+            Repeatable::Yes => due,
+            Repeatable::Perhaps => due + OVERDUE_PERHAPS,
+            Repeatable::No => due + OVERDUE,
+        };
         if !self.is_unavailable() || now < from {
             return false;
         }
@@ -132,14 +195,16 @@ mod tests {
     #[test]
     fn it_is_tried_once_a_second_and_then_less_and_less() {
         let (endpoint, epoch) = started();
-        assert!(!endpoint.claim_probe(epoch, true));
+        assert!(!endpoint.claim_probe(epoch, Repeatable::Yes));
         assert!(endpoint.mark_unavailable(epoch + Duration::from_millis(500)));
         let mut tries = Vec::new();
         for millis in (500..60_000).step_by(10) {
             // Others of the same moment fail too: that changes nothing.
             let now = epoch + Duration::from_millis(millis);
             assert!(!endpoint.mark_unavailable(now));
-            let claims = (0..3).filter(|_| endpoint.claim_probe(now, true)).count();
+            let claims = (0..3)
+                .filter(|_| endpoint.claim_probe(now, Repeatable::Yes))
+                .count();
             tries.extend((0..claims).map(|_| millis));
         }
         let expected = [1_500, 3_500, 7_500, 15_500, 25_500, 35_500, 45_500, 55_500];
@@ -179,8 +244,32 @@ mod tests {
         let (endpoint, epoch) = started();
         let at = |millis| epoch + Duration::from_millis(millis);
         endpoint.mark_unavailable(at(1));
-        assert!(!endpoint.claim_probe(at(1_001), false));
-        assert!(!endpoint.claim_probe(at(31_000), false));
-        assert!(endpoint.claim_probe(at(31_001), false));
+        assert!(!endpoint.claim_probe(at(1_001), Repeatable::No));
+        assert!(!endpoint.claim_probe(at(31_000), Repeatable::No));
+        assert!(endpoint.claim_probe(at(31_001), Repeatable::No));
+        endpoint.mark_available();
+        endpoint.mark_unavailable(at(1));
+        assert!(!endpoint.claim_probe(at(6_000), Repeatable::Perhaps));
+        assert!(endpoint.claim_probe(at(6_001), Repeatable::Perhaps));
+    }
+
+    #[test]
+    fn a_connection_says_nothing_of_an_application_that_accepts_none() {
+        let (endpoint, epoch) = started();
+        let at = |millis| epoch + Duration::from_millis(millis);
+        endpoint.mark_unavailable(at(1));
+        endpoint.mark_reached();
+        assert!(!endpoint.is_unavailable());
+        // Whichever is known first.
+        endpoint.mark_unavailable(at(1));
+        endpoint.mark_undelivered(at(2));
+        endpoint.mark_reached();
+        assert!(endpoint.is_undelivered());
+        endpoint.note_answer(at(3));
+        assert!(!endpoint.is_unavailable());
+        // Its next failure is one to connect.
+        endpoint.mark_unavailable(at(4));
+        endpoint.mark_reached();
+        assert!(!endpoint.is_unavailable());
     }
 }

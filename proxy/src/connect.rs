@@ -20,7 +20,14 @@ use linnet_mesh::{
     protocol::MeshProtocol,
 };
 use rustix::io::Errno;
-use std::{io, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::{net::TcpStream, sync::Notify};
 
 /// How long a connection waits for others of its thread to give up their files.
@@ -78,6 +85,16 @@ const SUSPICIOUS: Duration = Duration::from_millis(250);
 /// not tried. Longer than TCP takes to send a lost first packet again.
 const IMPATIENT: Duration = Duration::from_secs(2);
 
+/// How a silent connection finds out that its peer's node is gone: in 25 s.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    time: Some(Duration::from_secs(10)),
+    interval: Some(Duration::from_secs(5)),
+    probes: Some(3),
+};
+/// How long a connection that many share waits for its peer's node to take what was
+/// sent; by itself TCP would wait for a quarter of an hour.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+
 /// Opens a plain connection.
 pub(crate) async fn tcp(address: SocketAddr, pool: &ConnectionPool) -> Result<TcpStream, Error> {
     let failed = |error: io::Error| Error::Connect {
@@ -97,6 +114,35 @@ pub(crate) async fn tcp(address: SocketAddr, pool: &ConnectionPool) -> Result<Tc
         let socket = socket2::SockRef::from(&stream);
         socket.set_tcp_keepalive(&probing).map_err(failed)?;
     }
+    Ok(stream)
+}
+
+/// Opens a plain connection to an endpoint, whose node may vanish without a word. A
+/// DestinationRule's keepalive comes before the mesh's own.
+async fn to_endpoint(
+    address: SocketAddr,
+    pool: &ConnectionPool,
+    protocol: MeshProtocol,
+) -> Result<TcpStream, Error> {
+    let stream = tcp(address, pool).await?;
+    let socket = socket2::SockRef::from(&stream);
+    let set = || {
+        if pool.keepalive.is_none() {
+            socket.set_tcp_keepalive(&probing(&KEEPALIVE))?;
+        }
+        match protocol {
+            // Who reads these reads always: only a peer that is gone leaves bytes lying.
+            MeshProtocol::Http2 | MeshProtocol::Shared => {
+                socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+            }
+            // An application may stop reading for as long as it likes.
+            _ => Ok(()),
+        }
+    };
+    set().map_err(|error: io::Error| Error::Connect {
+        address,
+        source: Arc::new(error),
+    })?;
     Ok(stream)
 }
 
@@ -123,7 +169,14 @@ pub(crate) async fn watched(
     opening: impl Future<Output = Result<Stream, Error>>,
 ) -> Result<Stream, Error> {
     let mut opening = pin!(opening);
-    let quick = clock::timeout(SUSPICIOUS, opening.as_mut()).await;
+    // Callers who give up sooner find it out together.
+    let patience = SUSPICIOUS.saturating_sub(availability.waited());
+    let mut attempt = Attempt {
+        availability,
+        began: clock::instant(),
+        ended: false,
+    };
+    let quick = clock::timeout(patience, opening.as_mut()).await;
     let suspected = quick.is_err() && availability.mark_unavailable(clock::instant());
     let opened = match quick {
         Ok(opened) => opened,
@@ -136,14 +189,34 @@ pub(crate) async fn watched(
         }
         Err(_) => opening.await,
     };
+    attempt.ended = true;
+    availability.clear_waited();
     match &opened {
-        Ok(_) if suspected => availability.mark_available(),
+        Ok(_) if suspected => availability.mark_reached(),
         Err(error) if error.is_unavailability() => {
             availability.mark_unavailable(clock::instant());
         }
         _ => {}
     }
     opened
+}
+
+/// A connection that is being opened. What nobody waits for any longer has waited in
+/// vain for as long as it did.
+struct Attempt<'a> {
+    availability: &'a Availability,
+    began: Instant,
+    ended: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let now = tokio::time::Instant::now().into_std();
+            let waited = now.saturating_duration_since(self.began);
+            self.availability.add_waited(waited);
+        }
+    }
 }
 
 /// Opens what the plan's `tls.mode` and the endpoint ask for.
@@ -165,12 +238,12 @@ pub(crate) async fn endpoint(
     let refused = |reason: String| refusal(reason, false);
     let mesh_only = endpoint.mtls_only && !tls.is_own(address.ip());
     let plain = async || {
-        let stream = tcp(address, &plan.policy.pool).await?;
+        let stream = to_endpoint(address, &plan.policy.pool, protocol).await?;
         Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
     };
     match (&plan.policy.tls, &endpoint.identity) {
         (ClientTls::Auto | ClientTls::IstioMutual, Some(expected)) => {
-            let stream = tcp(address, &plan.policy.pool).await?;
+            let stream = to_endpoint(address, &plan.policy.pool, protocol).await?;
             // A handshake's state is large, and over soon: on the heap, whatever waits
             // for connections stays small.
             let shaking = Box::pin(tls.connect(stream, address, expected, protocol));
@@ -190,10 +263,80 @@ pub(crate) async fn endpoint(
         (mode @ (ClientTls::Simple(_) | ClientTls::Mutual { .. }), _) => {
             let hello = plan.originator.hello(mode, &plan.hostname, protocol);
             let hello = hello.map_err(refused)?;
-            let stream = tcp(address, &plan.policy.pool).await?;
+            let stream = to_endpoint(address, &plan.policy.pool, protocol).await?;
             let shaking = Box::pin(tls.originate(stream, hello));
             let stream = shaking.await.map_err(|reason| refusal(reason, true))?;
             Ok(Stream::Client(Box::new(stream)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn connections_to_endpoints_find_out_that_a_node_has_vanished() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let minute = Duration::from_secs(60);
+        let own = ConnectionPool {
+            keepalive: Some(TcpKeepalive {
+                time: Some(minute),
+                interval: None,
+                probes: None,
+            }),
+            ..ConnectionPool::default()
+        };
+        for (pool, protocol, time, patience) in [
+            (
+                &ConnectionPool::default(),
+                MeshProtocol::Shared,
+                KEEPALIVE.time,
+                Some(UNACKNOWLEDGED),
+            ),
+            (
+                &ConnectionPool::default(),
+                MeshProtocol::Opaque,
+                KEEPALIVE.time,
+                None,
+            ),
+            (
+                &own,
+                MeshProtocol::Http2,
+                Some(minute),
+                Some(UNACKNOWLEDGED),
+            ),
+        ] {
+            let stream = to_endpoint(address, pool, protocol).await.unwrap();
+            let socket = socket2::SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(Some(socket.tcp_keepalive_time().unwrap()), time);
+            let set = socket.tcp_user_timeout().unwrap();
+            assert_eq!(set.filter(|set| !set.is_zero()), patience);
+        }
+    }
+
+    /// Callers who give up soon find out together that nobody answers; whoever answers
+    /// starts anew.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_long_but_a_black_hole_is_found_out() {
+        let epoch = tokio::time::Instant::now().into_std();
+        let availability = Availability::new(epoch, Arc::default());
+        let address = ([127, 0, 0, 1], 9).into();
+        let call = |patience| {
+            let never = std::future::pending();
+            tokio::time::timeout(patience, watched(&availability, true, address, never))
+        };
+        let patience = Duration::from_millis(200);
+        assert!(call(patience).await.is_err());
+        assert!(!availability.is_unavailable());
+        let failed = async { Err(Error::NoCertificate) };
+        assert!(watched(&availability, true, address, failed).await.is_err());
+        assert!(call(patience).await.is_err());
+        assert!(!availability.is_unavailable());
+        assert!(call(patience).await.is_err());
+        assert!(availability.is_unavailable());
     }
 }

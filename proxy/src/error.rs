@@ -222,7 +222,10 @@ impl Error {
 
     /// Whether it tells against the endpoint, so that outlier detection counts it.
     pub(crate) fn is_endpoint_s(&self) -> bool {
-        let broken = matches!(self, Self::Upstream { .. } | Self::Timeout { .. });
+        let broken = matches!(
+            self,
+            Self::Upstream { .. } | Self::Timeout { .. } | Self::Protocol { .. }
+        );
         broken || self.is_unavailability()
     }
 

@@ -26,8 +26,9 @@ use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 /// Where a connection leads.
 pub(crate) enum Destination {
@@ -75,21 +76,15 @@ impl Connection {
         let known = self.thread.first_speaker(&self.target);
         if known == Some(FirstSpeaker::Server) || self.is_opaque() {
             let client = Stream::Plain(Rewind::new(Bytes::new(), client));
-            return Box::pin(self.relay(client, None, None)).await;
+            let (thread, destination) = (&self.thread, &self.destination);
+            let facts = self.facts(None);
+            return Box::pin(tcp::relay_silent(thread, destination, &facts, client)).await;
         }
         let patience = match known {
             Some(_) => sniff::CLIENT_SPEAKS,
             None => sniff::UNKNOWN,
         };
-        let mut opened = None;
-        let open = async {
-            let facts = self.facts(None);
-            let upstream = tcp::open(&self.thread, &self.destination, &facts).await?;
-            opened = Some((upstream.in_flight, upstream.service));
-            Ok(upstream.stream)
-        };
-        let expected = Expected::Anything;
-        let sniffed = Box::pin(sniff(&mut client, patience, expected, open)).await?;
+        let (sniffed, opened) = Box::pin(self.sniff(&mut client, patience)).await?;
         match sniffed {
             Sniffed::Client(finding, bytes, upstream) => {
                 self.thread.remember(&self.target, FirstSpeaker::Client);
@@ -123,7 +118,10 @@ impl Connection {
                 }
                 let client = Stream::Plain(Rewind::new(Bytes::new(), client));
                 if let Some(upstream) = opened_upstream(Some(stream), opened) {
-                    let relayed = tcp::relay_greeted(&self.thread, client, greeting, upstream);
+                    let relayed = {
+                        let said = tcp::Said::by_server(greeting);
+                        tcp::relay_greeted(&self.thread, client, Ok(said), upstream)
+                    };
                     Box::pin(relayed).await?;
                 }
                 Ok(())
@@ -139,6 +137,49 @@ impl Connection {
             }
             Sniffed::Closed => Ok(()),
         }
+    }
+
+    /// Finds out what a client speaks, and opens its upstream while it is silent. One
+    /// that is reset meanwhile has no application: the next one is opened.
+    async fn sniff(
+        &self,
+        client: &mut TcpStream,
+        mut patience: Duration,
+    ) -> Result<(Sniffed, Option<Opened>), ConnectionError> {
+        let facts = self.facts(None);
+        let mut tries = tcp::Tries::default();
+        loop {
+            let (mut opened, mut since) = (None, None);
+            let open = async {
+                if self.declares_http() {
+                    // It is the client's to speak.
+                    return std::future::pending().await;
+                }
+                let (thread, destination) = (&self.thread, &self.destination);
+                let upstream = tcp::open(thread, destination, &facts, &mut tries).await?;
+                since = Some(Instant::now());
+                opened = Some((upstream.in_flight, upstream.service));
+                Ok(upstream.stream)
+            };
+            let sniffed = sniff(client, patience, Expected::Anything, open).await?;
+            if let (Sniffed::Reset(_), Some((in_flight, _)), Some(since)) =
+                (&sniffed, &mut opened, since)
+                && tries.reset(in_flight, since)
+            {
+                patience = Duration::ZERO;
+                continue;
+            }
+            return Ok((sniffed, opened));
+        }
+    }
+
+    /// Whether the service says that its clients speak first.
+    fn declares_http(&self) -> bool {
+        let Destination::Service(balancer) = self.destination.as_ref() else {
+            return false;
+        };
+        let protocol = balancer.cell.service().map(|service| service.protocol);
+        matches!(protocol, Some(AppProtocol::Http1 | AppProtocol::Http2))
     }
 
     async fn relay(

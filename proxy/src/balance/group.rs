@@ -149,7 +149,8 @@ impl Group {
             unavailable,
             next_probe: Cell::new(settings.now),
             desperate,
-            others: serving.len().saturating_sub(1),
+            // Those too that serve once none of these can.
+            others: members.len().saturating_sub(1),
         }
     }
 
@@ -162,7 +163,7 @@ impl Group {
             Balance::ConsistentHash(hash) => asker.key(&hash.key),
             _ => None,
         };
-        let repeatable = asker.is_repeatable();
+        let repeatable = asker.repeatable();
         let due = |candidate: &&Rc<Candidate>| {
             let pool = key.and_then(|_| self.pool(key, &mut rand::rng()));
             pool.is_none_or(|pool| pool.leads_to(key, candidate))

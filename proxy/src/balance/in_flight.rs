@@ -24,6 +24,8 @@ pub(crate) struct InFlight {
     pub(crate) others: usize,
     /// The endpoint was unavailable, and so were all others.
     pub(crate) desperate: bool,
+    /// How it went, unless the answer breaks off.
+    unjudged: Cell<Option<Verdict>>,
     /// Whether it is known how it went.
     settled: Cell<bool>,
     /// The connection's, where it is one connection.
@@ -41,6 +43,7 @@ impl InFlight {
             cookie: None,
             others: 0,
             desperate: false,
+            unjudged: Cell::default(),
             settled: Cell::default(),
             room: None,
         }
@@ -87,11 +90,34 @@ impl InFlight {
         }
     }
 
-    /// A connection that is not HTTP has come about.
+    /// A connection that is not HTTP has come about. Of an application that accepted
+    /// none before, that says nothing: it has to speak, or to stay.
     pub(crate) fn connected(&self) {
         self.settled.set(true);
-        self.candidate.health.availability.mark_available();
-        self.judge(Verdict::Connected);
+        let availability = self.availability();
+        availability.mark_reached();
+        if !availability.is_undelivered() {
+            self.judge(Verdict::Connected);
+        }
+    }
+
+    /// A connection that is not HTTP turned out to lead to an application.
+    pub(crate) fn delivered(&self) {
+        if self.availability().is_undelivered() {
+            self.availability().note_answer(self.started);
+        }
+    }
+
+    /// A connection was reset before a byte was sent or received. Returns how that is
+    /// to be taken of a sidecar, whose application accepts none; `None`: it is none.
+    pub(crate) fn undelivered(&self) -> Option<Error> {
+        let endpoint = &self.candidate.endpoint;
+        let meshed = endpoint.identity.is_some() && self.pool.policy.tls.is_mesh();
+        meshed.then(|| {
+            self.availability().mark_undelivered(clock::instant());
+            let address = endpoint.address;
+            Error::Undelivered { address }
+        })
     }
 
     /// Nothing is known of how it went, and nothing was sent.
@@ -117,6 +143,11 @@ impl InFlight {
         if let Some(watch) = &self.watch {
             watch.note(&self.candidate, verdict, clock::instant());
         }
+    }
+
+    /// The same once the exchange ends, if the answer does not break off.
+    pub(crate) fn judge_at_end(&self, verdict: Verdict) {
+        self.unjudged.set(Some(verdict));
     }
 
     /// The cookie that the answer is to set, so that its caller is known again.
@@ -156,13 +187,24 @@ impl Load for Candidate {
         self.ended_as(answer);
         self.one_less();
     }
+
+    fn broke(&self) {
+        self.penalise(0.0, clock::instant());
+    }
 }
 
 /// The same where somebody wants to know how it went.
 impl Load for InFlight {
     fn ended(&self, answer: Option<(StatusCode, Option<u16>)>) {
-        if let Some(verdict) = self.candidate.ended_as(answer) {
+        let told = self.candidate.ended_as(answer);
+        if let Some(verdict) = told.or(self.unjudged.take()) {
             self.judge(verdict);
         }
+    }
+
+    fn broke(&self) {
+        self.candidate.broke();
+        self.unjudged.set(None);
+        self.judge(Verdict::Failed);
     }
 }

@@ -2,7 +2,7 @@
 //! come from, a query parameter.
 
 use super::hash::hash;
-use crate::http::replay::MOST_KEPT;
+use crate::{availability::Repeatable, http::replay::MOST_KEPT};
 use http::{
     HeaderMap, HeaderValue, Uri,
     header::{CONTENT_LENGTH, COOKIE},
@@ -16,6 +16,8 @@ pub(crate) struct Asker<'a> {
     /// A request's head; `None`: a connection that is not HTTP.
     head: Option<(&'a Uri, &'a HeaderMap)>,
     source: Option<IpAddr>,
+    /// More of the request's body is to come.
+    coming: bool,
     /// A cookie that the answer is to set, once a key was made up.
     cookie: RefCell<Option<HeaderValue>>,
 }
@@ -31,8 +33,14 @@ impl<'a> Asker<'a> {
         Self {
             head: Some((uri, headers)),
             source,
+            coming: false,
             cookie: RefCell::default(),
         }
+    }
+
+    /// The same where more of the request's body is to come, or not.
+    pub(crate) fn with_body_coming(self, coming: bool) -> Self {
+        Self { coming, ..self }
     }
 
     /// Who opens a connection from there.
@@ -44,12 +52,16 @@ impl<'a> Asker<'a> {
     }
 
     /// Whether the body, as far as is known, can be kept and sent elsewhere.
-    pub(super) fn is_repeatable(&self) -> bool {
+    pub(super) fn repeatable(&self) -> Repeatable {
         let length = self
             .head
             .and_then(|(_, headers)| headers.get(CONTENT_LENGTH));
         let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        length.is_none_or(|length| length <= MOST_KEPT)
+        match length {
+            Some(length) if length > MOST_KEPT => Repeatable::No,
+            None if self.coming => Repeatable::Perhaps,
+            _ => Repeatable::Yes,
+        }
     }
 
     pub(super) fn take_cookie(&self) -> Option<HeaderValue> {
@@ -160,6 +172,22 @@ mod tests {
         let connection = Asker::connection(Some([10, 0, 0, 1].into()));
         assert_eq!(connection.key(&HashKey::SourceIp), expected);
         assert_eq!(connection.key(&header("x-user")), None);
+    }
+
+    #[test]
+    fn whose_length_nobody_knows_may_be_too_long() {
+        for (length, coming, expected) in [
+            (None, false, Repeatable::Yes),
+            (None, true, Repeatable::Perhaps),
+            (Some("65536"), true, Repeatable::Yes),
+            (Some("65537"), true, Repeatable::No),
+        ] {
+            let headers: Vec<_> = length.map(|l| ("content-length", l)).into_iter().collect();
+            let request = request("/", &headers);
+            let asker = Asker::request(&request, None).with_body_coming(coming);
+            assert_eq!(asker.repeatable(), expected);
+        }
+        assert_eq!(Asker::connection(None).repeatable(), Repeatable::Yes);
     }
 
     #[test]

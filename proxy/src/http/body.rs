@@ -235,7 +235,11 @@ impl HttpBody for Body {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => self.note(Some(frame)),
             Poll::Ready(None) => self.note(None),
-            Poll::Ready(Some(Err(_))) => {}
+            Poll::Ready(Some(Err(_))) => {
+                if let Some(Meter::Response(exchange)) = &self.meter {
+                    exchange.broke();
+                }
+            }
             Poll::Pending if self.is_late(context) => {
                 return Poll::Ready(Some(Err(BodyError::TimedOut)));
             }

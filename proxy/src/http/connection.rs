@@ -255,7 +255,7 @@ impl Connections {
 
     /// The failure of such an answer; all threads know from now on.
     fn undelivered(&self, unsent: Option<Request<Body>>) -> Failure {
-        self.availability.mark_unavailable(clock::instant());
+        self.availability.mark_undelivered(clock::instant());
         Failure {
             error: Error::Undelivered {
                 address: self.endpoint.address,

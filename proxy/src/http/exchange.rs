@@ -44,6 +44,8 @@ pub(crate) struct Exchange {
     load: RefCell<Option<Rc<dyn Load>>>,
     blame: RefCell<Option<Blame>>,
     permit: RefCell<Permit>,
+    /// The answer broke off before its end.
+    broken: Cell<bool>,
     /// When its time is over.
     end: Cell<Option<tokio::time::Instant>>,
     /// That it was let through, where policies may say otherwise later.
@@ -59,6 +61,9 @@ pub(crate) trait Load {
     /// The exchange has ended; with which answer, where that was not known before
     /// its end.
     fn ended(&self, answer: Option<(StatusCode, Option<u16>)>);
+
+    /// The answer broke off: that it had begun tells nothing for who gave it.
+    fn broke(&self);
 }
 
 /// Where an exchange is recorded.
@@ -138,6 +143,7 @@ impl Exchange {
             load: RefCell::default(),
             blame: RefCell::default(),
             permit: RefCell::default(),
+            broken: Cell::default(),
             end: Cell::default(),
             grant: RefCell::default(),
             record: RefCell::default(),
@@ -260,6 +266,12 @@ impl Exchange {
         self.response_bytes.set(self.response_bytes.get() + bytes);
     }
 
+    /// The response's body has broken off, by itself: a client that leaves reads on no
+    /// more.
+    pub(crate) fn broke(&self) {
+        self.broken.set(true);
+    }
+
     /// A head or trailers have arrived that may say how the call ended.
     pub(crate) fn note_grpc_status(&self, headers: &HeaderMap) {
         if let Some(code) = headers.get("grpc-status") {
@@ -280,6 +292,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(load) = self.load.take() {
+            if self.broken.get() {
+                load.broke();
+            }
             load.ended(self.last_word());
         }
         let Some(sink) = self.series.take() else {

@@ -17,6 +17,8 @@ use std::{
 
 /// Most bytes of a body that are kept.
 pub(crate) const MOST_KEPT: usize = 64 * 1024;
+/// Most pieces of a body that are kept: each costs more than its bytes.
+const MOST_PIECES: usize = 1024;
 
 /// See the module.
 pub(crate) struct Replay(Rc<RefCell<State>>);
@@ -92,11 +94,12 @@ impl State {
             self.trailers = Some(trailers.clone());
             self.ended = true;
         }
-        let Some(data) = frame.data_ref().filter(|_| self.whole) else {
+        let data = frame.data_ref().filter(|data| !data.is_empty());
+        let Some(data) = data.filter(|_| self.whole) else {
             return;
         };
         self.size += data.len();
-        if self.size > MOST_KEPT {
+        if self.size > MOST_KEPT || self.kept.len() == MOST_PIECES {
             self.whole = false;
             self.kept = Vec::new();
         } else {
@@ -212,6 +215,20 @@ mod tests {
         assert_eq!((read, self::read(body).await), ("abc".into(), "def".into()));
         assert!(replay.0.borrow().kept.is_empty());
         assert!(!replay.is_whole());
+    }
+
+    #[test]
+    fn what_comes_in_too_many_pieces_is_not_kept() {
+        let replay = Replay::new(Body::empty());
+        let mut state = replay.0.borrow_mut();
+        let piece = Frame::data(Bytes::from_static(b"a"));
+        for _ in 0..MOST_PIECES {
+            state.keep(&piece);
+            state.keep(&Frame::data(Bytes::new()));
+        }
+        assert_eq!((state.whole, state.kept.len()), (true, MOST_PIECES));
+        state.keep(&piece);
+        assert_eq!((state.whole, state.kept.len()), (false, 0));
     }
 
     #[tokio::test]

@@ -16,10 +16,19 @@ use crate::{
     thread::Thread,
 };
 use ::http::StatusCode;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use linnet_mesh::{destination::ConnectionPool, route::ConnectionParts};
-use std::{cell::Cell, fmt::Display, net::IpAddr, rc::Rc, sync::Arc};
-use tokio::{io::AsyncWriteExt, time::Instant};
+use std::{cell::Cell, fmt::Display, io, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
+
+/// How long after a connection has come about its end may mean that there is no
+/// application; an application that accepts it may end it later for its own reasons.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// Bytes of each side that are read before it is known that there is an application.
+const FIRST_READ: usize = 2048;
 
 /// An open upstream connection.
 pub(super) struct Upstream {
@@ -100,11 +109,58 @@ fn route(thread: &Thread, balancer: &Rc<Balancer>, facts: &Facts) -> Result<Rout
     })
 }
 
+/// The endpoints that a client's connection has been to.
+#[derive(Default)]
+pub(super) struct Tries {
+    pass: Pass,
+    /// The last of them, whose application accepts none.
+    failed: Option<(InFlight, Error)>,
+}
+
+impl Tries {
+    /// Takes note that a connection was reset before a byte went over it. Returns
+    /// whether to open another: then [`open`] goes on where it was.
+    pub(super) fn reset(&mut self, upstream: &mut Option<InFlight>, opened: Instant) -> bool {
+        if opened.elapsed() > AT_ONCE {
+            return false;
+        }
+        let Some(error) = upstream.as_ref().and_then(InFlight::undelivered) else {
+            return false;
+        };
+        let failed = upstream.take_if(|failed| self.pass.has_others(failed));
+        self.failed = failed.map(|failed| (failed, error));
+        self.failed.is_some()
+    }
+
+    /// Chooses the first endpoint, or the one after that which was reset.
+    fn choose(&mut self, goal: &Goal<'_>, asker: &Asker<'_>) -> Result<InFlight, Error> {
+        match self.failed.take() {
+            None => goal.choose(&[], asker),
+            Some((failed, error)) => self.next(goal, &failed, error, asker),
+        }
+    }
+
+    /// Chooses the endpoint after one that failed.
+    fn next(
+        &mut self,
+        goal: &Goal<'_>,
+        failed: &InFlight,
+        error: Error,
+        asker: &Asker<'_>,
+    ) -> Result<InFlight, Error> {
+        failed.failed(&error);
+        self.pass.note(failed);
+        let next = self.pass.next(goal, failed, error.reached_nobody(), asker);
+        next.ok_or(error)
+    }
+}
+
 /// Opens a connection to one of a destination's endpoints.
 pub(super) async fn open(
     thread: &Thread,
     destination: &Destination,
     facts: &Facts,
+    tries: &mut Tries,
 ) -> Result<Upstream, Error> {
     match destination {
         Destination::Service(balancer) => {
@@ -118,7 +174,7 @@ pub(super) async fn open(
                 subset: subset.as_deref(),
                 rule: rule.as_ref().map(|rule| rule as &dyn Display),
             };
-            let (stream, in_flight) = open_any(thread, &goal, facts).await?;
+            let (stream, in_flight) = open_any(thread, &goal, facts, tries).await?;
             Ok(Upstream {
                 stream,
                 in_flight: Some(in_flight),
@@ -158,12 +214,12 @@ async fn open_any(
     thread: &Thread,
     goal: &Goal<'_>,
     facts: &Facts,
+    tries: &mut Tries,
 ) -> Result<(Stream, InFlight), Error> {
     let asker = Asker::connection(facts.source);
-    let mut in_flight = goal.choose(&[], &asker)?;
-    let mut pass = Pass::default();
+    let mut in_flight = tries.choose(goal, &asker)?;
     loop {
-        let others = pass.has_others(&in_flight);
+        let others = tries.pass.has_others(&in_flight);
         let error = match open_endpoint(thread, &mut in_flight, others).await {
             Ok(stream) => {
                 in_flight.connected();
@@ -171,13 +227,109 @@ async fn open_any(
             }
             Err(error) => error,
         };
-        in_flight.failed(&error);
-        pass.note(&in_flight);
-        match pass.next(goal, &in_flight, error.reached_nobody(), &asker) {
-            Some(next) => in_flight = next,
-            None => return Err(error),
-        }
+        in_flight = tries.next(goal, &in_flight, error, &asker)?;
     }
+}
+
+/// What both sides said before it was known that there is an application.
+#[derive(Default)]
+pub(super) struct Said {
+    client: Bytes,
+    server: Bytes,
+}
+
+impl Said {
+    /// A server's first words.
+    pub(super) fn by_server(server: Bytes) -> Self {
+        let client = Bytes::new();
+        Self { client, server }
+    }
+}
+
+/// Which side a connection broke on.
+enum Broken {
+    Client(io::Error),
+    Server(io::Error),
+}
+
+/// Waits until a side speaks or ends, for as long as it takes an application to accept
+/// a connection.
+async fn first_words(client: &mut Stream, server: &mut Stream) -> Result<Said, Broken> {
+    let mut from_client = BytesMut::with_capacity(FIRST_READ);
+    let mut from_server = BytesMut::with_capacity(FIRST_READ);
+    let speaking = async {
+        tokio::select! {
+            biased;
+            read = client.read_buf(&mut from_client) => read.map_err(Broken::Client),
+            read = server.read_buf(&mut from_server) => read.map_err(Broken::Server),
+        }
+    };
+    // Whoever says nothing for that long is connected.
+    if let Ok(spoke) = tokio::time::timeout(AT_ONCE, speaking).await {
+        spoke?;
+    }
+    Ok(Said {
+        client: from_client.freeze(),
+        server: from_server.freeze(),
+    })
+}
+
+/// Relays a client that has not said anything yet. As long as neither side has, an
+/// application that accepts no connection is passed over.
+pub(super) async fn relay_silent(
+    thread: &Rc<Thread>,
+    destination: &Destination,
+    facts: &Facts,
+    mut client: Stream,
+) -> Result<(), ConnectionError> {
+    let mut tries = Tries::default();
+    loop {
+        let mut upstream = match Box::pin(open(thread, destination, facts, &mut tries)).await {
+            Ok(upstream) => upstream,
+            Err(error) => return Err(refuse(thread, destination, &client, error)),
+        };
+        let opened = Instant::now();
+        let said = match first_words(&mut client, &mut upstream.stream).await {
+            Ok(said) => Ok(said),
+            Err(Broken::Server(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                if tries.reset(&mut upstream.in_flight, opened) {
+                    continue;
+                }
+                Err(error)
+            }
+            Err(Broken::Client(error) | Broken::Server(error)) => Err(error),
+        };
+        return relay_greeted(thread, client, said, upstream).await;
+    }
+}
+
+/// Ends a client's connection that leads nowhere.
+fn refuse(
+    thread: &Rc<Thread>,
+    destination: &Destination,
+    client: &Stream,
+    error: Error,
+) -> ConnectionError {
+    client.abort();
+    let series = thread
+        .shared
+        .telemetry
+        .tcp(&unplaced(thread, destination.service()));
+    series.opened();
+    series.closed(error.flags());
+    if let Some(mut record) = record(thread) {
+        let ends = Ends::new(unplaced(thread, destination.service()));
+        record.place(Rc::new(ends), None);
+        record.write(
+            &Outcome {
+                flags: error.flags(),
+                ..Outcome::default()
+            },
+            false,
+            None,
+        );
+    }
+    error.into()
 }
 
 /// Relays a client, to the upstream given or a new one.
@@ -188,43 +340,22 @@ pub(super) async fn relay(
     client: Stream,
     upstream: Option<Upstream>,
 ) -> Result<(), ConnectionError> {
+    let mut tries = Tries::default();
     let upstream = match upstream {
         Some(upstream) => Ok(upstream),
-        None => Box::pin(open(thread, destination, facts)).await,
+        None => Box::pin(open(thread, destination, facts, &mut tries)).await,
     };
-    let upstream = match upstream {
-        Ok(upstream) => upstream,
-        Err(error) => {
-            client.abort();
-            let series = thread
-                .shared
-                .telemetry
-                .tcp(&unplaced(thread, destination.service()));
-            series.opened();
-            series.closed(error.flags());
-            if let Some(mut record) = record(thread) {
-                let ends = Ends::new(unplaced(thread, destination.service()));
-                record.place(Rc::new(ends), None);
-                record.write(
-                    &Outcome {
-                        flags: error.flags(),
-                        ..Outcome::default()
-                    },
-                    false,
-                    None,
-                );
-            }
-            return Err(error.into());
-        }
-    };
-    relay_greeted(thread, client, Bytes::new(), upstream).await
+    match upstream {
+        Ok(upstream) => relay_greeted(thread, client, Ok(Said::default()), upstream).await,
+        Err(error) => Err(refuse(thread, destination, &client, error)),
+    }
 }
 
-/// Relays a client to a server that has spoken already.
+/// Relays a client and a server that may have spoken already, or broken off.
 pub(super) async fn relay_greeted(
     thread: &Rc<Thread>,
     mut client: Stream,
-    greeting: Bytes,
+    said: io::Result<Said>,
     mut upstream: Upstream,
 ) -> Result<(), ConnectionError> {
     let series = series(
@@ -243,10 +374,15 @@ pub(super) async fn relay_greeted(
     let (bytes_in, bytes_out) = (Cell::new(0u64), Cell::new(0u64));
     let began = Instant::now();
     let result = async {
-        if !greeting.is_empty() {
-            client.write_all(&greeting).await?;
-            series.received(greeting.len() as u64);
-            bytes_out.set(greeting.len() as u64);
+        let ends = (&mut client, &mut upstream.stream);
+        let (sent, received) = pass_on(said, ends).await?;
+        series.sent(sent);
+        series.received(received);
+        bytes_in.set(sent);
+        bytes_out.set(received);
+        let held = upstream.in_flight.as_ref();
+        if let (1.., Some(held)) = (received, held) {
+            held.delivered();
         }
         let moved = Cell::new(0u64);
         let sent = |bytes| {
@@ -256,10 +392,13 @@ pub(super) async fn relay_greeted(
         };
         let received = |bytes| {
             moved.set(moved.get() + bytes);
+            if let (0, Some(held)) = (bytes_out.get(), held) {
+                held.delivered();
+            }
             bytes_out.set(bytes_out.get() + bytes);
             series.received(bytes);
         };
-        let pool = upstream.in_flight.as_ref().map(|held| held.pool.clone());
+        let pool = held.map(|held| held.pool.clone());
         tokio::select! {
             result = copy(&mut client, &mut upstream.stream, sent, received) => {
                 result.map(|()| Flags::default())
@@ -268,6 +407,9 @@ pub(super) async fn relay_greeted(
         }
     }
     .await;
+    if let (Ok(_), Some(held)) = (&result, &upstream.in_flight) {
+        held.delivered();
+    }
     let flags = *result.as_ref().unwrap_or(&Flags::UC);
     series.closed(flags);
     if let Some(record) = record {
@@ -282,6 +424,31 @@ pub(super) async fn relay_greeted(
     }
     result?;
     Ok(())
+}
+
+/// Passes on what both sides have said; returns how much of each.
+async fn pass_on(
+    said: io::Result<Said>,
+    (client, server): (&mut Stream, &mut Stream),
+) -> io::Result<(u64, u64)> {
+    let passed = async {
+        let said = said?;
+        if !said.server.is_empty() {
+            client.write_all(&said.server).await?;
+        }
+        if !said.client.is_empty() {
+            server.write_all(&said.client).await?;
+            server.flush().await?;
+        }
+        Ok((said.client.len() as u64, said.server.len() as u64))
+    };
+    let passed = passed.await;
+    if passed.is_err() {
+        // Who has not failed is to know that the other one did.
+        client.abort();
+        server.abort();
+    }
+    passed
 }
 
 /// Until a connection has been idle or open for as long as its policy allows.

@@ -189,6 +189,10 @@ pub(super) async fn http2(
     if let Some(found) = connections.take_shared(pool) {
         return Ok(found);
     }
+    if connections.known.speaks_http1_alone() && translate::is_application(connections, pool) {
+        // Somebody has found that out meanwhile.
+        return Err(translate::not_http2(connections, "it speaks HTTP/1 alone"));
+    }
     let room = Room::unbounded(pool);
     let stream = noted(
         connections,
@@ -230,7 +234,9 @@ pub(super) async fn http2(
 fn speaks_http2(connections: &Connections, first: First) -> Result<(), Error> {
     let reason = match first {
         First::Http2 => return Ok(()),
-        First::Other => {
+        // It may be busy.
+        First::Silent if !connections.known.spoke_http1_alone() => return Ok(()),
+        First::Other | First::Silent => {
             connections.known.learn(Speaks::Http1Alone);
             "it speaks HTTP/1 alone"
         }

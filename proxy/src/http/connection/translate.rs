@@ -16,9 +16,10 @@ use crate::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     uri::{Authority, Scheme},
 };
+use http_body::Body as _;
 use linnet_mesh::{AppProtocol, destination::ClientTls};
 use std::{
     cell::Cell,
@@ -65,23 +66,32 @@ impl Known {
 
     /// Reports whether anything is known that a request of HTTP/1.1 must go by.
     pub(super) fn is_special(&self) -> bool {
-        self.declares_http2.get() || self.learnt.get().is_some()
+        let learnt = self.learnt.get().map(|(speaks, _)| speaks);
+        self.declares_http2.get() || learnt == Some(Speaks::Http2Alone)
     }
 
     fn learnt(&self) -> Option<Speaks> {
         let (speaks, when) = self.learnt.get()?;
-        if clock::now() - when < REMEMBERED {
-            return Some(speaks);
+        (clock::now() - when < REMEMBERED).then_some(speaks)
+    }
+
+    /// Takes note that what was learnt last is still so.
+    fn renew(&self) {
+        if let Some((speaks, _)) = self.learnt.get() {
+            self.learnt.set(Some((speaks, clock::now())));
         }
-        self.learnt.set(None);
-        None
+    }
+
+    /// Whether that was the last that was learnt, however long ago.
+    pub(super) fn spoke_http1_alone(&self) -> bool {
+        matches!(self.learnt.get(), Some((Speaks::Http1Alone, _)))
     }
 
     pub(super) fn learn(&self, speaks: Speaks) {
         self.learnt.set(Some((speaks, Instant::now())));
     }
 
-    fn speaks_http1_alone(&self) -> bool {
+    pub(super) fn speaks_http1_alone(&self) -> bool {
         self.learnt() == Some(Speaks::Http1Alone)
     }
 
@@ -159,6 +169,7 @@ async fn from_http1(
         let translated = as_http2(request, target);
         match send_http2(tls, connections, pool, translated, manner).await {
             Ok(mut answer) => {
+                connections.known.renew();
                 *answer.response.version_mut() = Version::HTTP_11;
                 return Ok(answer);
             }
@@ -260,8 +271,22 @@ fn as_http1(request: Request<Body>) -> Request<Body> {
     // It speaks of this hop, as do the fields that HTTP/2 does not have.
     head.headers.remove(TE);
     head.headers.remove(TRANSFER_ENCODING);
+    frame(&head.method, &mut head.headers, &body);
     join_cookies(&mut head.headers);
     Request::from_parts(head, body)
+}
+
+/// Says how long a request's body is, which HTTP/2 shows by its frames.
+fn frame(method: &Method, headers: &mut HeaderMap, body: &Body) {
+    if headers.contains_key(CONTENT_LENGTH) {
+        return;
+    }
+    if !body.is_end_stream() {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    } else if matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+        // Such a request without a body says so (RFC 9110, 8.6).
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
 }
 
 fn join_cookies(headers: &mut HeaderMap) {
@@ -341,6 +366,8 @@ pub(super) enum First {
     Other,
     /// There were none.
     Closed,
+    /// There were none in time.
+    Silent,
 }
 
 /// A connection whose first bytes are looked at as they are read.
@@ -391,8 +418,7 @@ pub(super) async fn spoken(first: oneshot::Receiver<First>) -> First {
     match clock::timeout(SETTINGS, first).await {
         Ok(Ok(first)) => first,
         Ok(Err(_)) => First::Closed,
-        // It may be busy.
-        Err(_) => First::Http2,
+        Err(_) => First::Silent,
     }
 }
 
@@ -465,6 +491,46 @@ mod tests {
         assert!(!known.wants_http2() && known.speaks_http1_alone());
         tokio::time::advance(REMEMBERED).await;
         assert!(known.wants_http2() && !known.speaks_http1_alone());
+        // But whoever then says nothing may be the same one.
+        assert!(known.spoke_http1_alone());
+        known.learn(Speaks::Http2Alone);
+        tokio::time::advance(REMEMBERED / 2).await;
+        known.renew();
+        tokio::time::advance(REMEMBERED / 2).await;
+        assert_eq!(known.learnt(), Some(Speaks::Http2Alone));
+    }
+
+    #[test]
+    fn a_request_of_http1_says_how_long_it_is() {
+        let coming = || {
+            let source = Body::text("body");
+            crate::http::replay::Replay::begun(source, None).body()
+        };
+        for (method, length, body, expected) in [
+            (Method::GET, None, Body::empty(), (None, None)),
+            (Method::DELETE, None, Body::empty(), (None, None)),
+            (Method::POST, None, Body::empty(), (Some("0"), None)),
+            (Method::PUT, None, Body::empty(), (Some("0"), None)),
+            (Method::PATCH, None, Body::empty(), (Some("0"), None)),
+            (Method::POST, Some("4"), coming(), (Some("4"), None)),
+            (Method::POST, None, coming(), (None, Some("chunked"))),
+            (Method::GET, None, coming(), (None, Some("chunked"))),
+        ] {
+            let mut request = Request::builder()
+                .method(&method)
+                .uri("http://payment/charge")
+                .version(Version::HTTP_2);
+            if let Some(length) = length {
+                request = request.header(CONTENT_LENGTH, length);
+            }
+            let request = as_http1(request.body(body).unwrap());
+            let header = |name| {
+                let value: Option<&HeaderValue> = request.headers().get(name);
+                value.map(|value| value.to_str().unwrap())
+            };
+            let found = (header(CONTENT_LENGTH), header(TRANSFER_ENCODING));
+            assert_eq!(found, expected, "{method} {length:?}");
+        }
     }
 
     #[tokio::test]

@@ -70,7 +70,9 @@ impl Outgoing {
     /// Who asks for an endpoint.
     pub(super) fn asker(&self, source: Option<IpAddr>) -> Asker<'_> {
         match (&self.request, &self.head) {
-            (Some(request), _) => Asker::request(request, source),
+            (Some(request), _) => {
+                Asker::request(request, source).with_body_coming(!request.body().is_end_stream())
+            }
             (None, Some(head)) => Asker::head(&head.uri, &head.headers, source),
             (None, None) => Asker::connection(source),
         }

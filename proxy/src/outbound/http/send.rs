@@ -18,6 +18,7 @@ use crate::{
     outbound::pass::{Goal, Pass},
 };
 use ::http::{Request, Response, header::SET_COOKIE};
+use http_body::Body as _;
 use linnet_mesh::route::RetryPolicy;
 use std::{rc::Rc, time::Duration};
 
@@ -132,7 +133,11 @@ pub(super) fn accept(
     let verdict = Verdict::of(answer.response.status(), None);
     in_flight.answered(verdict);
     if !exchange.is_grpc() {
-        in_flight.judge(verdict);
+        match verdict.is_failure() || answer.response.body().is_end_stream() {
+            true => in_flight.judge(verdict),
+            // It may still break off.
+            false => in_flight.judge_at_end(verdict),
+        }
     }
     let cookie = in_flight.take_cookie();
     exchange.weigh_on(in_flight.into_load());

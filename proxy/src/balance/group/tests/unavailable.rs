@@ -1,6 +1,7 @@
 //! Endpoints that can't be reached.
 
 use super::*;
+use crate::availability::Repeatable;
 
 impl World {
     fn lose(&self, position: usize, seconds: u64) {
@@ -57,8 +58,8 @@ fn all_threads_look_again_and_share_one_probe() {
     assert!(other.availability.is_unavailable());
     assert!(standing.version() > before);
     let later = now + Duration::from_secs(2);
-    assert!(one.availability.claim_probe(later, true));
-    assert!(!other.availability.claim_probe(later, true));
+    assert!(one.availability.claim_probe(later, Repeatable::Yes));
+    assert!(!other.availability.claim_probe(later, Repeatable::Yes));
 }
 
 #[test]
@@ -97,6 +98,8 @@ fn terminating_endpoints_serve_when_the_others_are_unavailable() {
         ..numbered(0)
     };
     let mut world = World::of(vec![going, numbered(1)], DestinationPolicy::default());
+    // Who fails at the one that serves now has another.
+    assert_eq!(world.group(1).others, 1);
     world.lose(1, 1);
     assert_eq!(world.drawn(1), [0]);
     world.lose(0, 1);

@@ -1,7 +1,7 @@
 //! An endpoint that can't serve is no caller's trouble: each way of not serving,
 //! with each protocol, method and policy of retries, beside an endpoint that can.
 
-use super::support::{Sidecar, Upstream, local, rule, status, text};
+use super::support::{Sidecar, Upstream, local, raw, rule, status, text};
 use crate::{
     access_log::Log,
     cap::Cap,
@@ -17,7 +17,7 @@ use linnet_mesh::{
     Endpoint, Inbound, MtlsMode,
     destination::{
         Balance, ConsistentHash, DestinationPolicy, HashAlgorithm, HashKey, Locality,
-        LocalityPolicy,
+        LocalityPolicy, OutlierDetection,
     },
     discovery::Update,
     names::header::UNDELIVERED,
@@ -295,6 +295,84 @@ async fn one_case(
     }
     let most = 1 + began.elapsed().as_secs() as usize;
     assert!(attempts() <= most, "{case}: {} attempts", attempts());
+}
+
+/// A silent client may speak HTTP yet, or wait for its server's first word: who has no
+/// application is passed over, whether it is known who speaks first or not.
+#[tokio::test]
+async fn a_silent_client_is_not_reset_for_want_of_one_application() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                stream.write_all(b"hello").await.unwrap();
+                open.push(stream);
+            }
+        });
+        let sidecar = Sidecar::new(None, &[]);
+        let good = Callee::start(&sidecar.authority, "payment", app).await;
+        for known in [false, true] {
+            let bad = Callee::start(&sidecar.authority, "payment", closed().await).await;
+            sidecar.replace(vec![good.endpoint(), bad.endpoint()]);
+            for number in 0..REQUESTS {
+                let mut client = sidecar.connect().await;
+                let mut said = [0; 5];
+                let read = client.read_exact(&mut said).await;
+                assert_eq!((read.ok(), &said), (Some(5), b"hello"), "{number}, {known}");
+            }
+        }
+    })
+    .await;
+}
+
+/// An answer that breaks off is no success, however fast it began.
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_a_failure() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await.unwrap();
+                let half = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
+                stream.write_all(half).await.unwrap();
+            }
+        });
+        let good = Upstream::ok().await;
+        let policy = DestinationPolicy {
+            outlier: Some(OutlierDetection::DEFAULT),
+            balance: Balance::Random,
+            ..DestinationPolicy::default()
+        };
+        let sidecar = Sidecar::by(policy, None, &[good.address, address]);
+        for _ in 0..200 {
+            let mut client = sidecar.connect().await;
+            let request = b"GET / HTTP/1.1\r\nhost: payment\r\nconnection: close\r\n\r\n";
+            client.write_all(request).await.unwrap();
+            // It may break off.
+            let _ = client.read_to_end(&mut Vec::new()).await;
+        }
+        assert_eq!(sidecar.ejected(), [address]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn grpc_goes_past_an_endpoint_that_speaks_http1_alone() {
+    local(async {
+        let sidecar = Sidecar::new(None, &[]);
+        let app = Upstream::ok().await;
+        let old = raw("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+        sidecar.replace(vec![Endpoint::at(app.address), Endpoint::at(old)]);
+        for _ in 0..REQUESTS {
+            ask(&sidecar, Speaks::Grpc, "").await;
+        }
+        assert_eq!(app.count(), REQUESTS);
+    })
+    .await;
 }
 
 #[tokio::test]
