@@ -85,6 +85,7 @@ async fn identity(drain: drain::Watch) -> Result<Value, Failure> {
         limits: Limits {
             all: none,
             address: none,
+            network: none,
             caller: none,
             namespace: none,
         },
