@@ -88,7 +88,7 @@ pub(crate) fn classify_as(bytes: &[u8], expected: Expected) -> Option<Finding> {
             false => Finding::Opaque,
         }),
         // A client chooses the random bytes of its hello.
-        (Expected::PerhapsHttp, Some(Finding::Tls(_))) if is_perhaps_http(bytes) == Some(true) => {
+        (Expected::PerhapsHttp, Some(Finding::Tls(_))) if begins_with_request_line(bytes) => {
             Some(Finding::Http1)
         }
         (Expected::PerhapsHttp, _) => found,
@@ -129,7 +129,7 @@ fn classify_behind_empty_lines(bytes: &[u8]) -> Option<Finding> {
 /// Reports whether some HTTP server, however lenient, could take bytes for a request that
 /// begins; `None`: more bytes tell. Known leniences: blanks, control bytes and empty lines
 /// before the method, methods of any bytes, HTTP/0.9, any blanks between words, a PROXY
-/// protocol header. While there is no line yet, a control byte within it makes it none: the
+/// protocol header. A control byte behind the first other byte of a line makes it none: the
 /// messages of binary protocols have some, and need not have a line's end ever.
 fn is_perhaps_http(bytes: &[u8]) -> Option<bool> {
     if bytes.starts_with(PROXY_V2) {
@@ -144,13 +144,31 @@ fn is_perhaps_http(bytes: &[u8]) -> Option<bool> {
         return endless.then_some(true);
     };
     let rest = &bytes[start..];
-    let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
-        return match rest.iter().any(|byte| is_control(*byte)) {
-            true => Some(false),
-            false => endless.then_some(true),
-        };
-    };
-    let words = rest[..end].split(|byte| is_blank(*byte));
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    let line = &rest[..end.unwrap_or(rest.len())];
+    // Said at the first of them, whatever may follow, so that it is said of the whole too.
+    if line.iter().any(|byte| is_control(*byte)) {
+        return Some(false);
+    }
+    if end.is_none() {
+        return endless.then_some(true);
+    }
+    Some(is_request_line(line))
+}
+
+/// Reports whether the first line of a whole message is a request's to a server that takes
+/// any bytes for a method.
+fn begins_with_request_line(bytes: &[u8]) -> bool {
+    let start = bytes.iter().position(|byte| !is_skipped(*byte));
+    let rest = &bytes[start.unwrap_or(bytes.len())..];
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    end.is_some_and(|end| is_request_line(&rest[..end]))
+}
+
+/// Reports whether a line has a method that servers know and a target, or a method, a target
+/// and a version of HTTP.
+fn is_request_line(line: &[u8]) -> bool {
+    let words = line.split(|byte| is_blank(*byte));
     let mut words = words.filter(|word| !word.is_empty());
     let method = words.next().unwrap_or_default();
     let mut words = words.peekable();
@@ -162,7 +180,7 @@ fn is_perhaps_http(bytes: &[u8]) -> Option<bool> {
         word.get(..5)
             .is_some_and(|w| w.eq_ignore_ascii_case(b"HTTP/"))
     };
-    Some(words.peek().is_some() && (known || words.any(is_version)))
+    words.peek().is_some() && (known || words.any(is_version))
 }
 
 /// Reports whether some server skips a byte before a request: controls, those of Latin-1
