@@ -3,6 +3,7 @@
 //! a failure, and retries against a dead service stay within their budget. Without
 //! any of these, pods that can't serve fail nobody.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -35,7 +36,7 @@ pub(crate) async fn trouble_is_contained(cluster: Cluster) {
     retries_stay_within_their_budget(&cluster, &client).await;
     a_bad_pod_is_ejected_and_returns(&cluster, &client).await;
     a_pod_without_its_application_fails_nobody(&cluster, &client).await;
-    scaling_down_fails_nobody(&cluster, &client).await;
+    scaling_down_moves_what_no_application_took(&cluster, &client).await;
     a_pod_that_goes_while_the_controller_is_away_fails_nobody(&cluster, &client).await;
     cluster.delete("", &namespace(OWN, "enabled")).await;
 }
@@ -352,17 +353,24 @@ async fn undelivered(cluster: &Cluster) -> f64 {
     metrics.sum(REQUESTS, &labels)
 }
 
-/// Five pods become one while calls flow.
-async fn scaling_down_fails_nobody(cluster: &Cluster, client: &Caller) {
+/// Five pods become one while calls flow. A request that an application took over a kept
+/// connection before it ended may have been acted on, and is not sent again: each of the four
+/// that end may have one.
+async fn scaling_down_moves_what_no_application_took(cluster: &Cluster, client: &Caller) {
+    const ENDING: u64 = 4;
     cluster.scale(OWN, "half-good", 5).await;
     cluster.rolled_out(OWN, "half-good").await;
     let call = "--rate 200 --concurrency 8 --duration 20s http://half/";
-    let (report, _) = tokio::join!(client.succeeds(call), async {
+    let (report, _) = tokio::join!(client.call(call), async {
         // Some calls first, so that all pods have connections.
         tokio::time::sleep(Duration::from_secs(3)).await;
         cluster.scale(OWN, "half-good", 1).await
     });
-    println!("five pods to one: no failure in {} calls", report.requests);
+    let Report {
+        requests, failed, ..
+    } = report;
+    println!("five pods to one: {failed} failures in {requests} calls");
+    assert!(failed <= ENDING, "{report:?}");
 }
 
 /// Nobody tells the caller that the pod is gone: it finds out by itself.
@@ -387,8 +395,38 @@ async fn a_pod_that_goes_while_the_controller_is_away_fails_nobody(
     cluster
         .rolled_out(CONTROL_PLANE_NAMESPACE, "linnet-controller")
         .await;
+    webhook_is_reached(cluster).await;
     assert_eq!(report.failed, 0, "{report:?}");
     println!("a pod gone unsaid: no failure in {} calls", report.requests);
+}
+
+/// Waits until the API server reaches the validating webhook again: a ready pod is behind its
+/// Service a moment later, and until then what is wrong is let through.
+async fn webhook_is_reached(cluster: &Cluster) {
+    let attempts = Cell::new(0);
+    eventually(
+        "the validating webhook is reached again",
+        LIMIT,
+        async || {
+            // Another name each time: what is wrong already may be written as it is.
+            attempts.set(attempts.get() + 1);
+            let wrong = format!(
+                "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: wrong-{}}}
+spec:
+  hosts: [half]
+  http: [{{match: [{{uri: {{regex: '('}}}}], route: [{{destination: {{host: half}}}}]}}]
+",
+                attempts.get()
+            );
+            match cluster.try_apply(OWN, &wrong).await {
+                Err(_) => Ok(()),
+                Ok(_) => Err("what is wrong was accepted".to_owned()),
+            }
+        },
+    )
+    .await;
 }
 
 fn times(report: &Report, error: &str) -> u64 {
