@@ -8,10 +8,8 @@
 
 mod support;
 
-use linnet_mesh::{
-    MtlsMode, Service,
-    discovery::{Resolution, Target, Update, proto::proxy_message::Kind},
-};
+use linnet_discovery::{Resolution, Target, Update, proto::proxy_message::Kind};
+use linnet_mesh::{MtlsMode, Service};
 use std::sync::Arc;
 use support::{Mesh, Proxy, host};
 use tonic::Code;

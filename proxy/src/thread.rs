@@ -14,7 +14,8 @@ use crate::{
     telemetry::Telemetry,
     tls::Tls,
 };
-use linnet_mesh::{Endpoint, Inbound, ServicePort, Workload, discovery::Target};
+use linnet_discovery::Target;
+use linnet_mesh::{Endpoint, Inbound, ServicePort, Workload};
 use linnet_runtime::{certificate, drain};
 use std::{
     cell::{Cell, Ref, RefCell},

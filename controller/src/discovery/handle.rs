@@ -6,7 +6,8 @@ use super::{
     stream::{Message, StreamId},
 };
 use crate::{compile::Verdict, index::KeySources, status::Desired};
-use linnet_mesh::{SpiffeId, discovery::Target};
+use linnet_discovery::Target;
+use linnet_mesh::SpiffeId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 

@@ -19,10 +19,8 @@ use crate::{
     status::Desired,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use linnet_mesh::{
-    SpiffeId,
-    discovery::{Target, limits},
-};
+use linnet_discovery::{Target, limits};
+use linnet_mesh::SpiffeId;
 use std::collections::{HashMap, HashSet};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;

@@ -9,7 +9,7 @@
 
 use hyper_util::rt::TokioIo;
 use linnet_controller::{Config, Deps, Running, Source};
-use linnet_mesh::discovery::{
+use linnet_discovery::{
     Target, Update,
     proto::{self, discovery_client::DiscoveryClient, proxy_message::Kind},
 };

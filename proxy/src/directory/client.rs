@@ -6,10 +6,8 @@
 
 use super::{Command, Directory};
 use hyper_util::rt::TokioIo;
-use linnet_mesh::{
-    SpiffeId,
-    discovery::{DecodeError, Target, Update, limits, proto},
-};
+use linnet_discovery::{DecodeError, Target, Update, limits, proto};
+use linnet_mesh::SpiffeId;
 use linnet_runtime::certificate;
 use std::{
     io,

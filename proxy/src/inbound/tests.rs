@@ -14,11 +14,8 @@ use ::http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use linnet_mesh::{
-    Inbound, ResourceRef, SpiffeId,
-    authorization::{Action, Match, Operation, Policies, Policy, Rule},
-    discovery::Update,
-};
+use linnet_discovery::Update;
+use linnet_mesh::{Inbound, ResourceRef, SpiffeId, authorization::{Action, Match, Operation, Policies, Policy, Rule}};
 use linnet_runtime::{
     certificate::{self, testing::Authority},
     drain,

@@ -12,11 +12,8 @@ use crate::{
     outbound::{authority, request_head, request_parts},
 };
 use http::{Request, Uri, header::HOST};
-use linnet_mesh::{
-    AppProtocol, Service, ServicePort, SpiffeId, Workload,
-    discovery::Target,
-    route::{self, ConnectionParts, HttpRule},
-};
+use linnet_discovery::Target;
+use linnet_mesh::{AppProtocol, Service, ServicePort, SpiffeId, Workload, route::{self, ConnectionParts, HttpRule}};
 use std::{
     net::SocketAddr,
     sync::Arc,

@@ -15,12 +15,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use linnet_mesh::{
-    AppProtocol, Endpoint, MtlsMode, ResourceRef, Service, ServicePort,
-    destination::{Destination, DestinationPolicy},
-    discovery::{EndpointsUpdate, Target, Update},
-    route::{Backend, Filters, HeaderFilters, HttpRoutes, HttpRule},
-};
+use linnet_discovery::{EndpointsUpdate, Target, Update};
+use linnet_mesh::{AppProtocol, Endpoint, MtlsMode, ResourceRef, Service, ServicePort, destination::{Destination, DestinationPolicy}, route::{Backend, Filters, HeaderFilters, HttpRoutes, HttpRule}};
 use linnet_runtime::{
     certificate::{self, testing::Authority},
     drain,

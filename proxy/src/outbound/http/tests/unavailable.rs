@@ -13,16 +13,11 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
-use linnet_mesh::{
-    Endpoint, Inbound, MtlsMode,
-    destination::{
+use linnet_discovery::Update;
+use linnet_mesh::{Endpoint, Inbound, MtlsMode, destination::{
         Balance, ConsistentHash, DestinationPolicy, HashAlgorithm, HashKey, Locality,
         LocalityPolicy, OutlierDetection,
-    },
-    discovery::Update,
-    names::header::UNDELIVERED,
-    route::{Filters, HttpRule, Mirror, RetryPolicy, Share},
-};
+    }, names::header::UNDELIVERED, route::{Filters, HttpRule, Mirror, RetryPolicy, Share}};
 use linnet_runtime::{
     certificate::{self, testing::Authority},
     drain,
