@@ -11,7 +11,10 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST};
 use linnet_controller::{compile::Context, index::Index, object::parse_yaml, source::Change};
 use linnet_discovery::{Resolution, Target};
-use linnet_mesh::{TrustDomain, route::{Answer, Backend, HttpRoutes, HttpRule, RequestParts}};
+use linnet_mesh::{
+    TrustDomain,
+    route::{Answer, Backend, HttpRoutes, HttpRule, RequestParts},
+};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,

@@ -4,7 +4,11 @@
 use crate::telemetry::Flags;
 use http::StatusCode;
 use linnet_discovery::Target;
-use linnet_mesh::{ResourceRef, ServicePort, SpiffeId, authentication::Reason, route::{AbortStatus, grpc as status}};
+use linnet_mesh::{
+    ResourceRef, ServicePort, SpiffeId,
+    authentication::Reason,
+    route::{AbortStatus, grpc as status},
+};
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 /// What went wrong on the way of a request or a connection.

@@ -5,7 +5,7 @@ use super::{
     proxy_status::ProxyStatus,
     stream::{Message, StreamId},
 };
-use crate::{compile::Verdict, index::KeySources, status::Desired};
+use crate::{compile::Verdict, desired_status::DesiredStatus, index::KeySources};
 use linnet_discovery::Target;
 use linnet_mesh::SpiffeId;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,7 +21,7 @@ pub(super) enum Command {
     Verdicts(oneshot::Sender<Vec<Verdict>>),
     KeySources(oneshot::Sender<KeySources>),
     Proxies(oneshot::Sender<Vec<ProxyStatus>>),
-    Statuses(oneshot::Sender<Vec<Desired>>),
+    Statuses(oneshot::Sender<Vec<DesiredStatus>>),
     LastChange(oneshot::Sender<Option<LastChange>>),
 }
 
@@ -83,7 +83,7 @@ impl Handle {
     ///
     /// # Errors
     /// The controller is shutting down.
-    pub async fn statuses(&self) -> Result<Vec<Desired>, Stopped> {
+    pub async fn statuses(&self) -> Result<Vec<DesiredStatus>, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Statuses(reply)).await?;
         answer.await.map_err(|_| Stopped)

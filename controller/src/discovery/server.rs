@@ -15,9 +15,9 @@ use axum::{
     routing::post,
 };
 use linnet_discovery::{
-        DecodeError, Target, limits,
-        proto::{self, proxy_message::Kind},
-    };
+    DecodeError, Target, limits,
+    proto::{self, proxy_message::Kind},
+};
 use linnet_mesh::SpiffeId;
 use linnet_runtime::{drain, serve::Peer};
 use std::{

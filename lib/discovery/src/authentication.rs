@@ -6,8 +6,8 @@ use crate::{
     decode::{Result, all, non_empty, parse, required},
     proto,
 };
-use linnet_mesh::authentication::{Algorithm, Authentication, Jwk, JwtRule, Place, PublicKey};
 use http::HeaderName;
+use linnet_mesh::authentication::{Algorithm, Authentication, Jwk, JwtRule, Place, PublicKey};
 use std::sync::Arc;
 
 pub(super) fn decode(messages: Vec<proto::JwtRule>) -> Result<Option<Arc<Authentication>>> {

@@ -5,8 +5,8 @@ use crate::{
     decode::{Result, all, required},
     proto,
 };
-use linnet_mesh::route::{Cors, OriginMatch, UnmatchedPreflights};
 use http::HeaderValue;
+use linnet_mesh::route::{Cors, OriginMatch, UnmatchedPreflights};
 
 impl From<&Cors> for proto::Cors {
     fn from(cors: &Cors) -> Self {

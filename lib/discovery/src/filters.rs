@@ -5,11 +5,11 @@ use crate::{
     decode::{Result, all, non_empty, optional, parse, port, required},
     proto,
 };
+use http::{HeaderName, HeaderValue, StatusCode};
 use linnet_mesh::route::{
     Abort, AbortStatus, Answer, Delay, DirectResponse, Fault, Filters, HeaderEdits, HeaderFilters,
     Mirror, PathRewrite, Redirect, RedirectPath, RetryOn, RetryPolicy, Rewrite, Share,
 };
-use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
 
 fn micros(duration: Duration) -> u64 {

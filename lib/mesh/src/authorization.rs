@@ -23,10 +23,9 @@ pub use pattern::{Invalid, Match, Pattern, ServiceAccount};
 pub use rule::{Condition, Demand, InvalidValue, Operation, Rule, Source};
 
 use crate::{ResourceRef, SpiffeId, authentication::Token};
-use explain::Misfit;
 use http::HeaderMap;
 use path::{Readings, Steps};
-use rule::View;
+use rule::{Misfit, View};
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},

@@ -3,7 +3,7 @@
 
 use std::{fmt::Display, process::ExitCode, time::Duration};
 
-use crate::{certificate, drain, files, logging, signal};
+use crate::{drain, files, logging, signal, tls};
 
 /// Whatever ends a service; nobody but its log reads it.
 pub type Error = Box<dyn std::error::Error>;
@@ -17,7 +17,7 @@ where
     logging::init("info");
     files::raise();
     // The Kubernetes client asks the process for its TLS provider.
-    certificate::provider();
+    tls::provider();
     let failed = |error: &dyn Display| {
         tracing::error!(%error, "{what} cannot run");
         ExitCode::FAILURE

@@ -44,8 +44,9 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::{
-    certificate, drain, files,
+    drain, files,
     places::{Activity, Busy, Place, Places},
+    tls,
 };
 pub use limits::{Limits, ListenerKind};
 use running::{Request, Running};
@@ -200,7 +201,7 @@ impl Connection {
         let handshake = Box::pin(TlsAcceptor::from(config).accept(stream));
         let stream = timeout(HEAD_TIMEOUT, handshake).await??;
         let session = stream.get_ref().1;
-        let service = self.service(certificate::peer_identity(session));
+        let service = self.service(tls::peer_identity(session));
         let http2 = session.alpn_protocol() == Some(b"h2");
         let streams = self.limits.streams.filter(|_| http2);
         let io = TokioIo::new(stream);

@@ -13,7 +13,10 @@ use crate::{
 };
 use http::{Request, Uri, header::HOST};
 use linnet_discovery::Target;
-use linnet_mesh::{AppProtocol, Service, ServicePort, SpiffeId, Workload, route::{self, ConnectionParts, HttpRule}};
+use linnet_mesh::{
+    AppProtocol, Service, ServicePort, SpiffeId, Workload,
+    route::{self, ConnectionParts, HttpRule},
+};
 use std::{
     net::SocketAddr,
     sync::Arc,

@@ -10,24 +10,9 @@ use super::{
     Action, Condition, Connection, Demand, HttpRequest, Match, Operation, Policies, Policy,
     Request, Scope, Source,
     path::Readings,
-    rule::{Attribute, View},
+    rule::{Attribute, Misfit, View},
 };
 use std::fmt::Display;
-
-/// The part of a rule that a request does not fit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Misfit<'a> {
-    /// It can't be evaluated, so it allows nobody.
-    Void,
-    /// It speaks of HTTP, and the connection is not HTTP.
-    NotHttp,
-    /// None of its sources.
-    From(&'a [Source]),
-    /// None of its operations.
-    To(&'a [Operation]),
-    /// A condition.
-    When(&'a Condition),
-}
 
 /// What a policy says to a request.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,9 +1,7 @@
 //! Rules, and whether a request fits one.
 
 use super::{
-    Connection, HttpRequest,
-    explain::Misfit,
-    header,
+    Connection, HttpRequest, header,
     path::{PathPattern, Steps},
     pattern::{Invalid, Match, Pattern, ServiceAccount, block, port},
 };
@@ -201,6 +199,21 @@ fn claim(key: &str) -> Result<Vec<String>, Invalid> {
         .collect();
     let good = |name: &String| !name.is_empty() && !name.contains(['[', ']']);
     names.iter().all(good).then_some(names).ok_or_else(invalid)
+}
+
+/// The part of a rule that a request does not fit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Misfit<'a> {
+    /// It can't be evaluated, so it allows nobody.
+    Void,
+    /// It speaks of HTTP, and the connection is not HTTP.
+    NotHttp,
+    /// None of its sources.
+    From(&'a [Source]),
+    /// None of its operations.
+    To(&'a [Operation]),
+    /// A condition.
+    When(&'a Condition),
 }
 
 /// What a rule is compared with. What can't be evaluated counts as `unknown`:

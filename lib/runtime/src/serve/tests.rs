@@ -1,3 +1,5 @@
+mod certificates;
+
 use super::*;
 use axum::{Extension, routing::get};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,8 +77,7 @@ async fn idle_connections_do_not_hold_the_drain() {
 
 #[tokio::test(start_paused = true)]
 async fn silent_peers_are_closed() {
-    let workload = certificate::testing::Authority::default().workload("a", "b");
-    let config = workload.server_config(&[b"h2"], false);
+    let config = certificates::Authority::new().server(&[b"h2"]);
     let tls = Transport::Tls(Arc::new(ArcSwap::new(config)));
     let (_signal, drain) = drain::channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -106,12 +107,8 @@ async fn silent_peers_are_closed() {
 
 #[tokio::test]
 async fn a_mesh_client_over_http2_is_known_to_the_handler() {
-    let authority = certificate::testing::Authority::default();
-    let (server, client) = (
-        authority.workload("a", "server"),
-        authority.workload("a", "client"),
-    );
-    let tls = Arc::new(ArcSwap::new(server.server_config(&[b"h2"], true)));
+    let authority = certificates::Authority::new();
+    let tls = Arc::new(ArcSwap::new(authority.server(&[b"h2"])));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (_signal, watch) = drain::channel();
@@ -126,7 +123,7 @@ async fn a_mesh_client_over_http2_is_known_to_the_handler() {
     ));
 
     let stream = TcpStream::connect(address).await.unwrap();
-    let stream = tokio_rustls::TlsConnector::from(client.client_config(&[b"h2"]))
+    let stream = tokio_rustls::TlsConnector::from(authority.client(&[b"h2"]))
         .connect("server".try_into().unwrap(), stream)
         .await
         .unwrap();
@@ -140,7 +137,7 @@ async fn a_mesh_client_over_http2_is_known_to_the_handler() {
     let body = http_body_util::BodyExt::collect(response.into_body())
         .await
         .unwrap();
-    assert_eq!(body.to_bytes(), client.id().as_str());
+    assert_eq!(body.to_bytes(), certificates::IDENTITY);
 }
 
 /// A server of a kind with few places, and what a client of it is to do first.
@@ -160,9 +157,8 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 
 impl World {
     async fn start(kind: ListenerKind, over_tls: bool, router: Router) -> Self {
-        let authority = certificate::testing::Authority::default();
-        let workload = authority.workload("a", "b");
-        let config = workload.server_config(&[b"http/1.1"], false);
+        let authority = certificates::Authority::new();
+        let config = authority.server(&[b"http/1.1"]);
         let transport = match over_tls {
             true => Transport::Tls(Arc::new(ArcSwap::new(config))),
             false => Transport::Plain,
@@ -184,7 +180,7 @@ impl World {
         tokio::spawn(server.run(listener));
         Self {
             address,
-            tls: over_tls.then(|| workload.client_config(&[b"http/1.1"])),
+            tls: over_tls.then(|| authority.client(&[b"http/1.1"])),
             _signal: signal,
         }
     }

@@ -1,6 +1,7 @@
 //! What may be typed. Validation beyond the shape of words is each command's.
 
-use crate::{cluster::ClusterArguments, command::Command};
+use super::Command;
+use crate::cluster::ClusterArguments;
 use clap::Parser;
 
 /// Linnet, a service mesh for Kubernetes.

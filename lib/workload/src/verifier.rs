@@ -6,12 +6,11 @@
 //! own trust domain and its aliases, or those of the federated domain that it
 //! names, and never another's.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use linnet_mesh::{SpiffeId, spiffe};
 use rustls::{
-    CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
     client::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
@@ -23,82 +22,8 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
-use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::tls::provider;
-
-/// Why a certificate names no workload of this mesh.
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IdentityError {
-    /// Not a certificate.
-    #[error("it cannot be parsed")]
-    Malformed,
-    /// Zero or several URI names.
-    #[error("it has {0} URI names where a workload's has exactly one")]
-    Names(usize),
-    /// A URI that is no SPIFFE ID of a workload.
-    #[error(transparent)]
-    SpiffeId(#[from] spiffe::ParseError),
-    /// An identity of somebody else's mesh.
-    #[error("{id} is not of the trust domain {expected}")]
-    TrustDomain {
-        /// The peer's identity.
-        id: SpiffeId,
-        /// The trust domain of this workload.
-        expected: String,
-    },
-}
-
-impl fmt::Debug for IdentityError {
-    /// Like `Display`: rustls shows a verifier's own errors this way.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// What a workload's certificate says.
-pub(super) struct Leaf {
-    pub(super) id: SpiffeId,
-    pub(super) not_before: OffsetDateTime,
-    pub(super) not_after: OffsetDateTime,
-}
-
-impl Leaf {
-    pub(super) fn parse(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|_| IdentityError::Malformed)?;
-        let names = parsed
-            .subject_alternative_name()
-            .map_err(|_| IdentityError::Malformed)?;
-        let uris: Vec<&str> = names
-            .iter()
-            .flat_map(|names| &names.value.general_names)
-            .filter_map(|name| match name {
-                GeneralName::URI(uri) => Some(*uri),
-                _ => None,
-            })
-            .collect();
-        let [uri] = uris[..] else {
-            return Err(IdentityError::Names(uris.len()));
-        };
-        Ok(Self {
-            id: uri.parse()?,
-            not_before: parsed.validity().not_before.to_datetime(),
-            not_after: parsed.validity().not_after.to_datetime(),
-        })
-    }
-}
-
-/// The verified identity of the peer after a handshake with a configuration of
-/// a [`Workload`](super::Workload), resumed or not.
-///
-/// None if the peer presented no certificate, or if that has expired: a session
-/// may have been resumed since it was verified.
-pub fn peer_identity(connection: &CommonState) -> Option<SpiffeId> {
-    let leaf = Leaf::parse(connection.peer_certificates()?.first()?).ok()?;
-    (OffsetDateTime::now_utc() < leaf.not_after).then_some(leaf.id)
-}
+use linnet_runtime::tls::{IdentityError, Leaf, provider};
 
 /// Verifies that a chain of certificates leads to a root, is in its time, and
 /// may serve.

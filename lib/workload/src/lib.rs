@@ -16,6 +16,8 @@ mod sessions;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tls;
+#[cfg(feature = "testing")]
+pub mod token;
 mod verifier;
 
 use std::{
@@ -26,6 +28,7 @@ use std::{
 };
 
 use linnet_mesh::SpiffeId;
+use linnet_runtime::tls::{IdentityError, Leaf};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
@@ -39,8 +42,6 @@ pub use client::{IdentityUrl, RequestError, Skew, UrlError};
 pub use expiry::watch_expiry;
 pub use handle::Handle;
 pub use renewal::{BUNDLE_INTERVAL, start};
-pub use tls::provider;
-pub use verifier::{IdentityError, peer_identity};
 
 /// A workload's certificate, its key, and whom it trusts.
 pub struct Workload {
@@ -110,15 +111,19 @@ impl Workload {
         federation: Federation,
     ) -> Result<Self, Error> {
         let chain = certificates("certificate chain", chain_pem)?;
-        let leaf = verifier::Leaf::parse(&chain[0])?;
-        let certified = Arc::new(CertifiedKey::from_der(chain, key, &provider())?);
+        let leaf = Leaf::parse(&chain[0])?;
+        let certified = Arc::new(CertifiedKey::from_der(
+            chain,
+            key,
+            &linnet_runtime::tls::provider(),
+        )?);
         let left = leaf.not_after - OffsetDateTime::now_utc();
         let valid_for = Duration::try_from(left).unwrap_or_default();
         Self::with_trust(leaf, valid_for, certified, bundle_pem, federation)
     }
 
     fn with_trust(
-        leaf: verifier::Leaf,
+        leaf: Leaf,
         valid_for: Duration,
         certified: Arc<CertifiedKey>,
         bundle_pem: &str,
@@ -149,7 +154,7 @@ impl Workload {
     /// # Errors
     /// Texts that are no bundles.
     pub fn trusting(&self, bundle_pem: &str, federation: Federation) -> Result<Self, Error> {
-        let leaf = verifier::Leaf {
+        let leaf = Leaf {
             id: self.id.clone(),
             not_before: self.not_before,
             not_after: self.not_after,

@@ -17,7 +17,7 @@ use super::{
     Workload,
     handle::{Handle, Shared},
 };
-use crate::readiness::{Gate, Readiness};
+use linnet_runtime::readiness::{Gate, Readiness};
 
 /// The last part of a certificate's life in which a pod is not ready. Renewals
 /// begin at 40 %, so an outage of half a lifetime does not come this far.

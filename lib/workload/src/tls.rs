@@ -5,40 +5,23 @@
 //! certificate are kept apart from those that do not: a resumed session is not
 //! verified again.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use rustls::{
-    CipherSuite, ClientConfig, ServerConfig,
+    ClientConfig, ServerConfig,
     client::Resumption,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::aws_lc_rs,
     server::ProducesTickets,
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
 
+use linnet_runtime::tls::provider;
+
 use super::{Error, Workload, sessions::Sessions, verifier};
 
 /// A connection takes one at most, and brings one.
 const TICKETS_PER_CONNECTION: usize = 1;
-
-/// The one TLS provider: aws-lc-rs, X25519MLKEM768 first, and AES-128-GCM with
-/// SHA-256 before AES-256-GCM with SHA-384: processors hash the former by
-/// instructions of their own, which saves an eighth of a handshake's CPU, and
-/// RFC 8446 (9.1) names it the one suite that everybody has.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-        let mut provider = aws_lc_rs::default_provider();
-        // Stable: the others stay in their order.
-        let first = CipherSuite::TLS13_AES_128_GCM_SHA256;
-        provider
-            .cipher_suites
-            .sort_by_key(|known| known.suite() != first);
-        // For libraries that ask the process; an error says it is already there.
-        let _ = provider.clone().install_default();
-        Arc::new(provider)
-    });
-    PROVIDER.clone()
-}
 
 /// What all configurations of one certificate share.
 pub(super) struct Shared {

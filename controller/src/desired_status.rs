@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// What a resource's status is to say of us.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Desired {
+pub struct DesiredStatus {
     /// The resource.
     pub object: ObjectRef,
     /// The generation that this is about.
@@ -30,7 +30,7 @@ pub enum Content {
     Conditions(Vec<Condition>),
 }
 
-impl From<RouteStatus> for Desired {
+impl From<RouteStatus> for DesiredStatus {
     fn from(status: RouteStatus) -> Self {
         Self {
             object: status.route,
@@ -43,7 +43,7 @@ impl From<RouteStatus> for Desired {
 /// How many remarks a condition's message names before it only counts.
 const REMARKS: usize = 16;
 
-impl From<(ObjectRef, &Verdict)> for Desired {
+impl From<(ObjectRef, &Verdict)> for DesiredStatus {
     /// What a resource without parents says: one condition, `Accepted`.
     fn from((object, verdict): (ObjectRef, &Verdict)) -> Self {
         let remarked = !verdict.messages.is_empty();
@@ -75,7 +75,7 @@ impl From<(ObjectRef, &Verdict)> for Desired {
     }
 }
 
-impl Desired {
+impl DesiredStatus {
     /// The status to write in the place of `current`; `None`: it says so
     /// already. `now` is a time as RFC 3339 has it.
     pub fn over(&self, current: &Value, now: &str) -> Option<Value> {
@@ -170,8 +170,8 @@ mod tests {
         }
     }
 
-    fn desired(generation: i64, content: Content) -> Desired {
-        Desired {
+    fn desired(generation: i64, content: Content) -> DesiredStatus {
+        DesiredStatus {
             object: ObjectRef {
                 kind: Kind::HttpRoute,
                 name: Name::new("shop", "r"),
@@ -295,7 +295,7 @@ mod tests {
                 ),
             ),
         ] {
-            let desired = Desired::from((object.clone(), &verdict(status, notes)));
+            let desired = DesiredStatus::from((object.clone(), &verdict(status, notes)));
             let written = desired.over(&Value::Null, NOW).unwrap();
             let condition = &written["conditions"][0];
             assert_eq!(condition["type"], "Accepted");
@@ -307,7 +307,7 @@ mod tests {
             assert_eq!(desired.over(&written, EARLIER), None, "written once");
         }
         let many = vec![Note::new("f", "x"); 20];
-        let desired = Desired::from((object, &verdict(Status::Accepted, many)));
+        let desired = DesiredStatus::from((object, &verdict(Status::Accepted, many)));
         let written = desired.over(&Value::Null, NOW).unwrap();
         let message = written["conditions"][0]["message"].as_str().unwrap();
         assert!(

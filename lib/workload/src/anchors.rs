@@ -132,7 +132,7 @@ pub fn have_common_anchor(bundle: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certificate::testing::Authority;
+    use crate::testing::Authority;
 
     #[test]
     fn bundles_join_without_doubles() {

@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::{Federation, tls::provider};
+use linnet_runtime::tls::provider;
+
+use super::Federation;
 
 /// The whole of a request, from name look-up to the last byte of the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

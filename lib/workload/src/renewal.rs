@@ -26,7 +26,7 @@ use super::{
     expiry::{self, Clock, LastError},
     handle::{Handle, Shared},
 };
-use crate::{drain, readiness};
+use linnet_runtime::{drain, readiness};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// The same where there is no certificate yet: the workload waits for it.

@@ -5,6 +5,8 @@ use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use linnet_runtime::tls::{peer_identity, provider};
+
 use super::{
     testing::{Authority, Leaf},
     *,
@@ -413,7 +415,7 @@ proptest::proptest! {
         let length = bytes.len();
         bytes[at % length] = byte;
         bytes.truncate(length - (cut % length));
-        if let Ok(leaf) = verifier::Leaf::parse(&bytes.into()) {
+        if let Ok(leaf) = linnet_runtime::tls::Leaf::parse(&bytes.into()) {
             proptest::prop_assert!(!leaf.id.namespace().is_empty());
         }
     }

@@ -1,11 +1,9 @@
 use super::*;
 use crate::{
-    certificate::{
-        client::IdentityUrl,
-        testing::{Authority, Leaf},
-    },
-    readiness::Readiness,
+    client::IdentityUrl,
+    testing::{Authority, Leaf},
 };
+use linnet_runtime::readiness::Readiness;
 use std::sync::{
     Mutex,
     atomic::{AtomicBool, Ordering},
