@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod analyze;
+mod arguments;
 mod audit;
 mod authz;
 mod check;
@@ -15,6 +16,8 @@ mod status;
 mod uninstall;
 mod version;
 mod why;
+
+pub(crate) use arguments::Arguments;
 
 use crate::{cluster::ClusterArguments, terminal::Terminal};
 use clap::Subcommand;

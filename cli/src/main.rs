@@ -3,7 +3,6 @@
 //! Each command is one file under `command/`: what may be typed, what that
 //! means, and what is done. Nothing below this file ends the process.
 
-mod arguments;
 mod cluster;
 mod command;
 mod istio;
@@ -19,7 +18,7 @@ use std::{error::Error, process::ExitCode};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let arguments = arguments::Arguments::parse();
+    let arguments = command::Arguments::parse();
     // `demo` and `standalone` run a whole mesh in this process.
     linnet_runtime::files::raise();
     let terminal = terminal::Terminal::detect();

@@ -20,11 +20,8 @@ use linnet_proxy::{
     probe::Probes,
     server::{Deps, Running},
 };
-use linnet_runtime::{
-    certificate::{self, BundleSource, TokenSource},
-    drain, logging,
-    readiness::Readiness,
-};
+use linnet_runtime::{drain, logging, readiness::Readiness};
+use linnet_workload::{BundleSource, TokenSource};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
@@ -79,7 +76,7 @@ pub(crate) enum Error {
     #[error("the controller: {0}")]
     Controller(#[from] controller::BuildError),
     #[error("the address of identity: {0}")]
-    Url(#[from] certificate::UrlError),
+    Url(#[from] linnet_workload::UrlError),
     #[error("the sidecar of pod {pod}: {source}")]
     Sidecar {
         pod: String,
@@ -124,7 +121,7 @@ impl Mesh {
             .await?;
         let readiness = Readiness::new();
         let token = tokens.issue(CONTROL_PLANE_NAMESPACE, CONTROLLER_ACCOUNT, TOKEN_LIFETIME)?;
-        let certificate = certificate::start(
+        let certificate = linnet_workload::start(
             certificate_source(&identity, token)?,
             readiness.gate("certificate"),
             watch.clone(),
@@ -232,8 +229,8 @@ impl Mesh {
 fn certificate_source(
     identity: &linnet_identity::Running,
     token: String,
-) -> Result<certificate::Source, certificate::UrlError> {
-    Ok(certificate::Source {
+) -> Result<linnet_workload::Source, linnet_workload::UrlError> {
+    Ok(linnet_workload::Source {
         identity_url: format!("https://{}", identity.https_address).parse()?,
         token: TokenSource::Text(token),
         trust_bundle: BundleSource::Text(identity.bundle_pem().to_string()),

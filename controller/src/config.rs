@@ -7,7 +7,7 @@ use linnet_mesh::{
     authorization::PathNormalization,
     names::{self, port},
 };
-use linnet_runtime::certificate::{self, BundleSource, TokenSource};
+use linnet_workload::{BundleSource, TokenSource};
 use std::{env, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Where discovery is served, `[::]:15010` by default.
@@ -67,7 +67,7 @@ pub struct Environment {
     /// This replica's name among others: its pod's.
     pub replica: String,
     /// Where its certificate comes from.
-    pub certificate: certificate::Source,
+    pub certificate: linnet_workload::Source,
     /// How long streams may take to end after SIGTERM.
     pub drain: Duration,
 }
@@ -157,7 +157,7 @@ impl Environment {
         };
         let path = |name, default: &str| text(name).unwrap_or_else(|| default.to_owned()).into();
         Ok(Self {
-            certificate: certificate::Source {
+            certificate: linnet_workload::Source {
                 identity_url,
                 token: TokenSource::File(path(TOKEN_FILE, names::TOKEN_PATH)),
                 trust_bundle: BundleSource::File(path(TRUST_BUNDLE_FILE, names::TRUST_BUNDLE_PATH)),

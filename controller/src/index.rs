@@ -19,7 +19,7 @@ mod verdicts;
 mod view;
 
 pub use attachments::RouteStatus;
-pub use authentication::{Fetched, KeySources};
+pub use authentication::KeySources;
 pub use resolve::Interest;
 pub use view::Endpoints;
 

@@ -13,8 +13,8 @@ mod turns;
 use crate::{
     compile::KeySource,
     discovery::Handle,
-    index::{Fetched, KeySources},
-    source::{Change, Sink},
+    index::KeySources,
+    source::{Change, KeyFetch, Sink},
 };
 use arc_swap::ArcSwap;
 use fetch::{Fetch, Fetcher};
@@ -166,15 +166,15 @@ impl Follow {
         }
     }
 
-    async fn fetch(&self) -> Fetched {
+    async fn fetch(&self) -> KeyFetch {
         let namespaces = self.namespaces.load_full();
         let _turn = self.turns.next(&namespaces, self.failing.0).await;
         match self.fetcher.keys(&self.source).await {
-            Ok((keys, notes)) => Fetched {
+            Ok((keys, notes)) => KeyFetch {
                 keys: Ok(keys.into()),
                 notes,
             },
-            Err(error) => Fetched {
+            Err(error) => KeyFetch {
                 keys: Err(error),
                 notes: Vec::new(),
             },

@@ -12,6 +12,7 @@ pub mod admission;
 pub mod analysis;
 pub mod compile;
 pub mod config;
+pub mod desired_status;
 pub mod discovery;
 pub mod index;
 pub mod keys;

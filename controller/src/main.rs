@@ -5,7 +5,7 @@ use linnet_controller::{
     config::{Environment, Platform},
 };
 use linnet_runtime::{
-    certificate, drain,
+    drain,
     process::{self, Error},
     readiness::Readiness,
     signal,
@@ -37,7 +37,7 @@ async fn serve(environment: Environment) -> Result<(), Error> {
         Platform::Directory(path) => Source::Directory(path),
     };
     let gate = readiness.gate("certificate");
-    let certificate = certificate::start(certificate, gate, drain.clone());
+    let certificate = linnet_workload::start(certificate, gate, drain.clone());
     let deps = Deps {
         source,
         certificate,

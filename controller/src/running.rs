@@ -12,7 +12,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use linnet_runtime::{
-    certificate, drain, health,
+    drain, health,
     readiness::Readiness,
     serve::{self, ListenerKind, TlsConfig, Transport},
 };
@@ -45,7 +45,7 @@ pub struct Deps {
     /// Where objects come from.
     pub source: Source,
     /// The controller's own certificate.
-    pub certificate: certificate::Handle,
+    pub certificate: linnet_workload::Handle,
     /// What of this process is not ready yet.
     pub readiness: Readiness,
     /// Says when to stop.
@@ -199,7 +199,7 @@ fn until_drained(drain: drain::Watch, task: impl Future<Output = ()> + Send + 's
 async fn serve_discovery(
     listener: TcpListener,
     router: axum::Router,
-    certificate: certificate::Handle,
+    certificate: linnet_workload::Handle,
     drain: drain::Watch,
 ) {
     let mut renewals = certificate.subscribe();
@@ -226,7 +226,7 @@ async fn serve_discovery(
 
 /// Small records: each takes a buffer of its size while it is sent, and what a
 /// thousand proxies leave behind of large ones adds up.
-fn discovery_tls(workload: &certificate::Workload) -> Arc<rustls::ServerConfig> {
+fn discovery_tls(workload: &linnet_workload::Workload) -> Arc<rustls::ServerConfig> {
     let mut config = workload.server_config(&[b"h2"], true);
     Arc::make_mut(&mut config).max_fragment_size = Some(RECORD);
     config

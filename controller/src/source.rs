@@ -6,11 +6,23 @@ pub mod kubernetes;
 
 use crate::{
     compile::KeySource,
-    index::Fetched,
     object::{Kind, Object, ObjectRef},
 };
-use std::time::{Instant, SystemTime};
+use linnet_mesh::authentication::Jwk;
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 use tokio::sync::mpsc;
+
+/// What fetching keys has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyFetch {
+    /// The keys, or why there are no new ones.
+    pub keys: Result<Arc<[Jwk]>, String>,
+    /// Which of them are not used, and why.
+    pub notes: Vec<String>,
+}
 
 /// A change and when it was seen.
 #[derive(Debug)]
@@ -39,7 +51,7 @@ pub enum Change {
         reason: Option<String>,
     },
     /// What fetching an issuer's keys has come to.
-    Keys(KeySource, Fetched),
+    Keys(KeySource, KeyFetch),
     /// All that was there at the start has been told.
     Synced,
 }

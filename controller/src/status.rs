@@ -4,11 +4,9 @@
 //! The answers are only for callers on this host (`kubectl port-forward` is one): they
 //! name all workloads.
 
-mod document;
 pub mod lease;
 mod writer;
 
-pub use document::{Content, Desired};
 pub use writer::write;
 
 use crate::discovery::{Handle, Stopped};

@@ -22,7 +22,6 @@ use kube::{
 use linnet_mesh::names::{
     CONTROL_PLANE_NAMESPACE, SYSTEM_NAMESPACES, TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_KEY, label,
 };
-use linnet_runtime::certificate;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -36,7 +35,7 @@ const RETRY: Duration = Duration::from_secs(5);
 const FIELD_MANAGER: &str = "linnet-controller";
 
 /// Keeps the ConfigMaps, for as long as it is polled.
-pub async fn keep(client: Client, certificate: certificate::Handle) {
+pub async fn keep(client: Client, certificate: linnet_workload::Handle) {
     certificate.wait().await;
     let mut keeper = Keeper {
         certificate,
@@ -155,7 +154,7 @@ impl View {
     fn source(&self, own: &str) -> Result<String, &'static str> {
         let written = self.bundles.get(CONTROL_PLANE_NAMESPACE).cloned().flatten();
         let written = written.ok_or("identity has not written it yet")?;
-        if certificate::have_common_anchor(own, &written) {
+        if linnet_workload::have_common_anchor(own, &written) {
             Ok(written)
         } else {
             Err("it has no root that this controller trusts; not copying it")
@@ -182,7 +181,7 @@ fn takes_bundle(namespace: &str) -> bool {
 }
 
 struct Keeper {
-    certificate: certificate::Handle,
+    certificate: linnet_workload::Handle,
     view: View,
     client: Client,
     told: Option<&'static str>,

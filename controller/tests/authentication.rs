@@ -9,9 +9,9 @@
 
 use linnet_controller::{
     compile::{Context, KeySource},
-    index::{Fetched, Index},
+    index::Index,
     object::{Name, parse_yaml},
-    source::Change,
+    source::{Change, KeyFetch},
 };
 use linnet_mesh::{
     SpiffeId, TrustDomain,
@@ -252,7 +252,7 @@ fn fetched_keys_are_those_of_the_last_good_answer() {
     let pod = Name::new("shop", "db-0");
     let mut take = |keys: Result<Vec<Jwk>, &str>| {
         index.take_affected();
-        let fetched = Fetched {
+        let fetched = KeyFetch {
             keys: keys.map(Arc::from).map_err(str::to_owned),
             notes: vec![],
         };
@@ -326,7 +326,7 @@ fn remarks_on_fetched_keys_are_bounded() {
     let spec = "{jwtRules: [{issuer: i, jwksUri: 'https://keys/a'}]}";
     apply(&mut index, &manifest("p", "shop", spec));
     let source = index.key_sources().into_keys().next().unwrap();
-    let fetched = Fetched {
+    let fetched = KeyFetch {
         keys: Ok(keys().into()),
         notes: (0..5000).map(|key| format!("key {key} is odd")).collect(),
     };

@@ -8,10 +8,8 @@
 
 mod support;
 
-use linnet_mesh::{
-    MtlsMode, Service,
-    discovery::{Resolution, Target, Update, proto::proxy_message::Kind},
-};
+use linnet_discovery::{Resolution, Target, Update, proto::proxy_message::Kind};
+use linnet_mesh::{MtlsMode, Service};
 use std::sync::Arc;
 use support::{Mesh, Proxy, host};
 use tonic::Code;
@@ -401,7 +399,7 @@ async fn requests_beyond_their_bounds_are_refused_and_the_bound_is_named() {
 #[tokio::test]
 async fn another_mesh_s_certificate_is_refused() {
     let mesh = Mesh::start(&[]).await;
-    let other = linnet_runtime::certificate::testing::Authority::default();
+    let other = linnet_workload::testing::Authority::default();
     let refused = Proxy::connect(mesh.running.discovery_address, &other, "default", "a").await;
     assert!(refused.is_err());
 }

@@ -10,9 +10,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST};
 use linnet_controller::{compile::Context, index::Index, object::parse_yaml, source::Change};
+use linnet_discovery::{Resolution, Target};
 use linnet_mesh::{
     TrustDomain,
-    discovery::{Resolution, Target},
     route::{Answer, Backend, HttpRoutes, HttpRule, RequestParts},
 };
 use serde::Deserialize;

@@ -2,10 +2,8 @@
 //! and the other way round.
 
 use bytes::Bytes;
-use linnet_mesh::{
-    authorization::{Connection, Scope},
-    discovery::{Target, Update, proto},
-};
+use linnet_discovery::{Target, Update, proto};
+use linnet_mesh::authorization::{Connection, Scope};
 use prost::Message;
 
 /// An update converts as a whole or not at all, and one that does is the same after

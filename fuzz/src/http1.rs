@@ -6,10 +6,8 @@ use linnet_proxy::{
     config::Config,
     server::{Deps, Running},
 };
-use linnet_runtime::{
-    certificate::testing::{Authority, Leaf},
-    logging,
-};
+use linnet_runtime::logging;
+use linnet_workload::testing::{Authority, Leaf};
 use std::{
     collections::HashMap,
     fs, io,

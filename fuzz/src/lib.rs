@@ -11,6 +11,7 @@
 )]
 
 mod admission_review;
+mod authorization;
 mod certificate_request;
 mod discovery;
 mod http1;
@@ -18,10 +19,10 @@ mod spiffe_id;
 mod tls;
 
 pub use admission_review::admission_review;
+pub use authorization::authorization;
 pub use certificate_request::certificate_request;
 pub use discovery::discovery;
 pub use http1::http1;
-pub use linnet_mesh::fuzz::authorization;
 pub use linnet_proxy::fuzz::{detection, hello, shared};
 pub use spiffe_id::spiffe_id;
 pub use tls::tls;

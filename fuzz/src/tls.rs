@@ -1,6 +1,6 @@
 //! The sidecar's TLS, under two certificates of one mesh.
 
-use linnet_runtime::certificate::testing::Authority;
+use linnet_workload::testing::Authority;
 use rustls::{ClientConfig, ServerConfig};
 use std::sync::{Arc, LazyLock};
 

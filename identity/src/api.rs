@@ -15,7 +15,8 @@ use axum::{
     routing::{get, post},
 };
 use linnet_mesh::SpiffeId;
-use linnet_runtime::{certificate::Federation, serve::Peer};
+use linnet_runtime::serve::Peer;
+use linnet_workload::Federation;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};

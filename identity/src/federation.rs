@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use linnet_mesh::TrustDomain;
-use linnet_runtime::certificate::Federation;
+use linnet_workload::Federation;
 use tokio::time::sleep;
 
 use crate::authority::Authority;
@@ -134,7 +134,7 @@ fn files(directory: &Path, problems: &mut BTreeMap<String, String>) -> BTreeMap<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use linnet_runtime::certificate::testing;
+    use linnet_workload::testing;
 
     #[test]
     fn a_damaged_bundle_leaves_a_domain_as_it_was_and_a_deleted_one_ends_it() {

@@ -6,10 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use linnet_mesh::SpiffeId;
-use linnet_runtime::{
-    certificate::{self, Workload},
-    serve::TlsConfig,
-};
+use linnet_runtime::serve::TlsConfig;
+use linnet_workload::Workload;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -30,7 +28,7 @@ pub enum ServingError {
     Key(#[from] rcgen::Error),
     /// TLS cannot use it.
     #[error("the identity service's own certificate: {0}")]
-    Certificate(#[from] certificate::Error),
+    Certificate(#[from] linnet_workload::Error),
 }
 
 /// Who the service is to its clients.

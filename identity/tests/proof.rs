@@ -16,11 +16,8 @@ use kube::{Client, client::Body};
 use linnet_identity::{
     Dependencies, Running, attest::TokenReviews, authority::RootStore, config::Config,
 };
-use linnet_runtime::{
-    certificate::{self, Workload},
-    drain,
-    readiness::Readiness,
-};
+use linnet_runtime::{drain, readiness::Readiness};
+use linnet_workload::Workload;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
@@ -121,7 +118,7 @@ impl Fixture {
         roots
             .add(CertificateDer::from_pem_slice(bundle.as_bytes()).unwrap())
             .unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(certificate::provider())
+        let config = rustls::ClientConfig::builder_with_provider(linnet_runtime::tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(roots)

@@ -17,11 +17,8 @@ use linnet_identity::{
     limit::{Budget, Limits},
 };
 use linnet_mesh::TrustDomain;
-use linnet_runtime::{
-    certificate::{self, BundleSource, Source, TokenSource, Workload},
-    drain,
-    readiness::Readiness,
-};
+use linnet_runtime::{drain, readiness::Readiness};
+use linnet_workload::{BundleSource, Source, TokenSource, Workload};
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
@@ -90,7 +87,7 @@ impl Fixture {
         roots
             .add(CertificateDer::from_pem_slice(self.running.bundle_pem().as_bytes()).unwrap())
             .unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(certificate::provider())
+        let config = rustls::ClientConfig::builder_with_provider(linnet_runtime::tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_root_certificates(roots)
@@ -164,13 +161,13 @@ async fn a_workload_gets_its_certificate_and_its_peers_take_it() {
     let file = directory.path().join("token");
     std::fs::write(&file, fixture.token() + "\n").unwrap();
     let (_signal, drain) = drain::channel();
-    let payment = certificate::start(
+    let payment = linnet_workload::start(
         fixture.source(TokenSource::File(file)),
         readiness.gate("identity"),
         drain.clone(),
     );
     let token = fixture.tokens.issue("default", "frontend", MINUTE).unwrap();
-    let frontend = certificate::start(
+    let frontend = linnet_workload::start(
         fixture.source(TokenSource::Text(token)),
         readiness.gate("identity"),
         drain,
@@ -190,11 +187,11 @@ async fn a_workload_gets_its_certificate_and_its_peers_take_it() {
         tokio_rustls::TlsAcceptor::from(payment.server_config(alpn, true)).accept(far),
     );
     assert_eq!(
-        certificate::peer_identity(client.unwrap().get_ref().1).as_ref(),
+        linnet_runtime::tls::peer_identity(client.unwrap().get_ref().1).as_ref(),
         Some(payment.id())
     );
     assert_eq!(
-        certificate::peer_identity(server.unwrap().get_ref().1).as_ref(),
+        linnet_runtime::tls::peer_identity(server.unwrap().get_ref().1).as_ref(),
         Some(frontend.id())
     );
 }
@@ -206,7 +203,7 @@ async fn certificates_are_renewed_before_they_expire() {
     let fixture = Fixture::with(config).await;
     let readiness = Readiness::new();
     let (_signal, drain) = drain::channel();
-    let handle = certificate::start(
+    let handle = linnet_workload::start(
         fixture.source(TokenSource::Text(fixture.token())),
         readiness.gate("identity"),
         drain,
@@ -238,7 +235,7 @@ async fn a_failed_renewal_keeps_the_certificate() {
     let file = directory.path().join("token");
     std::fs::write(&file, fixture.token()).unwrap();
     let source = fixture.source(TokenSource::File(file.clone()));
-    let handle = certificate::start(source, Readiness::new().gate("identity"), drain);
+    let handle = linnet_workload::start(source, Readiness::new().gate("identity"), drain);
     let first = handle.wait().await;
     std::fs::write(&file, "damaged").unwrap();
     let mut generations = handle.subscribe();
@@ -256,12 +253,12 @@ async fn a_failed_renewal_keeps_the_certificate() {
 #[tokio::test]
 async fn a_service_of_another_root_is_not_asked() {
     let fixture = Fixture::start().await;
-    let other = certificate::testing::Authority::default();
+    let other = linnet_workload::testing::Authority::default();
     let mut source = fixture.source(TokenSource::Text(fixture.token()));
     source.trust_bundle = BundleSource::Text(other.bundle_pem());
     let readiness = Readiness::new();
     let (signal, drain) = drain::channel();
-    let handle = certificate::start(source, readiness.gate("identity"), drain);
+    let handle = linnet_workload::start(source, readiness.gate("identity"), drain);
     let waited = tokio::time::timeout(Duration::from_secs(1), handle.wait()).await;
     assert!(waited.is_err());
     assert_eq!(readiness.pending(), ["identity"]);

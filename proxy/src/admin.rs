@@ -21,7 +21,7 @@ use axum::{
     routing::{get, post, put},
 };
 use linnet_mesh::SpiffeId;
-use linnet_runtime::{certificate, logging};
+use linnet_runtime::logging;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{net::IpAddr, sync::Arc};
@@ -37,7 +37,7 @@ pub struct State {
     /// Begins the drain.
     pub drain: Arc<dyn Fn() + Send + Sync>,
     /// The workload's certificate.
-    pub certificate: certificate::Handle,
+    pub certificate: linnet_workload::Handle,
     /// Says what becomes of a request.
     pub(crate) explainer: Explainer,
     /// The pod's address, which the kubelet probes.

@@ -19,7 +19,7 @@ use linnet_mesh::{
     TrustDomain,
     names::{self, env, port},
 };
-use linnet_runtime::certificate::{self, BundleSource, TokenSource};
+use linnet_workload::{BundleSource, TokenSource};
 use std::{
     collections::BTreeSet,
     fmt,
@@ -75,7 +75,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub enum CertificateSource {
     /// The identity service.
-    Identity(certificate::Source),
+    Identity(linnet_workload::Source),
     /// A directory with `ca.pem`, `leaf.pem` and `leaf.key`.
     Directory(PathBuf),
 }
@@ -278,7 +278,7 @@ impl Reader<'_> {
         let path = |name: &str, default: &str| {
             PathBuf::from(self.text(name).unwrap_or_else(|| default.to_owned()))
         };
-        Some(CertificateSource::Identity(certificate::Source {
+        Some(CertificateSource::Identity(linnet_workload::Source {
             identity_url,
             token: TokenSource::File(path(env::TOKEN_FILE, names::TOKEN_PATH)),
             trust_bundle: BundleSource::File(path(

@@ -9,7 +9,7 @@ use crate::{
     outbound,
     thread::{Shared, Thread},
 };
-use linnet_mesh::discovery::Target;
+use linnet_discovery::Target;
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},

@@ -15,10 +15,8 @@ mod view;
 
 use crate::{balance::standing::Standing, pool::Pools};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use linnet_mesh::{
-    Endpoint, Inbound, Service, ServicePort, Workload,
-    discovery::{EndpointsUpdate, Resolution, Target, Update, limits},
-};
+use linnet_discovery::{EndpointsUpdate, Resolution, Target, Update, limits};
+use linnet_mesh::{Endpoint, Inbound, Service, ServicePort, Workload};
 use state::{State, TargetCell, micros};
 use std::{
     collections::HashSet,

@@ -3,10 +3,10 @@
 
 use crate::telemetry::Flags;
 use http::StatusCode;
+use linnet_discovery::Target;
 use linnet_mesh::{
     ResourceRef, ServicePort, SpiffeId,
     authentication::Reason,
-    discovery::Target,
     route::{AbortStatus, grpc as status},
 };
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};

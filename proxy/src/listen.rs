@@ -1,7 +1,7 @@
 //! Listeners of the data threads: one socket a thread on a shared port, so that
 //! the kernel spreads connections and no thread waits for another.
 
-use linnet_mesh::discovery::Target;
+use linnet_discovery::Target;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::{
     io,

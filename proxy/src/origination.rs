@@ -8,7 +8,6 @@ use linnet_mesh::{
     destination::{ClientTls, Origination},
     protocol::MeshProtocol,
 };
-use linnet_runtime::certificate;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -85,7 +84,7 @@ impl Originator {
 }
 
 fn make(tls: &ClientTls, server: &Origination) -> Result<Made, String> {
-    let provider = certificate::provider();
+    let provider = linnet_runtime::tls::provider();
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;

@@ -21,7 +21,8 @@ use crate::{
     thread::{FirstSpeaker, Thread},
 };
 use bytes::Bytes;
-use linnet_mesh::{AppProtocol, Endpoint, Workload, discovery::Target, protocol::MeshProtocol};
+use linnet_discovery::Target;
+use linnet_mesh::{AppProtocol, Endpoint, Workload, protocol::MeshProtocol};
 use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,

@@ -15,7 +15,7 @@ use crate::{
 };
 use linnet_mesh::{SpiffeId, TrustDomain, names::CONTROL_PLANE_NAMESPACE};
 use linnet_runtime::{
-    certificate, drain, files, health, logging,
+    drain, files, health, logging,
     readiness::Readiness,
     serve::{self, ListenerKind, Transport},
 };
@@ -44,7 +44,7 @@ pub enum Error {
     Io(#[from] io::Error),
     /// The certificate directory.
     #[error("the certificate directory: {0}")]
-    Certificate(#[from] certificate::Error),
+    Certificate(#[from] linnet_workload::Error),
     /// The controller's identity can't be named.
     #[error("the controller's identity: {0}")]
     Identity(#[from] linnet_mesh::spiffe::ParseError),
@@ -69,7 +69,7 @@ pub struct Running {
     pub admin: SocketAddr,
     /// What the sidecar still waits for before it is ready.
     pub readiness: Readiness,
-    certificates: certificate::Handle,
+    certificates: linnet_workload::Handle,
     telemetry: Telemetry,
     signal: drain::Signal,
     drain_requested: Arc<Notify>,
@@ -93,15 +93,18 @@ impl Config {
         let mut tasks = JoinSet::new();
         let certificates = match &self.certificate {
             CertificateSource::Directory(path) => {
-                let handle = certificate::Handle::fixed(certificate::from_files(path)?);
-                tasks.spawn(certificate::watch_expiry(handle.clone(), readiness.clone()));
+                let handle = linnet_workload::Handle::fixed(linnet_workload::from_files(path)?);
+                tasks.spawn(linnet_workload::watch_expiry(
+                    handle.clone(),
+                    readiness.clone(),
+                ));
                 handle
             }
             CertificateSource::Identity(source) => {
                 let gate = readiness.gate("certificate");
                 // Renewal goes on through a drain: it only ends with the process.
                 let (_never, watch) = drain::channel();
-                certificate::start(source.clone(), gate, watch)
+                linnet_workload::start(source.clone(), gate, watch)
             }
         };
         let directory = self.start_discovery(&readiness, &certificates, &mut tasks)?;
@@ -180,7 +183,7 @@ impl Config {
     fn start_discovery(
         &self,
         readiness: &Readiness,
-        certificates: &certificate::Handle,
+        certificates: &linnet_workload::Handle,
         tasks: &mut JoinSet<()>,
     ) -> Result<Arc<Directory>, Error> {
         let (directory, commands) = Directory::new(self.pod.ips.clone());
@@ -290,7 +293,7 @@ impl Running {
     }
 
     /// The workload's certificate.
-    pub fn certificates(&self) -> &certificate::Handle {
+    pub fn certificates(&self) -> &linnet_workload::Handle {
         &self.certificates
     }
 

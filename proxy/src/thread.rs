@@ -14,8 +14,9 @@ use crate::{
     telemetry::Telemetry,
     tls::Tls,
 };
-use linnet_mesh::{Endpoint, Inbound, ServicePort, Workload, discovery::Target};
-use linnet_runtime::{certificate, drain};
+use linnet_discovery::Target;
+use linnet_mesh::{Endpoint, Inbound, ServicePort, Workload};
+use linnet_runtime::drain;
 use std::{
     cell::{Cell, Ref, RefCell},
     collections::{HashMap, HashSet},
@@ -36,7 +37,7 @@ const MOST_REMEMBERED: usize = 10_000;
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
-    pub(crate) certificates: certificate::Handle,
+    pub(crate) certificates: linnet_workload::Handle,
     pub(crate) telemetry: Telemetry,
     pub(crate) access_log: Log,
     pub(crate) opaque_ports: Arc<HashSet<u16>>,

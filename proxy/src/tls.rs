@@ -10,7 +10,6 @@ use crate::{
     origination::Hello,
 };
 use linnet_mesh::{SpiffeId, protocol::MeshProtocol};
-use linnet_runtime::certificate;
 use rustls::pki_types::ServerName;
 use std::{
     cell::RefCell,
@@ -48,13 +47,13 @@ impl VerifiedPeer {
 
 /// A data thread's TLS.
 pub(crate) struct Tls {
-    certificates: certificate::Handle,
+    certificates: linnet_workload::Handle,
     own_ips: Vec<IpAddr>,
     cached: RefCell<Option<(u64, Rc<Configs>)>>,
 }
 
 struct Configs {
-    own: Arc<certificate::Workload>,
+    own: Arc<linnet_workload::Workload>,
     server: Arc<rustls::ServerConfig>,
     http1: Arc<rustls::ClientConfig>,
     /// For HTTP/1.1 over streams, or without them where the peer is older.
@@ -65,7 +64,7 @@ struct Configs {
 
 impl Tls {
     /// Of a pod with these addresses.
-    pub(crate) fn new(certificates: certificate::Handle, own_ips: &[IpAddr]) -> Self {
+    pub(crate) fn new(certificates: linnet_workload::Handle, own_ips: &[IpAddr]) -> Self {
         Self {
             certificates,
             own_ips: own_ips.to_vec(),
@@ -118,7 +117,7 @@ impl Tls {
         let accept = Server::accept(configs.server.clone(), stream);
         let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await??;
         let session = stream.session();
-        let peer = certificate::peer_identity(session)
+        let peer = linnet_runtime::tls::peer_identity(session)
             .ok_or_else(|| io::Error::other("the peer's certificate names no mesh identity"))?;
         let protocol = session
             .alpn_protocol()
@@ -161,7 +160,7 @@ impl Tls {
             Ok(Err(error)) => return Err(refused(error.to_string())),
             Err(_) => return Err(refused("no answer to the handshake".to_owned())),
         };
-        match certificate::peer_identity(stream.session()) {
+        match linnet_runtime::tls::peer_identity(stream.session()) {
             Some(peer) if configs.own.is_expected(&peer, expected) => Ok(stream),
             Some(peer) => Err(refused(format!("it is {peer}"))),
             None => Err(refused("it has no mesh identity".to_owned())),

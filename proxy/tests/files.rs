@@ -6,10 +6,8 @@
     reason = "in a test a failure is a panic with a line number"
 )]
 
-use linnet_runtime::{
-    certificate::testing::{Authority, Leaf},
-    files,
-};
+use linnet_runtime::files;
+use linnet_workload::testing::{Authority, Leaf};
 use std::{collections::HashMap, fs, net::SocketAddr, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},

@@ -7,10 +7,7 @@ use crate::{
     support::{Mesh, identity},
     wire::{self, answer, dial, inbound, outbound, send},
 };
-use linnet_runtime::certificate::{
-    self,
-    testing::{Authority, Leaf},
-};
+use linnet_workload::testing::{Authority, Leaf};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -65,7 +62,7 @@ impl ServerCertVerifier for Credulous {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        certificate::provider()
+        linnet_runtime::tls::provider()
             .signature_verification_algorithms
             .supported_schemes()
     }
@@ -104,7 +101,7 @@ impl ClientCertVerifier for Credulous {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        certificate::provider()
+        linnet_runtime::tls::provider()
             .signature_verification_algorithms
             .supported_schemes()
     }
@@ -121,7 +118,7 @@ fn client(
     alpn: &[u8],
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> Arc<rustls::ClientConfig> {
-    let config = rustls::ClientConfig::builder_with_provider(certificate::provider())
+    let config = rustls::ClientConfig::builder_with_provider(linnet_runtime::tls::provider())
         .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
@@ -299,7 +296,7 @@ fn server(
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> Arc<rustls::ServerConfig> {
     let (chain, key) = parts(pem);
-    let mut config = rustls::ServerConfig::builder_with_provider(certificate::provider())
+    let mut config = rustls::ServerConfig::builder_with_provider(linnet_runtime::tls::provider())
         .with_protocol_versions(versions)
         .unwrap()
         .with_client_cert_verifier(Arc::new(Credulous))
@@ -452,12 +449,12 @@ async fn a_chain_with_another_key_is_refused() {
     let (chain, _) = parts(&right);
     let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let key = PrivateKeyDer::from_pem_slice(other.as_bytes()).unwrap();
-    let key = certificate::provider()
+    let key = linnet_runtime::tls::provider()
         .key_provider
         .load_private_key(key)
         .unwrap();
     let stolen = rustls::sign::CertifiedKey::new(chain, key);
-    let mut config = rustls::ClientConfig::builder_with_provider(certificate::provider())
+    let mut config = rustls::ClientConfig::builder_with_provider(linnet_runtime::tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()

@@ -17,7 +17,7 @@ const CRATES: [&str; 7] = [
     "init",
 ];
 /// Where connections are accepted and counted.
-const COUNTED: [&str; 2] = ["runtime/src/serve.rs", "proxy/src/data.rs"];
+const COUNTED: [&str; 2] = ["lib/runtime/src/serve.rs", "proxy/src/data.rs"];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {

@@ -7,7 +7,7 @@ use crate::{
     wire::{peer, send},
 };
 use linnet_proxy::server::Running;
-use linnet_runtime::token::{Issuer, with_secret};
+use linnet_workload::token::{Issuer, with_secret};
 use serde_json::{Value, json};
 use std::time::SystemTime;
 

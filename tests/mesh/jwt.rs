@@ -3,7 +3,7 @@
 
 use crate::support::{Mesh, Sidecar, identity};
 use linnet_proxy::server::Running;
-use linnet_runtime::token::Issuer;
+use linnet_workload::token::Issuer;
 use serde_json::json;
 use std::{
     fs,

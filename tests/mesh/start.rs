@@ -7,11 +7,8 @@ use linnet_proxy::{
     config::Config,
     server::{Deps, Running},
 };
-use linnet_runtime::{
-    certificate::{self, BundleSource, TokenSource},
-    drain, logging,
-    readiness::Readiness,
-};
+use linnet_runtime::{drain, logging, readiness::Readiness};
+use linnet_workload::{BundleSource, TokenSource};
 use std::{
     collections::HashMap,
     fs,
@@ -121,7 +118,7 @@ impl Plane {
         let config = linnet_identity::config::Config::loopback();
         let identity = config.build(dependencies).await.unwrap();
         let token = tokens.issue("linnet-system", "linnet-controller", PATIENCE * 60);
-        let source = certificate::Source {
+        let source = linnet_workload::Source {
             identity_url: format!("https://{}", identity.https_address)
                 .parse()
                 .unwrap(),
@@ -130,7 +127,8 @@ impl Plane {
             trust_domain: TrustDomain::default(),
         };
         let (renewing, watch) = drain::channel();
-        let certificate = certificate::start(source, Readiness::new().gate("certificate"), watch);
+        let certificate =
+            linnet_workload::start(source, Readiness::new().gate("certificate"), watch);
         certificate.wait().await;
         let (serving, drain) = drain::channel();
         let manifests = files.path().join("manifests");

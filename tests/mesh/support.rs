@@ -6,15 +6,9 @@ use linnet_proxy::{
     config::Config,
     server::{Deps, Running},
 };
-use linnet_runtime::{
-    certificate::{
-        self,
-        testing::{Authority, Leaf},
-    },
-    drain, logging,
-    readiness::Readiness,
-};
+use linnet_runtime::{drain, logging, readiness::Readiness};
 use linnet_sample::server;
+use linnet_workload::testing::{Authority, Leaf};
 use std::{collections::HashMap, fs, net::SocketAddr, path::Path};
 
 /// What a sidecar is started with.
@@ -102,7 +96,7 @@ impl Mesh {
             .workload("linnet-system", "linnet-controller");
         let deps = linnet_controller::Deps {
             source: linnet_controller::Source::Directory(manifests.to_owned()),
-            certificate: certificate::Handle::fixed(certificate),
+            certificate: linnet_workload::Handle::fixed(certificate),
             readiness: Readiness::new(),
             drain,
         };

@@ -9,7 +9,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use linnet_runtime::certificate::testing::{Authority, Leaf};
+use linnet_workload::testing::{Authority, Leaf};
 
 use crate::namespace::{Link, PEER, POD_V4, POD_V6, Servers, backends, socket};
 

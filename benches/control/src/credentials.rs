@@ -3,7 +3,7 @@
 use crate::Failure;
 use linnet_identity::authority::{Authority, Root};
 use linnet_mesh::{SpiffeId, TrustDomain};
-use linnet_runtime::certificate::Workload;
+use linnet_workload::Workload;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use std::path::Path;
 use time::{Duration, OffsetDateTime};

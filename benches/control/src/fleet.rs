@@ -3,7 +3,7 @@
 
 use crate::{Failure, credentials::Credentials, world};
 use hyper_util::rt::TokioIo;
-use linnet_mesh::discovery::{
+use linnet_discovery::{
     Target, Update,
     proto::{self, discovery_client::DiscoveryClient, proxy_message::Kind},
 };

@@ -12,7 +12,7 @@ use linnet_identity::{
 };
 use linnet_injector::{InjectionConfig, webhook::Webhook};
 use linnet_runtime::{
-    certificate, drain, logging,
+    drain, logging,
     readiness::Readiness,
     serve::{ListenerKind, Transport, serve},
 };
@@ -34,7 +34,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 /// Serves until standard input closes.
 pub(crate) fn run(service: &str, directory: &Path) -> Result<(), Failure> {
     logging::init("warn");
-    certificate::provider();
+    linnet_runtime::tls::provider();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -58,7 +58,7 @@ pub(crate) fn run(service: &str, directory: &Path) -> Result<(), Failure> {
 }
 
 async fn controller(directory: &Path, drain: drain::Watch) -> Result<Value, Failure> {
-    let certificate = certificate::Handle::fixed(certificate::from_files(directory)?);
+    let certificate = linnet_workload::Handle::fixed(linnet_workload::from_files(directory)?);
     let deps = linnet_controller::Deps {
         source: Source::Directory(directory.join("manifests")),
         certificate,
@@ -113,7 +113,7 @@ async fn injector(directory: &Path, drain: drain::Watch) -> Result<Value, Failur
     let labels = BTreeMap::from([("istio-injection".to_owned(), "enabled".to_owned())]);
     let namespaces = BTreeMap::from([("shop".to_owned(), labels)]);
     let router = Webhook::new(InjectionConfig::default(), Arc::new(namespaces)).router();
-    let workload = certificate::from_files(directory)?;
+    let workload = linnet_workload::from_files(directory)?;
     let tls = Arc::new(ArcSwap::new(workload.server_config(&[b"h2"], false)));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

@@ -65,7 +65,7 @@ fn body() -> Result<Bytes, Failure> {
 fn trusting(bundle: &str) -> Result<Arc<rustls::ClientConfig>, Failure> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(bundle.as_bytes())?)?;
-    let provider = linnet_runtime::certificate::provider();
+    let provider = linnet_runtime::tls::provider();
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)

@@ -5,7 +5,7 @@
 //! nothing; what a sidecar costs beyond it is the price of being one.
 
 use linnet_mesh::protocol::MeshProtocol;
-use linnet_runtime::certificate::{self, Workload};
+use linnet_workload::Workload;
 use rustls::pki_types::ServerName;
 use std::{error::Error, future::Future, io, net::SocketAddr, sync::Arc};
 use tokio::{
@@ -34,7 +34,7 @@ type Failure = Box<dyn Error>;
 fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     let (mode, directory) = arguments.next().zip(arguments.next()).ok_or(USAGE)?;
-    let side = Side::new(&mode, || certificate::from_files(&directory))?;
+    let side = Side::new(&mode, || linnet_workload::from_files(&directory))?;
     let pairs: Vec<(SocketAddr, SocketAddr)> = arguments
         .map(|pair| parse(&pair))
         .collect::<Result<_, _>>()?;

@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 /// # Errors
 /// The output can't be written.
 pub(crate) fn run(arguments: &Arguments, context: &Context) -> Result<ExitCode, io::Error> {
-    let mut command = crate::arguments::Arguments::command();
+    let mut command = super::Arguments::command();
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "linnet", &mut script);
     context

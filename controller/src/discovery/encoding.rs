@@ -3,10 +3,8 @@
 //! one encoding and a thousand references to it.
 
 use crate::index::Endpoints;
-use linnet_mesh::{
-    Endpoint, Service, ServicePort,
-    discovery::{EndpointsUpdate, Update},
-};
+use linnet_discovery::{EndpointsUpdate, Update};
+use linnet_mesh::{Endpoint, Service, ServicePort};
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 /// An encoded update, shared by the messages that carry it.

@@ -5,8 +5,9 @@ use super::{
     proxy_status::ProxyStatus,
     stream::{Message, StreamId},
 };
-use crate::{compile::Verdict, index::KeySources, status::Desired};
-use linnet_mesh::{SpiffeId, discovery::Target};
+use crate::{compile::Verdict, desired_status::DesiredStatus, index::KeySources};
+use linnet_discovery::Target;
+use linnet_mesh::SpiffeId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
@@ -20,7 +21,7 @@ pub(super) enum Command {
     Verdicts(oneshot::Sender<Vec<Verdict>>),
     KeySources(oneshot::Sender<KeySources>),
     Proxies(oneshot::Sender<Vec<ProxyStatus>>),
-    Statuses(oneshot::Sender<Vec<Desired>>),
+    Statuses(oneshot::Sender<Vec<DesiredStatus>>),
     LastChange(oneshot::Sender<Option<LastChange>>),
 }
 
@@ -82,7 +83,7 @@ impl Handle {
     ///
     /// # Errors
     /// The controller is shutting down.
-    pub async fn statuses(&self) -> Result<Vec<Desired>, Stopped> {
+    pub async fn statuses(&self) -> Result<Vec<DesiredStatus>, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Statuses(reply)).await?;
         answer.await.map_err(|_| Stopped)

@@ -13,16 +13,14 @@ use super::{
     views::Views,
 };
 use crate::{
+    desired_status::DesiredStatus,
     index::{Affected, Index, Interest},
     object::Name,
     source::Event,
-    status::Desired,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use linnet_mesh::{
-    SpiffeId,
-    discovery::{Target, limits},
-};
+use linnet_discovery::{Target, limits};
+use linnet_mesh::SpiffeId;
 use std::collections::{HashMap, HashSet};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
@@ -204,9 +202,10 @@ impl Hub {
             Command::Proxies(reply) => drop(reply.send(self.proxies())),
             Command::Statuses(reply) => {
                 let routes = self.index.route_statuses().into_iter();
-                let routes = routes.map(Desired::from);
+                let routes = routes.map(DesiredStatus::from);
                 let others = self.index.verdicts_in_conditions();
-                let others = others.map(|(object, verdict)| Desired::from((object, &verdict)));
+                let others =
+                    others.map(|(object, verdict)| DesiredStatus::from((object, &verdict)));
                 drop(reply.send(routes.chain(others).collect()));
             }
             Command::LastChange(reply) => drop(reply.send(self.convergence.last())),

@@ -5,7 +5,8 @@
 //! comes back before the controller knows of the loss.
 
 use super::stream::StreamId;
-use linnet_mesh::{SpiffeId, discovery::limits};
+use linnet_discovery::limits;
+use linnet_mesh::SpiffeId;
 use std::collections::{HashMap, VecDeque};
 use tonic::Status;
 

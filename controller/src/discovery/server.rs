@@ -14,13 +14,11 @@ use axum::{
     response::Response,
     routing::post,
 };
-use linnet_mesh::{
-    SpiffeId,
-    discovery::{
-        DecodeError, Target, limits,
-        proto::{self, proxy_message::Kind},
-    },
+use linnet_discovery::{
+    DecodeError, Target, limits,
+    proto::{self, proxy_message::Kind},
 };
+use linnet_mesh::SpiffeId;
 use linnet_runtime::{drain, serve::Peer};
 use std::{
     sync::{

@@ -6,10 +6,8 @@ use super::{
     views::{View, Views},
 };
 use crate::{index::Index, object::Name};
-use linnet_mesh::{
-    Inbound, ServicePort, SpiffeId, Workload,
-    discovery::{Resolution, Target, Update, proto},
-};
+use linnet_discovery::{Resolution, Target, Update, proto};
+use linnet_mesh::{Inbound, ServicePort, SpiffeId, Workload};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,

@@ -11,10 +11,8 @@ use crate::{
     object::{Kind, Name, ObjectRef, parse_yaml},
     source::{self, Change, Sink},
 };
-use linnet_mesh::{
-    TrustDomain,
-    discovery::{Resolution, Target, Update, limits},
-};
+use linnet_discovery::{Resolution, Target, Update, limits};
+use linnet_mesh::TrustDomain;
 use std::{
     net::{IpAddr, Ipv4Addr},
     ops::Range,

@@ -10,7 +10,7 @@ use super::{encoding::Bytes, stream::Message};
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
-use linnet_mesh::discovery::{limits, proto};
+use linnet_discovery::{limits, proto};
 use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint},

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     compile::{KeySource, Keys, Note, RequestAuthentication, TokenRule},
     object::Name,
+    source::KeyFetch,
 };
 use linnet_mesh::authentication::{Authentication, Jwk, JwtRule};
 use std::{
@@ -17,15 +18,6 @@ use std::{
 
 /// Remarks on the keys of one source that are kept.
 const NOTES: usize = 16;
-
-/// What fetching keys has come to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Fetched {
-    /// The keys, or why there are no new ones.
-    pub keys: Result<Arc<[Jwk]>, String>,
-    /// Which of them are not used, and why.
-    pub notes: Vec<String>,
-}
 
 /// Where keys are to be fetched, each with the namespaces whose policies want them.
 pub type KeySources = BTreeMap<KeySource, BTreeSet<Arc<str>>>;
@@ -44,7 +36,7 @@ struct State {
 
 impl FetchedKeys {
     /// Takes what a fetch has come to; whether the keys are others.
-    fn take(&mut self, source: KeySource, fetched: Fetched) -> bool {
+    fn take(&mut self, source: KeySource, fetched: KeyFetch) -> bool {
         let state = self.0.entry(source).or_default();
         match fetched.keys {
             Ok(keys) => {
@@ -108,7 +100,7 @@ impl Index {
     }
 
     /// Takes what fetching has come to.
-    pub(super) fn take_keys(&mut self, source: &KeySource, fetched: Fetched) {
+    pub(super) fn take_keys(&mut self, source: &KeySource, fetched: KeyFetch) {
         let users = &self.configurations.key_users;
         // Only where some are wanted no more is there a look at all.
         if self.keys.0.len() > users.len() || !users.has(source) {

@@ -2,10 +2,8 @@
 
 use super::Index;
 use crate::{compile::Host, object::Name};
-use linnet_mesh::{
-    ServicePort, Workload,
-    discovery::{Resolution, Target},
-};
+use linnet_discovery::{Resolution, Target};
+use linnet_mesh::{ServicePort, Workload};
 use std::{net::IpAddr, sync::Arc};
 
 /// What a target's answer hangs on.

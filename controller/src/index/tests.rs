@@ -3,11 +3,8 @@ use crate::{
     compile::Status,
     object::{Kind, ObjectRef, parse_yaml},
 };
-use linnet_mesh::{
-    AppProtocol, MtlsMode, ServicePort, SpiffeId,
-    destination::LocalityPolicy,
-    discovery::{Resolution, Target},
-};
+use linnet_discovery::{Resolution, Target};
+use linnet_mesh::{AppProtocol, MtlsMode, ServicePort, SpiffeId, destination::LocalityPolicy};
 
 pub(super) fn index(yaml: &str) -> Index {
     let context = Context {

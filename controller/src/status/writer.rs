@@ -6,7 +6,7 @@
 //! another writer is lost. What was seen to be right is not looked at again
 //! until it is to say something else, or the round over everything is due.
 
-use super::{Content, Desired};
+use crate::desired_status::{Content, DesiredStatus};
 use crate::{
     discovery::Handle,
     object::{Kind, ObjectRef},
@@ -66,14 +66,18 @@ pub async fn write(client: Client, handle: Handle, mut held: watch::Receiver<boo
 struct Writer {
     client: Client,
     /// What is known to stand there.
-    told: HashMap<ObjectRef, Desired>,
+    told: HashMap<ObjectRef, DesiredStatus>,
     /// When all is looked at again.
     round: Instant,
 }
 
 impl Writer {
     /// Whether something failed.
-    async fn write_all(&mut self, desired: Vec<Desired>, held: &watch::Receiver<bool>) -> bool {
+    async fn write_all(
+        &mut self,
+        desired: Vec<DesiredStatus>,
+        held: &watch::Receiver<bool>,
+    ) -> bool {
         if Instant::now() >= self.round {
             self.told.clear();
             self.round = Instant::now() + ROUND;
@@ -108,7 +112,7 @@ impl Writer {
         failed
     }
 
-    async fn write(&self, desired: &Desired) -> Result<(), kube::Error> {
+    async fn write(&self, desired: &DesiredStatus) -> Result<(), kube::Error> {
         let mut conflicts = 0;
         loop {
             match self.attempt(desired).await {
@@ -122,7 +126,7 @@ impl Writer {
         }
     }
 
-    async fn attempt(&self, desired: &Desired) -> Result<(), kube::Error> {
+    async fn attempt(&self, desired: &DesiredStatus) -> Result<(), kube::Error> {
         let Some(api) = self.api(desired.object.kind, &desired.object.name.namespace) else {
             return Ok(());
         };

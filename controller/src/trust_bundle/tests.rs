@@ -79,7 +79,7 @@ fn a_namespace_on_its_way_out_is_left_alone() {
 
 #[test]
 fn identitys_bundle_is_copied_whatever_ones_own_certificate_came_with() {
-    use linnet_runtime::certificate::testing::Authority;
+    use linnet_workload::testing::Authority;
     let (old, new) = (
         Authority::default().bundle_pem(),
         Authority::default().bundle_pem(),

@@ -9,15 +9,12 @@
 
 use hyper_util::rt::TokioIo;
 use linnet_controller::{Config, Deps, Running, Source};
-use linnet_mesh::discovery::{
+use linnet_discovery::{
     Target, Update,
     proto::{self, discovery_client::DiscoveryClient, proxy_message::Kind},
 };
-use linnet_runtime::{
-    certificate::{Handle, testing::Authority},
-    drain,
-    readiness::Readiness,
-};
+use linnet_runtime::{drain, readiness::Readiness};
+use linnet_workload::{Handle, testing::Authority};
 use std::{io, net::SocketAddr, path::Path, time::Duration};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};

@@ -24,7 +24,7 @@ impl Anchor {
     fn new(der: CertificateDer<'static>) -> Result<Self, RootError> {
         let not_after = parse(BUNDLE, &der)?.validity().not_after.to_datetime();
         Ok(Self {
-            fingerprint: linnet_runtime::certificate::fingerprint(&der),
+            fingerprint: linnet_workload::fingerprint(&der),
             not_after,
             der,
         })
@@ -196,5 +196,5 @@ pub(super) fn parse<'a>(
 }
 
 fn pem(der: &CertificateDer<'_>) -> String {
-    linnet_runtime::certificate::pem(der)
+    linnet_workload::pem(der)
 }

@@ -9,7 +9,7 @@
 use std::fmt;
 
 use linnet_mesh::{SpiffeId, TrustDomain};
-use linnet_runtime::certificate::Workload;
+use linnet_workload::Workload;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData,

@@ -1,7 +1,7 @@
 mod store;
 
 use linnet_mesh::TrustDomain;
-use linnet_runtime::certificate::Workload;
+use linnet_workload::Workload;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -43,7 +43,7 @@ fn verify(signed: &Signed, bundle_pem: &str, at: OffsetDateTime) {
         &roots,
         &chain[1..],
         UnixTime::since_unix_epoch(std::time::Duration::from_secs(at)),
-        linnet_runtime::certificate::provider()
+        linnet_runtime::tls::provider()
             .signature_verification_algorithms
             .all,
     )

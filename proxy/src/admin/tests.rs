@@ -1,7 +1,7 @@
 use super::*;
 use axum::body::Body;
 use http_body_util::BodyExt;
-use linnet_runtime::certificate::testing::Authority as TestAuthority;
+use linnet_workload::testing::Authority as TestAuthority;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use tower::ServiceExt;
 
@@ -19,7 +19,7 @@ fn admin() -> Admin {
         drain: Arc::new(move || {
             counter.fetch_add(1, SeqCst);
         }),
-        certificate: certificate::Handle::fixed(
+        certificate: linnet_workload::Handle::fixed(
             TestAuthority::default().workload("default", "payment"),
         ),
         explainer: Explainer {

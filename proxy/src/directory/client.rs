@@ -6,11 +6,8 @@
 
 use super::{Command, Directory};
 use hyper_util::rt::TokioIo;
-use linnet_mesh::{
-    SpiffeId,
-    discovery::{DecodeError, Target, Update, limits, proto},
-};
-use linnet_runtime::certificate;
+use linnet_discovery::{DecodeError, Target, Update, limits, proto};
+use linnet_mesh::SpiffeId;
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
@@ -44,7 +41,7 @@ pub(crate) struct Settings {
 /// Follows the controller until the process ends.
 pub(crate) async fn run(
     settings: Settings,
-    certificates: certificate::Handle,
+    certificates: linnet_workload::Handle,
     directory: Arc<Directory>,
     mut commands: mpsc::Receiver<Command>,
 ) {
@@ -117,7 +114,7 @@ struct Stream<'a> {
 impl Stream<'_> {
     async fn follow(
         &self,
-        certificates: &certificate::Handle,
+        certificates: &linnet_workload::Handle,
         commands: &mut mpsc::Receiver<Command>,
         answered: &mut bool,
     ) -> Result<std::convert::Infallible, StreamError> {
@@ -226,7 +223,7 @@ fn requests(commands: Vec<Command>) -> Vec<proto::proxy_message::Kind> {
 
 async fn connect(
     settings: &Settings,
-    certificates: &certificate::Handle,
+    certificates: &linnet_workload::Handle,
     early: &Early,
 ) -> Result<Channel, StreamError> {
     let origin = format!("http://{}", settings.address);
@@ -274,7 +271,7 @@ async fn dialed_meanwhile(
 
 async fn open(
     settings: &Settings,
-    certificates: &certificate::Handle,
+    certificates: &linnet_workload::Handle,
     early: Option<TcpStream>,
 ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let workload = certificates
@@ -287,7 +284,7 @@ async fn open(
     let name = rustls::pki_types::ServerName::IpAddress(stream.peer_addr()?.ip().into());
     let connector = TlsConnector::from(workload.client_config(&[b"h2"]));
     let stream = connector.connect(name, stream).await?;
-    let peer = certificate::peer_identity(stream.get_ref().1);
+    let peer = linnet_runtime::tls::peer_identity(stream.get_ref().1);
     if peer.as_ref() == Some(&settings.controller) {
         Ok(stream)
     } else {

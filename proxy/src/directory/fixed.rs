@@ -3,10 +3,8 @@
 
 use super::Directory;
 use crate::config::StaticConfig;
-use linnet_mesh::{
-    AppProtocol, Endpoint, Inbound, Service, ServicePort, Workload,
-    discovery::{EndpointsUpdate, Resolution, Target, Update},
-};
+use linnet_discovery::{EndpointsUpdate, Resolution, Target, Update};
+use linnet_mesh::{AppProtocol, Endpoint, Inbound, Service, ServicePort, Workload};
 use std::sync::Arc;
 
 /// Fills the directory from a file's content.

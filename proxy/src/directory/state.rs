@@ -6,10 +6,8 @@
 
 use super::{Resolved, ServiceCell, shared::Shared};
 use arc_swap::ArcSwap;
-use linnet_mesh::{
-    Inbound, ServicePort,
-    discovery::{Target, limits},
-};
+use linnet_discovery::{Target, limits};
+use linnet_mesh::{Inbound, ServicePort};
 use std::{
     collections::{HashMap, HashSet},
     sync::{

@@ -19,7 +19,8 @@ use crate::{
     thread::FirstSpeaker,
 };
 use bytes::Bytes;
-use linnet_mesh::{AppProtocol, Inbound, MtlsMode, discovery::Target};
+use linnet_discovery::Target;
+use linnet_mesh::{AppProtocol, Inbound, MtlsMode};
 use std::{rc::Rc, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWriteExt},

@@ -14,15 +14,13 @@ use ::http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use linnet_discovery::Update;
 use linnet_mesh::{
     Inbound, ResourceRef, SpiffeId,
     authorization::{Action, Match, Operation, Policies, Policy, Rule},
-    discovery::Update,
 };
-use linnet_runtime::{
-    certificate::{self, testing::Authority},
-    drain,
-};
+use linnet_runtime::drain;
+use linnet_workload::testing::Authority;
 use std::{cell::Cell, convert::Infallible};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -65,7 +63,7 @@ impl World {
     }
 
     /// The same, of a workload that trusts whom it likes.
-    async fn start_as(http: bool, authority: Authority, own: certificate::Workload) -> Self {
+    async fn start_as(http: bool, authority: Authority, own: linnet_workload::Workload) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let app = listener.local_addr().unwrap();
         let reached = Rc::<Cell<usize>>::default();
@@ -97,7 +95,7 @@ impl World {
         let (access_log, lines) = Log::for_test(LOG);
         let thread = Thread::new(Shared {
             directory,
-            certificates: certificate::Handle::fixed(own),
+            certificates: linnet_workload::Handle::fixed(own),
             telemetry: Telemetry::new("test"),
             access_log,
             opaque_ports: Arc::default(),
@@ -169,8 +167,8 @@ impl World {
         self.mesh_as(own, protocol).await
     }
 
-    async fn mesh_as(&self, own: certificate::Workload, protocol: MeshProtocol) -> Stream {
-        let tls = Tls::new(certificate::Handle::fixed(own), &[]);
+    async fn mesh_as(&self, own: linnet_workload::Workload, protocol: MeshProtocol) -> Stream {
+        let tls = Tls::new(linnet_workload::Handle::fixed(own), &[]);
         let expected: SpiffeId = "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap();
         let stream = self.plain().await;
         let stream = tls.connect(stream, self.app, &expected, protocol).await;

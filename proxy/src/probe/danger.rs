@@ -1,7 +1,6 @@
 //! TLS without authentication, for HTTPS probes only: the kubelet does not check
 //! the application's certificate either, and a probe carries no secret.
 
-use linnet_runtime::certificate;
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -13,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 /// A client that takes any certificate.
 pub(super) fn client_config() -> Arc<ClientConfig> {
     static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-        let provider = certificate::provider();
+        let provider = linnet_runtime::tls::provider();
         let mut config = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(rustls::ALL_VERSIONS)
             .expect("the provider has suites of TLS 1.2 and 1.3")

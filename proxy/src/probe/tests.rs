@@ -266,13 +266,12 @@ async fn the_application_sees_two_probes_a_second() {
 fn acceptor(alpn: &[&[u8]]) -> TlsAcceptor {
     let made = rcgen::generate_simple_self_signed(vec!["app".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let mut config =
-        rustls::ServerConfig::builder_with_provider(linnet_runtime::certificate::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key.into())
-            .unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(linnet_runtime::tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Arc::new(config).into()
 }

@@ -12,9 +12,9 @@ use crate::{
     outbound::{authority, request_head, request_parts},
 };
 use http::{Request, Uri, header::HOST};
+use linnet_discovery::Target;
 use linnet_mesh::{
     AppProtocol, Service, ServicePort, SpiffeId, Workload,
-    discovery::Target,
     route::{self, ConnectionParts, HttpRule},
 };
 use std::{

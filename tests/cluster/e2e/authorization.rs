@@ -1,7 +1,7 @@
 //! Who may call whom: a breached client cannot reach the "database" of another
 //! namespace, by HTTP or by bare TCP, while who is allowed still can.
 
-use linnet_runtime::token::Issuer;
+use linnet_workload::token::Issuer;
 use serde_json::json;
 use std::time::Duration;
 

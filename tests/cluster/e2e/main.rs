@@ -5,7 +5,8 @@
 //! can also run alone, and installs what it misses. The last one uninstalls.
 //!
 //! Environment: `KUBECONFIG` (default: the test node's), `LINNET_BIN` (default:
-//! the release build), `LINNET_E2E_ROTATION_SECONDS` (default 300).
+//! the release build), `LINNET_E2E_ROTATION_SECONDS` (default 100; `just nightly`
+//! takes 300).
 
 // This whole crate is tests; clippy takes only #[test] functions for such.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]

@@ -13,7 +13,7 @@ const LATEST_RENEWAL: u64 = 45;
 
 pub(crate) async fn certificates_rotate_under_load(cluster: Cluster) {
     let seconds = std::env::var("LINNET_E2E_ROTATION_SECONDS");
-    let seconds: u64 = seconds.map_or(300, |text| text.parse().unwrap());
+    let seconds: u64 = seconds.map_or(100, |text| text.parse().unwrap());
     let lifetime = "identity.certificateLifetime=1m";
     linnet_succeeds(&["install", "-y", "--set", lifetime]).await;
     cluster

@@ -1,5 +1,5 @@
 use super::*;
-use linnet_runtime::token::Issuer;
+use linnet_workload::token::Issuer;
 use std::collections::HashMap;
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpListener};
 use tokio_rustls::TlsAcceptor;

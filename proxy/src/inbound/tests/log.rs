@@ -1,7 +1,7 @@
 //! What the access log says of what policies decided.
 
 use super::*;
-use linnet_runtime::certificate::testing::Leaf;
+use linnet_workload::testing::Leaf;
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const FRONTEND: &str = "spiffe://cluster.local/ns/shop/sa/frontend";
@@ -201,10 +201,10 @@ async fn a_caller_with_another_roots_certificate_is_written() {
         world.set(vec![]);
         let (chain, key) = Authority::default().issue_pem(&Leaf::new(&[WEB]));
         let bundle = world.authority.bundle_pem();
-        let own = certificate::Workload::from_pem(&chain, &key, &bundle).unwrap();
+        let own = linnet_workload::Workload::from_pem(&chain, &key, &bundle).unwrap();
         let stream = world.plain().await;
         let from = stream.local_addr().unwrap();
-        let tls = Tls::new(certificate::Handle::fixed(own), &[]);
+        let tls = Tls::new(linnet_workload::Handle::fixed(own), &[]);
         let expected: SpiffeId = DB.parse().unwrap();
         // By TLS 1.3 a client is done before its certificate is looked at.
         let _stream = tls.connect(stream, world.app, &expected, HTTP1).await;
@@ -262,9 +262,9 @@ async fn a_federated_caller_is_of_no_namespace_of_ours() {
     let test = async {
         let (ours, theirs) = (Authority::default(), Authority::new("west.example"));
         let trusting = |of: &Authority, account: &str, domain: &str, other: &Authority| {
-            let federation = certificate::Federation {
+            let federation = linnet_workload::Federation {
                 bundles: [(domain.to_owned(), other.bundle_pem())].into(),
-                ..certificate::Federation::default()
+                ..linnet_workload::Federation::default()
             };
             let own = of.workload("shop", account);
             own.trusting(&of.bundle_pem(), federation).unwrap()

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper_util::server::conn::auto;
-use linnet_runtime::token::Issuer;
+use linnet_workload::token::Issuer;
 use std::time::SystemTime;
 
 /// A world whose application never comes to an end: it answers with a piece and keeps

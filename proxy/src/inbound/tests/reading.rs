@@ -465,7 +465,7 @@ async fn a_silent_client_learns_that_it_is_denied_or_that_the_application_hung_u
                     "{tokens} {entrance:?}"
                 );
                 // Nobody spoke.
-                let target = linnet_mesh::discovery::Target::Address(world.app);
+                let target = linnet_discovery::Target::Address(world.app);
                 let spoke = world.thread.first_speaker(&target);
                 assert!(spoke.is_none(), "{tokens} {entrance:?}");
             }

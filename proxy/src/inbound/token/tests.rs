@@ -3,7 +3,7 @@ use linnet_mesh::{
     ResourceRef,
     authentication::{JwtRule, jwk},
 };
-use linnet_runtime::token::{Issuer, with_secret};
+use linnet_workload::token::{Issuer, with_secret};
 use serde_json::{Value, json};
 
 const NOW: u64 = 1_800_000_000;

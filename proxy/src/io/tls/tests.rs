@@ -1,6 +1,6 @@
 use super::*;
 use bytes::Bytes;
-use linnet_runtime::certificate::testing::Authority;
+use linnet_workload::testing::Authority;
 use rustls::{HandshakeKind, RootCertStore, pki_types::PrivatePkcs8KeyDer};
 use std::{future::Future, io::IoSlice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};

@@ -10,10 +10,8 @@ use http::{Request, Response, Version};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use linnet_mesh::destination::{ClientTls, Origination};
-use linnet_runtime::certificate::{
-    provider,
-    testing::{Authority, Leaf},
-};
+use linnet_runtime::tls::provider;
+use linnet_workload::testing::{Authority, Leaf};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},

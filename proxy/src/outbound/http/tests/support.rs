@@ -15,16 +15,14 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use linnet_discovery::{EndpointsUpdate, Target, Update};
 use linnet_mesh::{
     AppProtocol, Endpoint, MtlsMode, ResourceRef, Service, ServicePort,
     destination::{Destination, DestinationPolicy},
-    discovery::{EndpointsUpdate, Target, Update},
     route::{Backend, Filters, HeaderFilters, HttpRoutes, HttpRule},
 };
-use linnet_runtime::{
-    certificate::{self, testing::Authority},
-    drain,
-};
+use linnet_runtime::drain;
+use linnet_workload::testing::Authority;
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
@@ -193,7 +191,7 @@ impl Sidecar {
         let workload = authority.workload("default", "checkout");
         let thread = Thread::new(Shared {
             directory,
-            certificates: certificate::Handle::fixed(workload),
+            certificates: linnet_workload::Handle::fixed(workload),
             telemetry: Telemetry::new("test"),
             access_log: Log::for_test(1024).0,
             opaque_ports: Arc::default(),

@@ -13,20 +13,18 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
+use linnet_discovery::Update;
 use linnet_mesh::{
     Endpoint, Inbound, MtlsMode,
     destination::{
         Balance, ConsistentHash, DestinationPolicy, HashAlgorithm, HashKey, Locality,
         LocalityPolicy, OutlierDetection,
     },
-    discovery::Update,
     names::header::UNDELIVERED,
     route::{Filters, HttpRule, Mirror, RetryPolicy, Share},
 };
-use linnet_runtime::{
-    certificate::{self, testing::Authority},
-    drain,
-};
+use linnet_runtime::drain;
+use linnet_workload::testing::Authority;
 use std::{
     cell::Cell,
     net::SocketAddr,
@@ -66,7 +64,7 @@ impl Callee {
         let (signal, watch) = drain::channel();
         let thread = Thread::new(Shared {
             directory,
-            certificates: certificate::Handle::fixed(authority.workload("default", account)),
+            certificates: linnet_workload::Handle::fixed(authority.workload("default", account)),
             telemetry: Telemetry::new("test"),
             access_log: Log::for_test(1024).0,
             opaque_ports: Arc::default(),

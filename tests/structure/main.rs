@@ -1,0 +1,14 @@
+//! The shape of the house: which crate may use which, and that no circle of imports
+//! binds folders together. `just lint` runs it.
+
+mod circles;
+mod imports;
+mod modules;
+
+use std::path::PathBuf;
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap().to_path_buf()
+}
