@@ -150,8 +150,9 @@ impl Arrival {
         caller: Caller,
     ) -> Result<(), ConnectionError> {
         let shared = &self.thread.shared;
-        let accept = |stream| {
+        let accept = |stream: mux::Stream| {
             let Some(place) = shared.cap.take(Direction::Inbound, self.peer.ip()) else {
+                stream.refuse();
                 return;
             };
             let (arrival, caller) = (self.clone(), caller.clone());

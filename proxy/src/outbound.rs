@@ -162,9 +162,9 @@ impl Connection {
                 Ok(upstream.stream)
             };
             let sniffed = sniff(client, patience, Expected::Anything, open).await?;
-            if let (Sniffed::Reset(_), Some((in_flight, _)), Some(since)) =
+            if let (Sniffed::Reset(error), Some((in_flight, _)), Some(since)) =
                 (&sniffed, &mut opened, since)
-                && tries.reset(in_flight, since)
+                && tries.reset(in_flight, since, error)
             {
                 patience = Duration::ZERO;
                 continue;

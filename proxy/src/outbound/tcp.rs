@@ -118,13 +118,20 @@ pub(super) struct Tries {
 }
 
 impl Tries {
-    /// Takes note that a connection was reset before a byte went over it. Returns
-    /// whether to open another: then [`open`] goes on where it was.
-    pub(super) fn reset(&mut self, upstream: &mut Option<InFlight>, opened: Instant) -> bool {
-        if opened.elapsed() > AT_ONCE {
+    /// Takes note that a connection broke before a byte went over it. Returns whether to
+    /// open another, as its application has not seen it: then [`open`] goes on where it
+    /// was.
+    pub(super) fn reset(
+        &mut self,
+        upstream: &mut Option<InFlight>,
+        opened: Instant,
+        error: &io::Error,
+    ) -> bool {
+        if opened.elapsed() > AT_ONCE && !refuses_certificate(error) {
             return false;
         }
-        let Some(error) = upstream.as_ref().and_then(InFlight::undelivered) else {
+        let held = upstream.as_ref();
+        let Some(error) = held.and_then(|held| held.undelivered(error)) else {
             return false;
         };
         let failed = upstream.take_if(|failed| self.pass.has_others(failed));
@@ -291,8 +298,8 @@ pub(super) async fn relay_silent(
         let opened = Instant::now();
         let said = match first_words(&mut client, &mut upstream.stream).await {
             Ok(said) => Ok(said),
-            Err(Broken::Server(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
-                if tries.reset(&mut upstream.in_flight, opened) {
+            Err(Broken::Server(error)) if is_turned_away(&error) => {
+                if tries.reset(&mut upstream.in_flight, opened, &error) {
                     continue;
                 }
                 Err(error)
@@ -407,8 +414,16 @@ pub(super) async fn relay_greeted(
         }
     }
     .await;
-    if let (Ok(_), Some(held)) = (&result, &upstream.in_flight) {
-        held.delivered();
+    if let Some(held) = &upstream.in_flight {
+        match &result {
+            Ok(_) => held.delivered(),
+            // The client's bytes are gone, but the next connection goes elsewhere.
+            Err(error) if refuses_certificate(error) && bytes_out.get() == 0 => {
+                let told = held.undelivered(error);
+                told.iter().for_each(|error| held.failed(error));
+            }
+            Err(_) => {}
+        }
     }
     let flags = *result.as_ref().unwrap_or(&Flags::UC);
     series.closed(flags);
@@ -424,6 +439,16 @@ pub(super) async fn relay_greeted(
     }
     result?;
     Ok(())
+}
+
+/// Whether the other side may have passed nothing on.
+fn is_turned_away(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionReset || refuses_certificate(error)
+}
+
+/// Whether a sidecar does not let this workload in.
+fn refuses_certificate(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 /// Passes on what both sides have said; returns how much of each.
