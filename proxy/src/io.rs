@@ -8,6 +8,7 @@ mod outgoing;
 pub(crate) mod spare;
 pub(crate) mod splice;
 pub(crate) mod tls;
+pub(crate) mod watch;
 
 pub(crate) use gather::Gather;
 pub(crate) use outgoing::Outgoing;
@@ -124,6 +125,11 @@ impl Direction {
         }
     }
 
+    /// Whether it holds nothing back, and goes on.
+    fn is_between(&self) -> bool {
+        self.buffer.is_empty() && !self.unflushed && self.state == State::Open
+    }
+
     /// Copies until both sides would block; ready when the reader has ended and
     /// the writer has been told.
     fn poll_copy<R, W>(
@@ -221,9 +227,29 @@ fn poll_read<R: AsyncRead + Unpin>(
 pub(crate) async fn relay<C, U>(
     client: &mut C,
     upstream: &mut U,
+    sent: impl FnMut(u64),
+    received: impl FnMut(u64),
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    relay_until(client, upstream, sent, received, |_| false).await?;
+    Ok(())
+}
+
+/// Copies both ways as [`relay`] does, or until `enough` is said of the client's side.
+/// Reports whether it was, and both directions go on with nothing in between.
+///
+/// # Errors
+/// The first error of either side; the connection is of no use after it.
+pub(crate) async fn relay_until<C, U>(
+    client: &mut C,
+    upstream: &mut U,
     mut sent: impl FnMut(u64),
     mut received: impl FnMut(u64),
-) -> io::Result<()>
+    enough: impl Fn(&C) -> bool,
+) -> io::Result<bool>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -231,10 +257,14 @@ where
     let mut forth = Direction::new();
     let mut back = Direction::new();
     poll_fn(|context| {
-        let forth = forth.poll_copy(context, client, upstream, &mut sent);
-        both(forth, || {
+        let copied = forth.poll_copy(context, client, upstream, &mut sent);
+        let copied = both(copied, || {
             back.poll_copy(context, upstream, client, &mut received)
-        })
+        })?;
+        if enough(client) && forth.is_between() && back.is_between() {
+            return Poll::Ready(Ok(true));
+        }
+        copied.map(|()| Ok(false))
     })
     .await
 }

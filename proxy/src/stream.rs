@@ -3,8 +3,9 @@
 
 use crate::{
     io::{
-        Rewind, relay as relay_bytes, splice,
+        Rewind, relay as relay_bytes, relay_until, splice,
         tls::{Client, Server},
+        watch::Watched,
     },
     mux,
 };
@@ -38,11 +39,16 @@ impl Stream {
     /// Whether both sides agreed to share the connection among many streams.
     pub(crate) fn is_to_be_shared(&self) -> bool {
         match self {
-            Self::Client(stream) => {
-                let agreed = stream.session().alpn_protocol();
-                agreed == Some(MeshProtocol::Shared.alpn())
-            }
+            Self::Client(_) => self.chosen() == Some(MeshProtocol::Shared.alpn()),
             Self::Plain(_) | Self::Server(_) | Self::Shared(_) | Self::Rewound(_) => false,
+        }
+    }
+
+    /// The protocol that the server of a TLS connection chose; `None`: it chose none.
+    pub(crate) fn chosen(&self) -> Option<&[u8]> {
+        match self {
+            Self::Client(stream) => stream.session().alpn_protocol(),
+            Self::Plain(_) | Self::Server(_) | Self::Shared(_) | Self::Rewound(_) => None,
         }
     }
 
@@ -89,6 +95,31 @@ pub(crate) async fn relay(
         upstream.abort();
     }
     relayed
+}
+
+/// Relays as [`relay`] does, but never the whole of a first line that some HTTP server
+/// would take for a request's.
+///
+/// # Errors
+/// The same, and such a line ([`RequestLine`](crate::io::watch::RequestLine)).
+pub(crate) async fn relay_watched(
+    client: &mut Stream,
+    upstream: &mut Stream,
+    mut sent: impl FnMut(u64),
+    mut received: impl FnMut(u64),
+) -> io::Result<()> {
+    let mut watched = Watched::new(&mut *client);
+    let counts = (&mut sent, &mut received);
+    let enough = |client: &Watched<_>| client.is_over();
+    match relay_until(&mut watched, upstream, counts.0, counts.1, enough).await {
+        Ok(true) => relay(client, upstream, sent, received).await,
+        Ok(false) => Ok(()),
+        Err(error) => {
+            client.abort();
+            upstream.abort();
+            Err(error)
+        }
+    }
 }
 
 macro_rules! delegate {
