@@ -198,6 +198,12 @@ pub(super) async fn http2(
         connections,
         open(tls, connections, pool, MeshProtocol::Http2, others).await,
     )?;
+    let application = translate::is_application(connections, pool);
+    let chose_http2 = stream.chosen().map(|name| name == b"h2");
+    if application && chose_http2 == Some(false) {
+        connections.known.learn(Speaks::Http1Alone);
+        return Err(translate::not_http2(connections, "it speaks HTTP/1 alone"));
+    }
     let stream = Held {
         stream,
         _room: room,
@@ -223,7 +229,8 @@ pub(super) async fn http2(
             availability.mark_undelivered(clock::instant());
         }
     });
-    if translate::is_application(connections, pool) {
+    // By its word, where it has given it.
+    if application && chose_http2.is_none() {
         speaks_http2(connections, translate::spoken(first).await)?;
     }
     let longest = pool.policy.pool.max_connection_duration;
