@@ -1,5 +1,6 @@
 //! Connections that the workload opens: to whom, what they speak, and on.
 
+mod ending;
 mod http;
 mod pass;
 mod tcp;

@@ -112,15 +112,18 @@ impl InFlight {
         }
     }
 
+    /// Whether the endpoint's sidecar is called, which proves to be the endpoint's.
+    pub(crate) fn is_meshed(&self) -> bool {
+        self.candidate.endpoint.identity.is_some() && self.pool.policy.tls.is_mesh()
+    }
+
     /// A connection was reset before a byte was sent or received, or this workload's
     /// certificate was refused before one was received. Returns how that is to be taken
     /// of a sidecar: nothing reaches its application; `None`: it is none.
     pub(crate) fn undelivered(&self, error: &io::Error) -> Option<Error> {
-        let endpoint = &self.candidate.endpoint;
-        let meshed = endpoint.identity.is_some() && self.pool.policy.tls.is_mesh();
-        meshed.then(|| {
+        self.is_meshed().then(|| {
             self.availability().mark_undelivered(clock::instant());
-            let address = endpoint.address;
+            let address = self.candidate.endpoint.address;
             match error.kind() {
                 io::ErrorKind::PermissionDenied => Error::Certificate {
                     address,

@@ -88,7 +88,7 @@ where
         let Ok(response) = ready!(this.inner.poll(context));
         Poll::Ready(Ok(match this.exchange.take() {
             Some(exchange) => {
-                let ended = response.body().is_end_stream();
+                let ended = exchange.is_grpc() && response.body().is_end_stream();
                 exchange.answered(response.status(), response.headers(), ended);
                 response.map(|body| body.count_response(exchange))
             }

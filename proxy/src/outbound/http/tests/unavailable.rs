@@ -14,7 +14,7 @@ use crate::{
     tls::Tls,
 };
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use linnet_mesh::{
     Endpoint, Inbound, MtlsMode,
@@ -870,6 +870,60 @@ async fn refused_case(refusal: Refusal, speaks: Speaks, body: &'static str) {
     assert!(sidecar.ejected().is_empty(), "{case}");
     let unavailable = "linnet_endpoints_unavailable";
     assert!(!sidecar.metrics().contains(unavailable), "{case}");
+}
+
+/// Whatever crosses the ends that a drain brings, at whatever moment it comes.
+#[tokio::test]
+async fn a_drain_fails_nobody() {
+    for speaks in Speaks::ALL {
+        local(async {
+            let sidecar = Rc::new(Sidecar::new(None, &[]));
+            let mut callees = Vec::new();
+            for _ in 0..2 {
+                let app = Upstream::ok().await;
+                let callee = Callee::start(&sidecar.authority, "payment", app.address).await;
+                callees.push((callee, app));
+            }
+            sidecar.replace(
+                callees
+                    .iter()
+                    .map(|(callee, _)| callee.endpoint())
+                    .collect(),
+            );
+            let asked = Rc::new(Cell::new(0));
+            let clients = (0..4).map(|_| {
+                let (sidecar, asked) = (sidecar.clone(), asked.clone());
+                tokio::task::spawn_local(async move {
+                    while asked.get() < 400 {
+                        asked.set(asked.get() + 1);
+                        let answer = ask(&sidecar, speaks, "charge").await;
+                        let status = (
+                            answer.status(),
+                            answer.headers().get("grpc-message").cloned(),
+                        );
+                        assert_eq!(
+                            status,
+                            (StatusCode::OK, None),
+                            "{speaks:?} {}",
+                            text(answer).await
+                        );
+                    }
+                })
+            });
+            let clients: Vec<_> = clients.collect();
+            while asked.get() < 100 {
+                tokio::task::yield_now().await;
+            }
+            let signal = callees[0].0.signal.take().unwrap();
+            tokio::task::spawn_local(signal.drain());
+            for client in clients {
+                client.await.unwrap();
+            }
+            let served: usize = callees.iter().map(|(_, app)| app.count()).sum();
+            assert_eq!(served, asked.get(), "{speaks:?}");
+        })
+        .await;
+    }
 }
 
 /// A sidecar that has no place for a stream says so.
