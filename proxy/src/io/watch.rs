@@ -31,7 +31,10 @@ pub(crate) struct RequestLine;
 impl RequestLine {
     /// Whether that is why something failed.
     pub(crate) fn is_cause(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|cause| cause.is::<Self>())
+        let Some(cause) = error.get_ref() else {
+            return false;
+        };
+        cause.is::<Self>()
     }
 }
 
