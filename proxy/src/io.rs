@@ -12,6 +12,7 @@ pub(crate) mod watch;
 
 pub(crate) use gather::Gather;
 pub(crate) use outgoing::Outgoing;
+pub(crate) use watch::Watch;
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
@@ -135,9 +136,9 @@ impl Direction {
     fn poll_copy<R, W>(
         &mut self,
         context: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
+        (reader, writer): (&mut R, &mut W),
         mut count: impl FnMut(u64),
+        mut watch: Option<&mut Watch>,
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -165,7 +166,11 @@ impl Direction {
             }
             match self.poll_fill(context, reader) {
                 Poll::Ready(result) => {
-                    if result? == 0 {
+                    let length = result?;
+                    if let Some(watch) = &mut watch {
+                        watch.look(&self.buffer)?;
+                    }
+                    if length == 0 {
                         self.state = State::Closing;
                     }
                 }
@@ -234,21 +239,34 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    relay_until(client, upstream, sent, received, |_| false).await?;
+    let ends = (client, upstream);
+    relay_with(ends, sent, received, None).await?;
     Ok(())
 }
 
-/// Copies both ways as [`relay`] does, or until `enough` is said of the client's side.
-/// Reports whether it was, and both directions go on with nothing in between.
+/// Copies both ways as [`relay`] does, until the client's first line is known to be no
+/// request's. Reports whether it is then to go on; else both directions have ended.
 ///
 /// # Errors
-/// The first error of either side; the connection is of no use after it.
-pub(crate) async fn relay_until<C, U>(
-    client: &mut C,
-    upstream: &mut U,
+/// The first error of either side, or such a line; the connection is of no use after it.
+pub(crate) async fn relay_watched<C, U>(
+    ends: (&mut C, &mut U),
+    sent: impl FnMut(u64),
+    received: impl FnMut(u64),
+    watch: &mut Watch,
+) -> io::Result<bool>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    relay_with(ends, sent, received, Some(watch)).await
+}
+
+async fn relay_with<C, U>(
+    (client, upstream): (&mut C, &mut U),
     mut sent: impl FnMut(u64),
     mut received: impl FnMut(u64),
-    enough: impl Fn(&C) -> bool,
+    mut watch: Option<&mut Watch>,
 ) -> io::Result<bool>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -257,11 +275,13 @@ where
     let mut forth = Direction::new();
     let mut back = Direction::new();
     poll_fn(|context| {
-        let copied = forth.poll_copy(context, client, upstream, &mut sent);
+        let watched = watch.as_deref_mut();
+        let copied = forth.poll_copy(context, (client, upstream), &mut sent, watched);
         let copied = both(copied, || {
-            back.poll_copy(context, upstream, client, &mut received)
+            back.poll_copy(context, (upstream, client), &mut received, None)
         })?;
-        if enough(client) && forth.is_between() && back.is_between() {
+        let seen = watch.as_ref().is_some_and(|watch| watch.is_over());
+        if seen && forth.is_between() && back.is_between() {
             return Poll::Ready(Ok(true));
         }
         copied.map(|()| Ok(false))

@@ -3,9 +3,8 @@
 
 use crate::{
     io::{
-        Rewind, relay as relay_bytes, relay_until, splice,
+        Rewind, Watch, relay as relay_bytes, relay_watched as relay_bytes_watched, splice,
         tls::{Client, Server},
-        watch::Watched,
     },
     mux,
 };
@@ -108,10 +107,9 @@ pub(crate) async fn relay_watched(
     mut sent: impl FnMut(u64),
     mut received: impl FnMut(u64),
 ) -> io::Result<()> {
-    let mut watched = Watched::new(&mut *client);
-    let counts = (&mut sent, &mut received);
-    let enough = |client: &Watched<_>| client.is_over();
-    match relay_until(&mut watched, upstream, counts.0, counts.1, enough).await {
+    let mut watch = Watch::default();
+    let ends = (&mut *client, &mut *upstream);
+    match relay_bytes_watched(ends, &mut sent, &mut received, &mut watch).await {
         Ok(true) => relay(client, upstream, sent, received).await,
         Ok(false) => Ok(()),
         Err(error) => {

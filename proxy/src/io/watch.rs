@@ -6,16 +6,11 @@
 //! more; so no server sees such a line whole.
 
 use crate::detect::{FirstLine, Line};
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::io;
 
 /// See the module.
-pub(crate) struct Watched<S> {
-    inner: S,
+#[derive(Debug)]
+pub(crate) struct Watch {
     /// Until it is known what it is.
     line: Option<FirstLine>,
 }
@@ -38,21 +33,25 @@ impl RequestLine {
     }
 }
 
-impl<S> Watched<S> {
-    pub(crate) fn new(inner: S) -> Self {
+impl Default for Watch {
+    fn default() -> Self {
         Self {
-            inner,
             line: Some(FirstLine::default()),
         }
     }
+}
 
+impl Watch {
     /// Whether there is nothing more to look at.
     pub(crate) fn is_over(&self) -> bool {
         self.line.is_none()
     }
 
-    /// Looks at bytes; none are the client's end.
-    fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Looks at what was read of the client; nothing is its end.
+    ///
+    /// # Errors
+    /// It must not be passed on ([`RequestLine`]).
+    pub(super) fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(line) = &mut self.line else {
             return Ok(());
         };
@@ -71,55 +70,20 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        let looked = self.look(&buffer.filled()[before..]);
-        if looked.is_err() {
-            buffer.set_filled(before);
-        }
-        Poll::Ready(looked)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         detect::{Expected, Finding, classify_as},
-        io::relay_until,
+        io::{relay, relay_watched},
     };
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     /// What a server gets of pieces that a client sends before it ends, and how that went.
     async fn served(pieces: &[&[u8]]) -> (Vec<u8>, io::Result<()>) {
-        let (mut client, near) = duplex(1024);
+        let (mut client, mut near) = duplex(1024);
         let (mut far, mut server) = duplex(1024);
-        let mut watched = Watched::new(near);
         let sending = async {
             for piece in pieces {
                 // It may have been cut off.
@@ -136,9 +100,16 @@ mod tests {
             drop(server);
         };
         let relaying = async {
-            let relayed = relay_until(&mut watched, &mut far, |_| (), |_| (), |_| false).await;
-            drop((watched, far));
-            relayed.map(|_| ())
+            let mut watch = Watch::default();
+            let ends = (&mut near, &mut far);
+            let relayed = relay_watched(ends, |_| (), |_| (), &mut watch).await;
+            // As the connections do.
+            let relayed = match relayed {
+                Ok(true) => relay(&mut near, &mut far, |_| (), |_| ()).await,
+                relayed => relayed.map(|_| ()),
+            };
+            drop((near, far));
+            relayed
         };
         let (relayed, ..) = tokio::join!(relaying, sending, serving);
         (got, relayed)

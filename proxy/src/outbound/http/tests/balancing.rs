@@ -2,6 +2,7 @@
 
 use super::support::{Sidecar, Upstream, get, local, rule, status, text};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
@@ -242,27 +243,21 @@ const CALLS: [(&str, &str, Option<&str>, bool); 5] = [
 ];
 
 /// A server of HTTP/2 that answers each call so.
-async fn answering_calls(
+async fn answering_calls<B>(
+    answer: impl Fn() -> B + Clone + 'static,
     kind: &'static str,
-    body: &'static str,
-    status: Option<&'static str>,
-) -> SocketAddr {
+) -> SocketAddr
+where
+    B: http_body::Body<Data = Bytes, Error = Infallible> + 'static,
+{
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::task::spawn_local(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let service = hyper::service::service_fn(move |_| async move {
-                let data =
-                    (!body.is_empty()).then(|| Frame::data(Bytes::from_static(body.as_bytes())));
-                let trailers = status.map(|status| {
-                    let mut trailers = HeaderMap::new();
-                    trailers.insert("grpc-status", HeaderValue::from_static(status));
-                    Frame::trailers(trailers)
-                });
-                let frames = data.into_iter().chain(trailers).map(Ok::<_, Infallible>);
-                let body = StreamBody::new(futures_util::stream::iter(frames));
+            let answer = answer.clone();
+            let service = hyper::service::service_fn(move |_| {
                 let response = Response::builder().header(header::CONTENT_TYPE, kind);
-                Ok::<_, Infallible>(response.body(body).unwrap())
+                future::ready(Ok::<_, Infallible>(response.body(answer()).unwrap()))
             });
             let server = hyper::server::conn::http2::Builder::new(crate::http::LocalExecutor);
             let serving = server.serve_connection(TokioIo::new(stream), service);
@@ -272,21 +267,39 @@ async fn answering_calls(
     address
 }
 
+/// A body of these bytes, and a status in its trailers.
+fn told(
+    body: &'static str,
+    status: Option<&'static str>,
+) -> impl http_body::Body<Data = Bytes, Error = Infallible> {
+    let data = (!body.is_empty()).then(|| Frame::data(Bytes::from_static(body.as_bytes())));
+    let trailers = status.map(|status| {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static(status));
+        Frame::trailers(trailers)
+    });
+    StreamBody::new(stream::iter(data.into_iter().chain(trailers).map(Ok)))
+}
+
+async fn call(sidecar: &Sidecar) -> Response<hyper::body::Incoming> {
+    let request = Request::post("http://payment/a.B/C");
+    let request = request.header(header::CONTENT_TYPE, "application/grpc");
+    sidecar
+        .send_http2(request.body(Full::default()).unwrap())
+        .await
+}
+
 /// Whoever does not say how a call ended has not served it, however well it began.
 #[tokio::test]
 async fn a_call_that_ends_without_its_status_is_a_failure() {
     for (kind, body, grpc_status, served) in CALLS {
         local(async {
-            let one = answering_calls(kind, body, grpc_status).await;
-            let other = answering_calls("application/grpc", "", Some("0")).await;
+            let one = answering_calls(move || told(body, grpc_status), kind).await;
+            let other = answering_calls(|| told("", Some("0")), "application/grpc").await;
             let policy = ejecting(OutlierDetection::DEFAULT);
             let sidecar = Sidecar::by(policy, None, &[one, other]);
             for _ in 0..60 {
-                let request = Request::post("http://payment/a.B/C");
-                let request = request.header(header::CONTENT_TYPE, "application/grpc");
-                let answer = sidecar
-                    .send_http2(request.body(Full::default()).unwrap())
-                    .await;
+                let answer = call(&sidecar).await;
                 // It is the caller's as it is.
                 assert_eq!(answer.status(), 200, "{kind}");
                 let answer = answer.into_body().collect().await.unwrap().to_bytes();
@@ -308,24 +321,12 @@ async fn a_call_that_ends_without_its_status_is_a_failure() {
 #[tokio::test]
 async fn a_call_that_its_caller_gives_up_is_no_failure() {
     local(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endless = listener.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = hyper::service::service_fn(|_| async {
-                    let first = Frame::data(Bytes::from_static(b"first"));
-                    let first =
-                        futures_util::stream::once(future::ready(Ok::<_, Infallible>(first)));
-                    let frames =
-                        futures_util::StreamExt::chain(first, futures_util::stream::pending());
-                    let response =
-                        Response::builder().header(header::CONTENT_TYPE, "application/grpc");
-                    Ok::<_, Infallible>(response.body(StreamBody::new(frames)).unwrap())
-                });
-                let server = hyper::server::conn::http2::Builder::new(crate::http::LocalExecutor);
-                tokio::task::spawn_local(server.serve_connection(TokioIo::new(stream), service));
-            }
-        });
+        let first = || {
+            let first = Frame::data(Bytes::from_static(b"first"));
+            let first = stream::iter([Ok(first)]);
+            StreamBody::new(first.chain(stream::pending()))
+        };
+        let endless = answering_calls(first, "application/grpc").await;
         let other = Upstream::ok().await;
         let outlier = OutlierDetection {
             consecutive_5xx: Some(1),
@@ -333,11 +334,7 @@ async fn a_call_that_its_caller_gives_up_is_no_failure() {
         };
         let sidecar = Sidecar::by(ejecting(outlier), None, &[endless]);
         for _ in 0..3 {
-            let request = Request::post("http://payment/a.B/C");
-            let request = request.header(header::CONTENT_TYPE, "application/grpc");
-            let answer = sidecar
-                .send_http2(request.body(Full::default()).unwrap())
-                .await;
+            let answer = call(&sidecar).await;
             let mut body = answer.into_body();
             assert!(body.frame().await.unwrap().unwrap().is_data());
         }

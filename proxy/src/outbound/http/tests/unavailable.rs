@@ -345,30 +345,40 @@ async fn one_case(
     assert!(attempts() <= most, "{case}: {} attempts", attempts());
 }
 
+/// An application that speaks first.
+async fn greeting() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"hello").await.unwrap();
+            open.push(stream);
+        }
+    });
+    address
+}
+
+/// Whether a client that says nothing hears it.
+async fn is_greeted(sidecar: &Sidecar) -> bool {
+    let mut client = sidecar.connect().await;
+    let mut said = [0; 5];
+    client.read_exact(&mut said).await.is_ok() && &said == b"hello"
+}
+
 /// A silent client may speak HTTP yet, or wait for its server's first word: who has no
 /// application is passed over, whether it is known who speaks first or not.
 #[tokio::test]
 async fn a_silent_client_is_not_reset_for_want_of_one_application() {
     local(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let app = listener.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            let mut open = Vec::new();
-            while let Ok((mut stream, _)) = listener.accept().await {
-                stream.write_all(b"hello").await.unwrap();
-                open.push(stream);
-            }
-        });
+        let app = greeting().await;
         let sidecar = Sidecar::new(None, &[]);
         let good = Callee::start(&sidecar.authority, "payment", app).await;
         for known in [false, true] {
             let bad = Callee::start(&sidecar.authority, "payment", closed().await).await;
             sidecar.replace(vec![good.endpoint(), bad.endpoint()]);
             for number in 0..REQUESTS {
-                let mut client = sidecar.connect().await;
-                let mut said = [0; 5];
-                let read = client.read_exact(&mut said).await;
-                assert_eq!((read.ok(), &said), (Some(5), b"hello"), "{number}, {known}");
+                assert!(is_greeted(&sidecar).await, "{number}, {known}");
             }
         }
     })
@@ -955,24 +965,13 @@ async fn a_stream_without_a_place_is_refused_unseen() {
 #[tokio::test]
 async fn a_silent_client_goes_past_an_endpoint_that_refuses_the_certificate() {
     local(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let app = listener.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            let mut open = Vec::new();
-            while let Ok((mut stream, _)) = listener.accept().await {
-                stream.write_all(b"hello").await.unwrap();
-                open.push(stream);
-            }
-        });
+        let app = greeting().await;
         let sidecar = Sidecar::new(None, &[]);
         let good = Callee::start(&sidecar.authority, "payment", app).await;
         let bad = Callee::with(distrustful(&sidecar.authority), usize::MAX, app).await;
         sidecar.replace(vec![good.endpoint(), bad.endpoint()]);
         for number in 0..REQUESTS {
-            let mut client = sidecar.connect().await;
-            let mut said = [0; 5];
-            let read = client.read_exact(&mut said).await;
-            assert_eq!((read.ok(), &said), (Some(5), b"hello"), "{number}");
+            assert!(is_greeted(&sidecar).await, "{number}");
         }
         assert!((1..=3).contains(&bad.connections.get()));
     })
