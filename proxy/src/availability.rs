@@ -52,6 +52,8 @@ pub(crate) struct Availability {
     /// Milliseconds that connections which nobody waits for any longer were not
     /// answered for, since the last that was known to be answered or not.
     waited: AtomicU64,
+    /// How often it has become available again.
+    returns: AtomicU64,
     /// Grows with each change; views of the endpoints are as old as what they read.
     version: Arc<AtomicU64>,
 }
@@ -66,6 +68,7 @@ impl Availability {
             wait: AtomicU64::new(0),
             undelivered: AtomicBool::new(false),
             waited: AtomicU64::new(0),
+            returns: AtomicU64::new(0),
             version,
         }
     }
@@ -148,8 +151,15 @@ impl Availability {
     pub(crate) fn mark_available(&self) {
         if self.since.swap(0, AcqRel) != 0 {
             self.undelivered.store(false, Relaxed);
+            self.returns.fetch_add(1, Release);
             self.version.fetch_add(1, Release);
         }
+    }
+
+    /// Returns how often it has become available again: what was noted before the last
+    /// time was noted of an endpoint that could not serve.
+    pub(crate) fn returns(&self) -> u64 {
+        self.returns.load(Acquire)
     }
 
     /// When the next request may try.

@@ -145,7 +145,7 @@ impl Candidate {
     fn ended_as(&self, answer: Option<(StatusCode, Option<u16>)>) -> Option<Verdict> {
         let (status, grpc) = answer?;
         let verdict = Verdict::of(status, grpc);
-        if verdict.is_failure() {
+        if verdict.is_no_measure() {
             self.penalise(0.0, clock::instant());
         }
         Some(verdict)

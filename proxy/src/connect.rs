@@ -91,8 +91,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     interval: Some(Duration::from_secs(5)),
     probes: Some(3),
 };
-/// How long a connection that many share waits for its peer's node to take what was
-/// sent; by itself TCP would wait for a quarter of an hour.
+/// How long a connection waits for its peer's node to take what was sent; by itself TCP
+/// would wait for a quarter of an hour.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
 /// Opens a plain connection.
@@ -118,11 +118,13 @@ pub(crate) async fn tcp(address: SocketAddr, pool: &ConnectionPool) -> Result<Tc
 }
 
 /// Opens a plain connection to an endpoint, whose node may vanish without a word. A
-/// DestinationRule's keepalive comes before the mesh's own.
+/// DestinationRule's keepalive comes before the mesh's own. `meshed`: it is called over
+/// the mesh's own TLS.
 async fn to_endpoint(
     address: SocketAddr,
     pool: &ConnectionPool,
     protocol: MeshProtocol,
+    meshed: bool,
 ) -> Result<TcpStream, Error> {
     let stream = tcp(address, pool).await?;
     let socket = socket2::SockRef::from(&stream);
@@ -132,18 +134,27 @@ async fn to_endpoint(
         }
         match protocol {
             // Who reads these reads always: only a peer that is gone leaves bytes lying.
-            MeshProtocol::Http2 | MeshProtocol::Shared => {
-                socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
-            }
-            // An application may stop reading for as long as it likes.
-            _ => Ok(()),
+            MeshProtocol::Http2 | MeshProtocol::Shared => {}
+            MeshProtocol::Http1 if meshed => {}
+            // An application may stop reading for as long as it likes, and the kernel does
+            // not tell that from a peer that is gone.
+            MeshProtocol::Http1 | MeshProtocol::Opaque => return Ok(()),
         }
+        socket.set_tcp_user_timeout(Some(patience(pool)))
     };
     set().map_err(|error: io::Error| Error::Connect {
         address,
         source: Arc::new(error),
     })?;
     Ok(stream)
+}
+
+/// How long a peer's node may leave bytes lying: as long as a DestinationRule lets it leave
+/// probes unanswered.
+fn patience(pool: &ConnectionPool) -> Duration {
+    let own = pool.keepalive.as_ref();
+    let own = own.and_then(|own| own.interval?.checked_mul(own.probes?));
+    own.filter(|own| !own.is_zero()).unwrap_or(UNACKNOWLEDGED)
 }
 
 fn probing(keepalive: &TcpKeepalive) -> socket2::TcpKeepalive {
@@ -237,13 +248,14 @@ pub(crate) async fn endpoint(
     };
     let refused = |reason: String| refusal(reason, false);
     let mesh_only = endpoint.mtls_only && !tls.is_own(address.ip());
+    let to_endpoint = |meshed| to_endpoint(address, &plan.policy.pool, protocol, meshed);
     let plain = async || {
-        let stream = to_endpoint(address, &plan.policy.pool, protocol).await?;
+        let stream = to_endpoint(false).await?;
         Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
     };
     match (&plan.policy.tls, &endpoint.identity) {
         (ClientTls::Auto | ClientTls::IstioMutual, Some(expected)) => {
-            let stream = to_endpoint(address, &plan.policy.pool, protocol).await?;
+            let stream = to_endpoint(true).await?;
             // A handshake's state is large, and over soon: on the heap, whatever waits
             // for connections stays small.
             let shaking = Box::pin(tls.connect(stream, address, expected, protocol));
@@ -263,7 +275,7 @@ pub(crate) async fn endpoint(
         (mode @ (ClientTls::Simple(_) | ClientTls::Mutual { .. }), _) => {
             let hello = plan.originator.hello(mode, &plan.hostname, protocol);
             let hello = hello.map_err(refused)?;
-            let stream = to_endpoint(address, &plan.policy.pool, protocol).await?;
+            let stream = to_endpoint(false).await?;
             let shaking = Box::pin(tls.originate(stream, hello));
             let stream = shaking.await.map_err(|reason| refusal(reason, true))?;
             Ok(Stream::Client(Box::new(stream)))
@@ -289,30 +301,34 @@ mod tests {
             }),
             ..ConnectionPool::default()
         };
-        for (pool, protocol, time, patience) in [
-            (
-                &ConnectionPool::default(),
-                MeshProtocol::Shared,
-                KEEPALIVE.time,
-                Some(UNACKNOWLEDGED),
-            ),
-            (
-                &ConnectionPool::default(),
-                MeshProtocol::Opaque,
-                KEEPALIVE.time,
-                None,
-            ),
-            (
-                &own,
-                MeshProtocol::Http2,
-                Some(minute),
-                Some(UNACKNOWLEDGED),
-            ),
+        let patient = ConnectionPool {
+            keepalive: Some(TcpKeepalive {
+                time: None,
+                interval: Some(minute),
+                probes: Some(2),
+            }),
+            ..ConnectionPool::default()
+        };
+        let unsaid = &ConnectionPool::default();
+        let (http1, http2) = (MeshProtocol::Http1, MeshProtocol::Http2);
+        let (shared, opaque) = (MeshProtocol::Shared, MeshProtocol::Opaque);
+        let short = Some(UNACKNOWLEDGED);
+        for (pool, protocol, meshed, time, patience) in [
+            (unsaid, shared, true, KEEPALIVE.time, short),
+            (unsaid, http1, true, KEEPALIVE.time, short),
+            (unsaid, http2, true, KEEPALIVE.time, short),
+            (unsaid, http2, false, KEEPALIVE.time, short),
+            (unsaid, http1, false, KEEPALIVE.time, None),
+            (unsaid, opaque, true, KEEPALIVE.time, None),
+            (&own, http2, true, Some(minute), short),
+            (&patient, http1, true, None, Some(2 * minute)),
         ] {
-            let stream = to_endpoint(address, pool, protocol).await.unwrap();
+            let stream = to_endpoint(address, pool, protocol, meshed).await;
+            let stream = stream.unwrap();
             let socket = socket2::SockRef::from(&stream);
             assert!(socket.keepalive().unwrap());
-            assert_eq!(Some(socket.tcp_keepalive_time().unwrap()), time);
+            let known = time.unwrap_or(socket.tcp_keepalive_time().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), known);
             let set = socket.tcp_user_timeout().unwrap();
             assert_eq!(set.filter(|set| !set.is_zero()), patience);
         }

@@ -3,6 +3,10 @@
 //! Pure: bytes in, a finding or "more" out. Who waits, and what is done while a
 //! client is silent, is the accepting side's business.
 
+mod line;
+
+pub(crate) use line::{FirstLine, Line};
+
 use crate::http::one::server::MOST_EMPTY_LINES;
 use linnet_mesh::protocol::MeshProtocol;
 use std::io::Cursor;
@@ -129,8 +133,11 @@ fn classify_behind_empty_lines(bytes: &[u8]) -> Option<Finding> {
 /// Reports whether some HTTP server, however lenient, could take bytes for a request that
 /// begins; `None`: more bytes tell. Known leniences: blanks, control bytes and empty lines
 /// before the method, methods of any bytes, HTTP/0.9, any blanks between words, a PROXY
-/// protocol header. A control byte behind the first other byte of a line makes it none: the
-/// messages of binary protocols have some, and need not have a line's end ever.
+/// protocol header.
+///
+/// A control byte in a line that has not ended says no before it is known: the messages of
+/// binary protocols have some, and need not have a line's end ever. Whoever relays them
+/// watches for that end ([`FirstLine`]).
 fn is_perhaps_http(bytes: &[u8]) -> Option<bool> {
     if bytes.starts_with(PROXY_V2) {
         return Some(true);
@@ -140,47 +147,20 @@ fn is_perhaps_http(bytes: &[u8]) -> Option<bool> {
     }
     let endless = bytes.len() > LONGEST_LINE;
     let bytes = &bytes[..bytes.len().min(LONGEST_LINE + 1)];
-    let Some(start) = bytes.iter().position(|byte| !is_skipped(*byte)) else {
-        return endless.then_some(true);
-    };
-    let rest = &bytes[start..];
-    let end = rest.iter().position(|byte| *byte == b'\n');
-    let line = &rest[..end.unwrap_or(rest.len())];
-    // Said at the first of them, whatever may follow, so that it is said of the whole too.
-    if line.iter().any(|byte| is_control(*byte)) {
-        return Some(false);
+    let start = bytes.iter().position(|byte| !is_skipped(*byte));
+    let line = start.map_or(bytes, |start| &bytes[start..]);
+    match FirstLine::default().read(line) {
+        Line::Request => Some(true),
+        Line::Other => Some(false),
+        Line::Unfinished if line.iter().any(|byte| is_control(*byte)) => Some(false),
+        Line::Unfinished => endless.then_some(true),
     }
-    if end.is_none() {
-        return endless.then_some(true);
-    }
-    Some(is_request_line(line))
 }
 
 /// Reports whether the first line of a whole message is a request's to a server that takes
 /// any bytes for a method.
 fn begins_with_request_line(bytes: &[u8]) -> bool {
-    let start = bytes.iter().position(|byte| !is_skipped(*byte));
-    let rest = &bytes[start.unwrap_or(bytes.len())..];
-    let end = rest.iter().position(|byte| *byte == b'\n');
-    end.is_some_and(|end| is_request_line(&rest[..end]))
-}
-
-/// Reports whether a line has a method that servers know and a target, or a method, a target
-/// and a version of HTTP.
-fn is_request_line(line: &[u8]) -> bool {
-    let words = line.split(|byte| is_blank(*byte));
-    let mut words = words.filter(|word| !word.is_empty());
-    let method = words.next().unwrap_or_default();
-    let mut words = words.peekable();
-    let known = METHODS
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(method))
-        || method.eq_ignore_ascii_case(b"PROXY");
-    let is_version = |word: &[u8]| {
-        word.get(..5)
-            .is_some_and(|w| w.eq_ignore_ascii_case(b"HTTP/"))
-    };
-    words.peek().is_some() && (known || words.any(is_version))
+    FirstLine::default().read(bytes) == Line::Request
 }
 
 /// Reports whether some server skips a byte before a request: controls, those of Latin-1

@@ -40,6 +40,15 @@ pub(crate) enum Error {
     /// The endpoint's sidecar says so, over mutual TLS.
     #[error("the application behind {address} accepts no connection")]
     Undelivered { address: SocketAddr },
+    /// The endpoint's sidecar has passed nothing of the request on.
+    #[error("{address} refused a request unseen: {reason}")]
+    Refused {
+        address: SocketAddr,
+        reason: &'static str,
+    },
+    /// The endpoint's sidecar does not let this workload in.
+    #[error("{address} does not accept this workload's certificate: {reason}")]
+    Certificate { address: SocketAddr, reason: String },
     #[error("mutual TLS with {address}, expected to be {expected}: {reason}")]
     MutualTls {
         address: SocketAddr,
@@ -187,11 +196,12 @@ impl Error {
             Self::NoEndpoint { .. } => Flags::UH,
             Self::Connect { .. }
             | Self::Undelivered { .. }
+            | Self::Certificate { .. }
             | Self::MutualTls { .. }
             | Self::TlsMode(_)
             | Self::NoCertificate => Flags::UF,
             Self::Overflow(_) => Flags::UO,
-            Self::Upstream { .. } | Self::Protocol { .. } => Flags::UC,
+            Self::Upstream { .. } | Self::Refused { .. } | Self::Protocol { .. } => Flags::UC,
             Self::BadRequest(_) => Flags::DPE,
             Self::Denied { .. } | Self::Unauthenticated { .. } => Flags::UAEX,
             Self::Timeout { .. } | Self::Deadline { .. } => Flags::UT,
@@ -217,7 +227,10 @@ impl Error {
 
     /// Whether the upstream says that it did not look at the request.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Upstream { refused: true, .. })
+        matches!(
+            self,
+            Self::Upstream { refused: true, .. } | Self::Refused { .. }
+        )
     }
 
     /// Whether it tells against the endpoint, so that outlier detection counts it.
@@ -233,7 +246,10 @@ impl Error {
     /// is said of can't serve anybody.
     pub(crate) fn is_unavailability(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::MutualTls { .. } | Self::Undelivered { .. } => true,
+            Self::Connect { .. }
+            | Self::MutualTls { .. }
+            | Self::Certificate { .. }
+            | Self::Undelivered { .. } => true,
             Self::TlsMode(refusal) => refusal.asked,
             _ => false,
         }
@@ -242,7 +258,16 @@ impl Error {
     /// Whether no application has seen anything of the request, so that another
     /// endpoint may be tried.
     pub(crate) fn reached_nobody(&self) -> bool {
-        self.is_unavailability() || matches!(self, Self::TlsMode(_))
+        self.is_unavailability() || matches!(self, Self::TlsMode(_) | Self::Refused { .. })
+    }
+
+    /// Whether the endpoint's sidecar says that no application has seen a request, of
+    /// which something had been sent.
+    pub(crate) fn is_said_by_sidecar(&self) -> bool {
+        matches!(
+            self,
+            Self::Undelivered { .. } | Self::Refused { .. } | Self::Certificate { .. }
+        )
     }
 
     /// Whether a limit of the service is reached: no endpoint's fault, and not to

@@ -23,11 +23,11 @@ use crate::{
     detect::{Expected, Finding},
     error::Error,
     http::serve::{HttpVersion, serve},
-    io::Rewind,
+    io::{Rewind, watch::RequestLine},
     mux,
     outbound::ConnectionError,
     sniff,
-    stream::{Stream, relay},
+    stream::{Stream, relay, relay_watched},
     telemetry::{DestinationService, Flags, Outcome, Parties, Reporter},
     thread::Thread,
     tls::VerifiedPeer,
@@ -150,8 +150,9 @@ impl Arrival {
         caller: Caller,
     ) -> Result<(), ConnectionError> {
         let shared = &self.thread.shared;
-        let accept = |stream| {
+        let accept = |stream: mux::Stream| {
             let Some(place) = shared.cap.take(Direction::Inbound, self.peer.ip()) else {
+                stream.refuse();
                 return;
             };
             let (arrival, caller) = (self.clone(), caller.clone());
@@ -212,11 +213,17 @@ impl Arrival {
                 bytes_out.set(bytes_out.get() + bytes);
                 series.sent(bytes);
             };
+            // A server that spoke first, and not as HTTP's do, takes no requests.
+            if expected == Expected::PerhapsHttp && !greeted {
+                let watched = relay_watched(&mut client, &mut upstream, received, sent);
+                return Box::pin(watched).await;
+            }
             relay(&mut client, &mut upstream, received, sent).await
         };
         let (flags, result) = tokio::select! {
             result = relayed => match result {
                 Ok(()) => (Flags::default(), Ok(())),
+                Err(error) if RequestLine::is_cause(&error) => (Flags::DPE, Err(error.into())),
                 Err(error) => (Flags::UC, Err(error.into())),
             },
             () = self.is_http_now(expected, greeted) => (Flags::DPE, Ok(())),

@@ -8,9 +8,11 @@ mod outgoing;
 pub(crate) mod spare;
 pub(crate) mod splice;
 pub(crate) mod tls;
+pub(crate) mod watch;
 
 pub(crate) use gather::Gather;
 pub(crate) use outgoing::Outgoing;
+pub(crate) use watch::Watch;
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::{
@@ -124,14 +126,19 @@ impl Direction {
         }
     }
 
+    /// Whether it holds nothing back, and goes on.
+    fn is_between(&self) -> bool {
+        self.buffer.is_empty() && !self.unflushed && self.state == State::Open
+    }
+
     /// Copies until both sides would block; ready when the reader has ended and
     /// the writer has been told.
     fn poll_copy<R, W>(
         &mut self,
         context: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
+        (reader, writer): (&mut R, &mut W),
         mut count: impl FnMut(u64),
+        mut watch: Option<&mut Watch>,
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -159,7 +166,11 @@ impl Direction {
             }
             match self.poll_fill(context, reader) {
                 Poll::Ready(result) => {
-                    if result? == 0 {
+                    let length = result?;
+                    if let Some(watch) = &mut watch {
+                        watch.look(&self.buffer)?;
+                    }
+                    if length == 0 {
                         self.state = State::Closing;
                     }
                 }
@@ -221,9 +232,42 @@ fn poll_read<R: AsyncRead + Unpin>(
 pub(crate) async fn relay<C, U>(
     client: &mut C,
     upstream: &mut U,
+    sent: impl FnMut(u64),
+    received: impl FnMut(u64),
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let ends = (client, upstream);
+    relay_with(ends, sent, received, None).await?;
+    Ok(())
+}
+
+/// Copies both ways as [`relay`] does, until the client's first line is known to be no
+/// request's. Reports whether it is then to go on; else both directions have ended.
+///
+/// # Errors
+/// The first error of either side, or such a line; the connection is of no use after it.
+pub(crate) async fn relay_watched<C, U>(
+    ends: (&mut C, &mut U),
+    sent: impl FnMut(u64),
+    received: impl FnMut(u64),
+    watch: &mut Watch,
+) -> io::Result<bool>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    relay_with(ends, sent, received, Some(watch)).await
+}
+
+async fn relay_with<C, U>(
+    (client, upstream): (&mut C, &mut U),
     mut sent: impl FnMut(u64),
     mut received: impl FnMut(u64),
-) -> io::Result<()>
+    mut watch: Option<&mut Watch>,
+) -> io::Result<bool>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -231,10 +275,16 @@ where
     let mut forth = Direction::new();
     let mut back = Direction::new();
     poll_fn(|context| {
-        let forth = forth.poll_copy(context, client, upstream, &mut sent);
-        both(forth, || {
-            back.poll_copy(context, upstream, client, &mut received)
-        })
+        let watched = watch.as_deref_mut();
+        let copied = forth.poll_copy(context, (client, upstream), &mut sent, watched);
+        let copied = both(copied, || {
+            back.poll_copy(context, (upstream, client), &mut received, None)
+        })?;
+        let seen = watch.as_ref().is_some_and(|watch| watch.is_over());
+        if seen && forth.is_between() && back.is_between() {
+            return Poll::Ready(Ok(true));
+        }
+        copied.map(|()| Ok(false))
     })
     .await
 }

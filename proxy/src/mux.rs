@@ -6,7 +6,8 @@
 //! sender waits when its reader does not read, and it breaks with the connection.
 //!
 //! The client's side opens streams, numbered in ascending order, each by a frame
-//! of no data. Frames are in [`frame`]; what either side keeps of a
+//! of no data. A stream that the other side refuses, for want of places or as it is on
+//! its way out, gets its end before anything else. Frames are in [`frame`]; what either side keeps of a
 //! stream is a lane ([`session`]).
 
 mod driver;

@@ -1,5 +1,6 @@
 //! Connections that the workload opens: to whom, what they speak, and on.
 
+mod ending;
 mod http;
 mod pass;
 mod tcp;
@@ -163,9 +164,9 @@ impl Connection {
                 Ok(upstream.stream)
             };
             let sniffed = sniff(client, patience, Expected::Anything, open).await?;
-            if let (Sniffed::Reset(_), Some((in_flight, _)), Some(since)) =
+            if let (Sniffed::Reset(error), Some((in_flight, _)), Some(since)) =
                 (&sniffed, &mut opened, since)
-                && tries.reset(in_flight, since)
+                && tries.reset(in_flight, since, error)
             {
                 patience = Duration::ZERO;
                 continue;

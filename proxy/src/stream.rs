@@ -3,7 +3,7 @@
 
 use crate::{
     io::{
-        Rewind, relay as relay_bytes, splice,
+        Rewind, Watch, relay as relay_bytes, relay_watched as relay_bytes_watched, splice,
         tls::{Client, Server},
     },
     mux,
@@ -38,11 +38,16 @@ impl Stream {
     /// Whether both sides agreed to share the connection among many streams.
     pub(crate) fn is_to_be_shared(&self) -> bool {
         match self {
-            Self::Client(stream) => {
-                let agreed = stream.session().alpn_protocol();
-                agreed == Some(MeshProtocol::Shared.alpn())
-            }
+            Self::Client(_) => self.chosen() == Some(MeshProtocol::Shared.alpn()),
             Self::Plain(_) | Self::Server(_) | Self::Shared(_) | Self::Rewound(_) => false,
+        }
+    }
+
+    /// The protocol that the server of a TLS connection chose; `None`: it chose none.
+    pub(crate) fn chosen(&self) -> Option<&[u8]> {
+        match self {
+            Self::Client(stream) => stream.session().alpn_protocol(),
+            Self::Plain(_) | Self::Server(_) | Self::Shared(_) | Self::Rewound(_) => None,
         }
     }
 
@@ -89,6 +94,30 @@ pub(crate) async fn relay(
         upstream.abort();
     }
     relayed
+}
+
+/// Relays as [`relay`] does, but never the whole of a first line that some HTTP server
+/// would take for a request's.
+///
+/// # Errors
+/// The same, and such a line ([`RequestLine`](crate::io::watch::RequestLine)).
+pub(crate) async fn relay_watched(
+    client: &mut Stream,
+    upstream: &mut Stream,
+    mut sent: impl FnMut(u64),
+    mut received: impl FnMut(u64),
+) -> io::Result<()> {
+    let mut watch = Watch::default();
+    let ends = (&mut *client, &mut *upstream);
+    match relay_bytes_watched(ends, &mut sent, &mut received, &mut watch).await {
+        Ok(true) => relay(client, upstream, sent, received).await,
+        Ok(false) => Ok(()),
+        Err(error) => {
+            client.abort();
+            upstream.abort();
+            Err(error)
+        }
+    }
 }
 
 macro_rules! delegate {

@@ -10,7 +10,7 @@ use crate::{
     pool::{Pool, Room},
 };
 use http::{HeaderValue, StatusCode};
-use std::{cell::Cell, rc::Rc, time::Instant};
+use std::{cell::Cell, io, rc::Rc, time::Instant};
 
 /// One request on its way to an endpoint; counts as in flight while it lives.
 pub(crate) struct InFlight {
@@ -72,7 +72,7 @@ impl InFlight {
     pub(crate) fn answered(&self, verdict: Verdict) {
         self.settled.set(true);
         let now = clock::instant();
-        match verdict.is_failure() {
+        match verdict.is_no_measure() {
             true => self.candidate.penalise(self.elapsed(now), now),
             false => self.candidate.observe(self.elapsed(now), now),
         }
@@ -83,9 +83,13 @@ impl InFlight {
     /// The endpoint could not be reached, or did not answer.
     pub(crate) fn failed(&self, error: &Error) {
         self.settled.set(true);
-        if error.is_endpoint_s() {
+        // Who is busy or about to go has not failed, but is to get less.
+        let judged = error.is_endpoint_s();
+        if judged || error.is_refusal() {
             let now = clock::instant();
             self.candidate.penalise(self.elapsed(now), now);
+        }
+        if judged {
             self.judge(Verdict::Failed);
         }
     }
@@ -108,15 +112,25 @@ impl InFlight {
         }
     }
 
-    /// A connection was reset before a byte was sent or received. Returns how that is
-    /// to be taken of a sidecar, whose application accepts none; `None`: it is none.
-    pub(crate) fn undelivered(&self) -> Option<Error> {
-        let endpoint = &self.candidate.endpoint;
-        let meshed = endpoint.identity.is_some() && self.pool.policy.tls.is_mesh();
-        meshed.then(|| {
+    /// Whether the endpoint's sidecar is called, which proves to be the endpoint's.
+    pub(crate) fn is_meshed(&self) -> bool {
+        self.candidate.endpoint.identity.is_some() && self.pool.policy.tls.is_mesh()
+    }
+
+    /// A connection was reset before a byte was sent or received, or this workload's
+    /// certificate was refused before one was received. Returns how that is to be taken
+    /// of a sidecar: nothing reaches its application; `None`: it is none.
+    pub(crate) fn undelivered(&self, error: &io::Error) -> Option<Error> {
+        self.is_meshed().then(|| {
             self.availability().mark_undelivered(clock::instant());
-            let address = endpoint.address;
-            Error::Undelivered { address }
+            let address = self.candidate.endpoint.address;
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => Error::Certificate {
+                    address,
+                    reason: error.to_string(),
+                },
+                _ => Error::Undelivered { address },
+            }
         })
     }
 

@@ -4,6 +4,8 @@
 //! What is known of an endpoint is one for all data threads, and outlives
 //! updates of the endpoints around it. There is no timer: an ejection ends by
 //! the clock, and whoever chooses an endpoint looks at it when the time has come.
+//! What is counted while an endpoint is unavailable ends when it is available again,
+//! an ejection too: who can serve is not left alone for having been away.
 
 use crate::availability::Availability;
 use http::StatusCode;
@@ -36,6 +38,12 @@ impl Verdict {
     /// Whether an endpoint that does so more often is to get less.
     pub(crate) fn is_failure(self) -> bool {
         matches!(self, Self::Failed | Self::Status(500..))
+    }
+
+    /// Whether the time that it took says nothing of how fast the endpoint serves: a
+    /// failure, or a refusal for being asked too much.
+    pub(crate) fn is_no_measure(self) -> bool {
+        self.is_failure() || self == Self::Status(429)
     }
 }
 
@@ -71,8 +79,12 @@ pub(crate) struct Health {
     local_failures: AtomicU32,
     /// Milliseconds since the epoch; 0: never ejected.
     ejected_until: AtomicU64,
+    /// The return from an absence that ends the ejection, if it was made in one; 0: none.
+    ejected_until_return: AtomicU64,
     /// Of late: healthy intervals make up for them.
     ejections: AtomicU32,
+    /// Returns from absences before what is counted.
+    counted_since: AtomicU64,
     /// What each thread sees of it.
     seen: Mutex<Vec<Weak<Seen>>>,
 }
@@ -116,7 +128,9 @@ impl Health {
             gateway_errors: AtomicU32::default(),
             local_failures: AtomicU32::default(),
             ejected_until: AtomicU64::default(),
+            ejected_until_return: AtomicU64::default(),
             ejections: AtomicU32::default(),
+            counted_since: AtomicU64::default(),
             seen: Mutex::default(),
         }
     }
@@ -145,11 +159,37 @@ impl Health {
     pub(crate) fn ejected_until(&self, now: Instant) -> Option<Instant> {
         let millis = self.ejected_until.load(Relaxed);
         let until = self.epoch + Duration::from_millis(millis);
-        (millis != 0 && now < until).then_some(until)
+        (millis != 0 && now < until && !self.is_back()).then_some(until)
+    }
+
+    /// Reports whether the last ejection was made while it was away, and it is back.
+    fn is_back(&self) -> bool {
+        let awaited = self.ejected_until_return.load(Relaxed);
+        awaited != 0 && self.availability.returns() >= awaited
+    }
+
+    /// Forgets what was counted while it was away, once it is back.
+    fn forget_absence(&self) {
+        let returns = self.availability.returns();
+        let before = self.counted_since.load(Relaxed);
+        if before != returns && self.counted_since.swap(returns, Relaxed) != returns {
+            self.clear_counters();
+        }
+    }
+
+    fn clear_counters(&self) {
+        for counter in [
+            &self.server_errors,
+            &self.gateway_errors,
+            &self.local_failures,
+        ] {
+            clear(counter);
+        }
     }
 
     /// Takes note of how an attempt went; tells whether that was once too often.
     pub(crate) fn note(&self, verdict: Verdict, rules: &OutlierDetection) -> Option<Cause> {
+        self.forget_absence();
         let failed = |counter: &AtomicU32, limit: Option<u32>| {
             let times = counter.fetch_add(1, Relaxed).saturating_add(1);
             limit.is_some_and(|limit| limit > 0 && times >= limit)
@@ -189,21 +229,22 @@ impl Health {
         let healthy = now.saturating_duration_since(back).as_millis();
         let made_up = healthy.checked_div(rules.interval.as_millis()).unwrap_or(0);
         let made_up = u32::try_from(made_up).unwrap_or(u32::MAX);
-        let ejections = self.ejections.load(Relaxed).saturating_sub(made_up);
-        let ejections = ejections.saturating_add(1);
-        self.ejections.store(ejections, Relaxed);
+        let before = self.ejections.load(Relaxed).saturating_sub(made_up);
+        let ejections = before.saturating_add(1);
+        let is_away = self.availability.is_unavailable();
+        let counted = if is_away { before } else { ejections };
+        self.ejections.store(counted, Relaxed);
         let time = rules.base_ejection_time.saturating_mul(ejections);
         let time = time.min(OutlierDetection::MAX_EJECTION_TIME.max(rules.base_ejection_time));
         let until = now.saturating_duration_since(self.epoch) + time;
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        let awaited = match is_away {
+            true => self.availability.returns() + 1,
+            false => 0,
+        };
+        self.ejected_until_return.store(awaited, Relaxed);
         self.ejected_until.store(until.max(1), Relaxed);
-        for counter in [
-            &self.server_errors,
-            &self.gateway_errors,
-            &self.local_failures,
-        ] {
-            counter.store(0, Relaxed);
-        }
+        self.clear_counters();
         time
     }
 }

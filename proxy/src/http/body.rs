@@ -191,10 +191,14 @@ impl Body {
             }
             Some(Meter::Response(exchange)) => {
                 exchange.count_response(data);
-                if let Some(trailers) = frame.and_then(Frame::trailers_ref)
-                    && exchange.is_grpc()
-                {
-                    exchange.note_grpc_status(trailers);
+                if exchange.is_grpc() {
+                    let trailers = frame.and_then(Frame::trailers_ref);
+                    if let Some(trailers) = trailers {
+                        exchange.note_grpc_status(trailers);
+                    }
+                    if frame.is_none() || trailers.is_some() || self.is_end_stream() {
+                        exchange.note_end();
+                    }
                 }
             }
             None => {}

@@ -8,6 +8,7 @@
 mod carrier;
 mod open;
 mod translate;
+mod unseen;
 
 pub(crate) use open::Held;
 pub(crate) use translate::FILES_SHARE;
@@ -114,7 +115,7 @@ pub(crate) struct Manner {
 pub(crate) struct Failure {
     pub(crate) error: Error,
     /// The request where none of it was sent; without its body where that was, but
-    /// to a sidecar whose application has not seen it ([`Error::Undelivered`]).
+    /// to a sidecar whose application has not seen it ([`Error::is_said_by_sidecar`]).
     pub(crate) unsent: Option<Request<Body>>,
     /// A connection that was kept took it before, and hung up.
     pub(crate) resent: bool,
@@ -130,7 +131,7 @@ impl Failure {
 
     /// Whether the body of an unsent request has been sent, to a sidecar.
     pub(crate) fn is_body_gone(&self) -> bool {
-        matches!(self.error, Error::Undelivered { .. })
+        self.error.is_said_by_sidecar()
     }
 }
 
@@ -247,10 +248,12 @@ impl Connections {
         ended: bool,
     ) -> bool {
         let may_be = status == StatusCode::SERVICE_UNAVAILABLE || ended;
-        may_be
-            && headers.contains_key(&UNDELIVERED)
-            && self.endpoint.identity.is_some()
-            && pool.policy.tls.is_mesh()
+        may_be && headers.contains_key(&UNDELIVERED) && self.is_meshed(pool)
+    }
+
+    /// Whether the endpoint's sidecar is called, which proves to be the endpoint's.
+    fn is_meshed(&self, pool: &Pool) -> bool {
+        self.endpoint.identity.is_some() && pool.policy.tls.is_mesh()
     }
 
     /// The failure of such an answer; all threads know from now on.
@@ -412,7 +415,17 @@ async fn send_http1(
                 lost_a_race = true;
                 (head, body) = (spare, Body::empty());
             }
-            (Err(error), _) => return Err(broken(connections, &mut connection, &error)),
+            (Err(error), spare) => {
+                if let Some(error) = unseen::by_http1(connections, &connection, &error) {
+                    let unsent = spare.filter(|_| manner.keep_head);
+                    return Err(Failure {
+                        error,
+                        unsent: unsent.map(|head| Request::from_parts(head, Body::empty())),
+                        resent: false,
+                    });
+                }
+                return Err(broken(connections, &mut connection, &error));
+            }
         }
     }
 }
@@ -477,7 +490,15 @@ async fn send_http2(
                     shared.retain(|other| !stream.is_of(&other.streams));
                     request = unsent;
                 }
-                unsent => return Err(failure(connections, failed, unsent)),
+                unsent => {
+                    let failure = failure(connections, pool, failed, unsent);
+                    let told = failure.error.is_said_by_sidecar() && failure.unsent.is_none();
+                    let unsent = match told {
+                        true => kept.map(|request| *request),
+                        false => failure.unsent,
+                    };
+                    return Err(Failure { unsent, ..failure });
+                }
             },
         }
     }
@@ -496,6 +517,7 @@ fn copy_of_head(request: &Request<Body>) -> Request<Body> {
 
 fn failure(
     connections: &Connections,
+    pool: &Pool,
     failed: TrySendError<Request<Body>>,
     unsent: Option<Request<Body>>,
 ) -> Failure {
@@ -503,12 +525,15 @@ fn failure(
     let cause = error.source().map(|cause| format!(": {cause}"));
     let http2 = error.source().and_then(|cause| cause.downcast_ref());
     let reason = http2.and_then(h2::Error::reason);
+    let told = unseen::by_http2(connections, pool, &error);
     Failure {
-        error: Error::Upstream {
-            address: connections.endpoint.address,
-            reason: format!("{error}{}", cause.unwrap_or_default()),
-            refused: reason == Some(h2::Reason::REFUSED_STREAM),
-        },
+        error: told
+            .filter(|_| unsent.is_none())
+            .unwrap_or(Error::Upstream {
+                address: connections.endpoint.address,
+                reason: format!("{error}{}", cause.unwrap_or_default()),
+                refused: reason == Some(h2::Reason::REFUSED_STREAM),
+            }),
         unsent,
         resent: false,
     }

@@ -13,8 +13,8 @@ use crate::{
     pool::Permit,
     telemetry::{Flags, HttpSeries, Outcome, Parties, RequestProtocol},
 };
-use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE};
-use linnet_mesh::authentication::Authentication;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use linnet_mesh::{authentication::Authentication, route::grpc};
 use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
@@ -29,6 +29,11 @@ pub(crate) fn speaks_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn is_grpc_web(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.is_some_and(|kind| kind.starts_with(b"application/grpc-web"))
 }
 
 /// See the module.
@@ -46,6 +51,10 @@ pub(crate) struct Exchange {
     permit: RefCell<Permit>,
     /// The answer broke off before its end.
     broken: Cell<bool>,
+    /// Its answer is gRPC-Web's, which says in its body how the call ended.
+    web: Cell<bool>,
+    /// A call's answer has come to its end, and had to say how the call ended.
+    told: Cell<bool>,
     /// When its time is over.
     end: Cell<Option<tokio::time::Instant>>,
     /// That it was let through, where policies may say otherwise later.
@@ -144,6 +153,8 @@ impl Exchange {
             blame: RefCell::default(),
             permit: RefCell::default(),
             broken: Cell::default(),
+            web: Cell::default(),
+            told: Cell::default(),
             end: Cell::default(),
             grant: RefCell::default(),
             record: RefCell::default(),
@@ -250,12 +261,21 @@ impl Exchange {
         self.rules.get().is_some_and(|rules| rules.owns(name))
     }
 
-    /// The response's head has arrived.
-    pub(crate) fn answered(&self, status: StatusCode, headers: &HeaderMap) {
+    /// The response's head has arrived; `ended`: nothing follows it.
+    pub(crate) fn answered(&self, status: StatusCode, headers: &HeaderMap, ended: bool) {
         self.status.set(status.as_u16());
         if self.is_grpc() {
             self.note_grpc_status(headers);
+            self.web.set(is_grpc_web(headers));
+            if ended {
+                self.note_end();
+            }
         }
+    }
+
+    /// The answer to a call has come to its end, trailers included.
+    pub(crate) fn note_end(&self) {
+        self.told.set(!self.web.get());
     }
 
     pub(crate) fn count_request(&self, bytes: u64) {
@@ -284,6 +304,9 @@ impl Exchange {
     fn last_word(&self) -> Option<(StatusCode, Option<u16>)> {
         let status = StatusCode::from_u16(self.status.get()).ok()?;
         let grpc = self.grpc_status.get();
+        // Who does not say how a call ended has not served it (gRPC's own table).
+        let missing = || self.told.get().then(|| grpc::from_http(status));
+        let grpc = grpc.or_else(missing);
         let known = self.is_grpc() && (grpc.is_some() || status.is_server_error());
         known.then_some((status, grpc))
     }

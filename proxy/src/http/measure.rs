@@ -8,6 +8,7 @@ use super::{
     found::Found,
 };
 use http::{Method, Request, Response};
+use http_body::Body as _;
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
@@ -87,7 +88,8 @@ where
         let Ok(response) = ready!(this.inner.poll(context));
         Poll::Ready(Ok(match this.exchange.take() {
             Some(exchange) => {
-                exchange.answered(response.status(), response.headers());
+                let ended = exchange.is_grpc() && response.body().is_end_stream();
+                exchange.answered(response.status(), response.headers(), ended);
                 response.map(|body| body.count_response(exchange))
             }
             None => response,

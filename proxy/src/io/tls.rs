@@ -88,6 +88,11 @@ impl<C: Side, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
         &self.socket
     }
 
+    /// Whether the peer has said that it is done.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.machine.ended
+    }
+
     /// What the two sides agreed on.
     pub(crate) fn session(&self) -> &CommonState {
         self.machine.session.state()

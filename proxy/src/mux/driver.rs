@@ -87,11 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     async fn run<F: FnMut(Stream)>(&mut self, mut accept: Option<F>) -> io::Result<()> {
         let moved = poll_fn(|context| self.poll_move(context, accept.as_mut())).await;
-        let kind = match &moved {
-            Ok(()) => io::ErrorKind::UnexpectedEof,
-            Err(error) => error.kind(),
-        };
-        self.session.end(kind);
+        self.session.end(moved.as_ref().err().map(io::Error::kind));
         moved?;
         poll_fn(|context| Pin::new(&mut self.connection).poll_shutdown(context)).await
     }

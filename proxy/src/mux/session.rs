@@ -272,9 +272,18 @@ impl Session {
         }
     }
 
-    /// The connection is no more, nor are its streams.
-    pub(super) fn end(&self, kind: io::ErrorKind) {
+    /// The connection is no more, nor are its streams. `failure`: it did not end as the
+    /// peer's side ends one that it is done with.
+    ///
+    /// A peer that wanted no new streams, and then says that it is done, has ended those
+    /// it knew of: it has not seen the others.
+    pub(super) fn end(&self, failure: Option<io::ErrorKind>) {
         let mut state = self.state.borrow_mut();
+        let unseen = state.going_away && !state.serves;
+        let kind = failure.unwrap_or(match unseen {
+            true => io::ErrorKind::ConnectionRefused,
+            false => io::ErrorKind::UnexpectedEof,
+        });
         state.over = Some(kind);
         state.out.clear();
         for (_, lane) in &state.lanes {
@@ -405,7 +414,8 @@ impl Session {
         let next = stream.checked_add(1);
         state.next = next.ok_or_else(|| malformed("there are no more streams"))?;
         if state.lanes.len() >= MOST_STREAMS {
-            state.push(stream, Kind::Reset, 0);
+            // Its end, before anything else, says that nothing of it is looked at.
+            state.push(stream, Kind::End, 0);
             state.count_waste();
             return Ok(None);
         }

@@ -28,6 +28,26 @@ impl Stream {
         }
     }
 
+    /// Ends a stream that nothing has been read of: whoever opened it may send what it
+    /// sent elsewhere.
+    pub(crate) fn refuse(self) {
+        let mut lane = self.lane.borrow_mut();
+        if !lane.said_end && lane.broken.is_none() {
+            lane.said_end = true;
+            // What is sent on it all the same goes nowhere.
+            lane.broken = Some(io::ErrorKind::ConnectionRefused);
+            let mut state = self.session.state.borrow_mut();
+            state.push(self.number, Kind::End, 0);
+        }
+    }
+
+    /// Reports whether the peer's side has ended the stream in order, or has not seen it.
+    /// One that serves HTTP ends none in order between a request and its answer.
+    pub(crate) fn is_over_in_order(&self) -> bool {
+        let lane = self.lane.borrow();
+        lane.ended || lane.broken == Some(io::ErrorKind::ConnectionRefused)
+    }
+
     fn write(&self, context: &Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let mut lane = self.lane.borrow_mut();
         if let Some(kind) = lane.broken {

@@ -322,3 +322,85 @@ async fn a_flood_of_streams_is_refused_and_ends_its_connection() {
     })
     .await;
 }
+
+/// Reads one frame without a payload: its stream and kind.
+async fn bare(peer: &mut DuplexStream) -> (u32, u8) {
+    let mut head = [0; frame::HEADER];
+    peer.read_exact(&mut head).await.unwrap();
+    let [a, b, c, d, kind, length @ ..] = head;
+    assert_eq!(length, [0; 3]);
+    (u32::from_be_bytes([a, b, c, d]), kind)
+}
+
+/// Its end before anything else says that nothing of it was looked at: older peers take it
+/// for an end.
+#[tokio::test]
+async fn a_stream_that_is_refused_ends_before_anything_else() {
+    const END: u8 = 1;
+    local(async {
+        // For want of places on the connection.
+        let (mut near, far) = duplex(1 << 20);
+        let (mut accepted, _drain, _ended) = server(far);
+        let most = MOST_STREAMS as u32;
+        for stream in 0..=most {
+            near.write_all(&[&stream.to_be_bytes()[..], &[0; 4]].concat())
+                .await
+                .unwrap();
+        }
+        let held = accepted.recv().await.unwrap();
+        assert_eq!(bare(&mut near).await, (most, END));
+        drop(held);
+
+        // By who accepts it, whatever had come with it.
+        let (mut near, far) = duplex(1 << 20);
+        near.write_all(&[0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+        near.write_all(&[0, 0, 0, 0, 0, 0, 0, 1, b'G'])
+            .await
+            .unwrap();
+        let (_drain, signal) = watch::channel(false);
+        tokio::task::spawn_local(serve(far, Stream::refuse, Signal(signal)));
+        assert_eq!(bare(&mut near).await, (0, END));
+        // What comes for it later goes nowhere, and the connection goes on.
+        near.write_all(&[0, 0, 0, 0, 0, 0, 0, 1, b'E'])
+            .await
+            .unwrap();
+        near.write_all(&[0, 0, 0, 0, 3, 0, 0, 0]).await.unwrap();
+        near.write_all(&[0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+        assert_eq!(bare(&mut near).await, (1, END));
+    })
+    .await;
+}
+
+/// What the peer said before the connection ended in order, and whether a stream that it
+/// has not said anything of is then one that it has not seen.
+#[tokio::test]
+async fn a_peer_that_is_done_has_not_seen_what_it_has_not_ended() {
+    let goodbye = [0, 0, 0, 0, 4, 0, 0, 0];
+    let reset = [0, 0, 0, 0, 3, 0, 0, 0];
+    let end = [0, 0, 0, 0, 1, 0, 0, 0];
+    let answer = [0, 0, 0, 0, 0, 0, 0, 1, b'H'];
+    for (said, unseen) in [
+        (vec![&goodbye[..]], true),
+        (vec![&end], true),
+        // Without a goodbye it may have been looked at.
+        (vec![], false),
+        (vec![&answer[..]], false),
+        (vec![&reset], false),
+        (vec![&goodbye, &reset], false),
+    ] {
+        local(async {
+            let (near, mut far) = duplex(1024);
+            let client = connect(near);
+            let mut stream = client.open().unwrap();
+            for frame in &said {
+                far.write_all(frame).await.unwrap();
+            }
+            far.shutdown().await.unwrap();
+            let mut heard = Vec::new();
+            let read = stream.read_to_end(&mut heard).await;
+            assert_eq!(stream.is_over_in_order(), unseen, "{said:?} {read:?}");
+            assert_eq!(heard, if said == [answer] { &b"H"[..] } else { b"" });
+        })
+        .await;
+    }
+}

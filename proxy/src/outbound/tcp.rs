@@ -1,7 +1,9 @@
 //! Opaque connections: an endpoint is chosen once, then bytes are relayed.
 
 use super::{
-    ConnectionError, Destination, destination_service, open_endpoint, parties,
+    ConnectionError, Destination, destination_service,
+    ending::{Moved, over, vanished},
+    open_endpoint, parties,
     pass::{Goal, Pass},
     unplaced,
 };
@@ -17,8 +19,8 @@ use crate::{
 };
 use ::http::StatusCode;
 use bytes::{Bytes, BytesMut};
-use linnet_mesh::{destination::ConnectionPool, route::ConnectionParts};
-use std::{cell::Cell, fmt::Display, io, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use linnet_mesh::route::ConnectionParts;
+use std::{fmt::Display, io, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,
@@ -118,13 +120,20 @@ pub(super) struct Tries {
 }
 
 impl Tries {
-    /// Takes note that a connection was reset before a byte went over it. Returns
-    /// whether to open another: then [`open`] goes on where it was.
-    pub(super) fn reset(&mut self, upstream: &mut Option<InFlight>, opened: Instant) -> bool {
-        if opened.elapsed() > AT_ONCE {
+    /// Takes note that a connection broke before a byte went over it. Returns whether to
+    /// open another, as its application has not seen it: then [`open`] goes on where it
+    /// was.
+    pub(super) fn reset(
+        &mut self,
+        upstream: &mut Option<InFlight>,
+        opened: Instant,
+        error: &io::Error,
+    ) -> bool {
+        if opened.elapsed() > AT_ONCE && !refuses_certificate(error) {
             return false;
         }
-        let Some(error) = upstream.as_ref().and_then(InFlight::undelivered) else {
+        let held = upstream.as_ref();
+        let Some(error) = held.and_then(|held| held.undelivered(error)) else {
             return false;
         };
         let failed = upstream.take_if(|failed| self.pass.has_others(failed));
@@ -291,8 +300,8 @@ pub(super) async fn relay_silent(
         let opened = Instant::now();
         let said = match first_words(&mut client, &mut upstream.stream).await {
             Ok(said) => Ok(said),
-            Err(Broken::Server(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
-                if tries.reset(&mut upstream.in_flight, opened) {
+            Err(Broken::Server(error)) if is_turned_away(&error) => {
+                if tries.reset(&mut upstream.in_flight, opened, &error) {
                     continue;
                 }
                 Err(error)
@@ -371,31 +380,28 @@ pub(super) async fn relay_greeted(
         let parties = parties(thread, service, endpoint, &held.pool);
         record.place(Rc::new(Ends::new(parties)), Some(endpoint.address));
     }
-    let (bytes_in, bytes_out) = (Cell::new(0u64), Cell::new(0u64));
+    let moved = Moved::default();
     let began = Instant::now();
     let result = async {
         let ends = (&mut client, &mut upstream.stream);
         let (sent, received) = pass_on(said, ends).await?;
         series.sent(sent);
         series.received(received);
-        bytes_in.set(sent);
-        bytes_out.set(received);
+        moved.send(sent);
+        moved.receive(received);
         let held = upstream.in_flight.as_ref();
         if let (1.., Some(held)) = (received, held) {
             held.delivered();
         }
-        let moved = Cell::new(0u64);
         let sent = |bytes| {
-            moved.set(moved.get() + bytes);
-            bytes_in.set(bytes_in.get() + bytes);
+            moved.send(bytes);
             series.sent(bytes);
         };
         let received = |bytes| {
-            moved.set(moved.get() + bytes);
-            if let (0, Some(held)) = (bytes_out.get(), held) {
+            if let (0, Some(held)) = (moved.received(), held) {
                 held.delivered();
             }
-            bytes_out.set(bytes_out.get() + bytes);
+            moved.receive(bytes);
             series.received(bytes);
         };
         let pool = held.map(|held| held.pool.clone());
@@ -404,11 +410,25 @@ pub(super) async fn relay_greeted(
                 result.map(|()| Flags::default())
             }
             flags = over(pool.as_ref().map(|pool| &pool.policy.pool), &moved) => Ok(flags),
+            error = Box::pin(vanished(held, &moved)) => Err(error),
         }
     }
     .await;
-    if let (Ok(_), Some(held)) = (&result, &upstream.in_flight) {
-        held.delivered();
+    if result.is_err() {
+        // Who has not failed is to know that the other one did.
+        client.abort();
+        upstream.stream.abort();
+    }
+    if let Some(held) = &upstream.in_flight {
+        match &result {
+            Ok(_) => held.delivered(),
+            // The client's bytes are gone, but the next connection goes elsewhere.
+            Err(error) if refuses_certificate(error) && moved.received() == 0 => {
+                let told = held.undelivered(error);
+                told.iter().for_each(|error| held.failed(error));
+            }
+            Err(_) => {}
+        }
     }
     let flags = *result.as_ref().unwrap_or(&Flags::UC);
     series.closed(flags);
@@ -416,8 +436,8 @@ pub(super) async fn relay_greeted(
         let outcome = Outcome {
             flags,
             duration: began.elapsed(),
-            request_bytes: bytes_in.get(),
-            response_bytes: bytes_out.get(),
+            request_bytes: moved.sent(),
+            response_bytes: moved.received(),
             ..Outcome::default()
         };
         record.write(&outcome, false, Some(&Ends::new(unplaced(thread, None))));
@@ -426,59 +446,30 @@ pub(super) async fn relay_greeted(
     Ok(())
 }
 
+/// Whether the other side may have passed nothing on.
+fn is_turned_away(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionReset || refuses_certificate(error)
+}
+
+/// Whether a sidecar does not let this workload in.
+fn refuses_certificate(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
 /// Passes on what both sides have said; returns how much of each.
 async fn pass_on(
     said: io::Result<Said>,
     (client, server): (&mut Stream, &mut Stream),
 ) -> io::Result<(u64, u64)> {
-    let passed = async {
-        let said = said?;
-        if !said.server.is_empty() {
-            client.write_all(&said.server).await?;
-        }
-        if !said.client.is_empty() {
-            server.write_all(&said.client).await?;
-            server.flush().await?;
-        }
-        Ok((said.client.len() as u64, said.server.len() as u64))
-    };
-    let passed = passed.await;
-    if passed.is_err() {
-        // Who has not failed is to know that the other one did.
-        client.abort();
-        server.abort();
+    let said = said?;
+    if !said.server.is_empty() {
+        client.write_all(&said.server).await?;
     }
-    passed
-}
-
-/// Until a connection has been idle or open for as long as its policy allows.
-async fn over(policy: Option<&ConnectionPool>, moved: &Cell<u64>) -> Flags {
-    let idle = async {
-        let Some(longest) = policy.and_then(|policy| policy.tcp_idle_timeout) else {
-            return std::future::pending().await;
-        };
-        // A look now and then costs less than the time of each byte.
-        let step = longest / 8;
-        let (mut seen, mut since) = (moved.get(), Instant::now());
-        loop {
-            tokio::time::sleep(step).await;
-            if moved.get() != seen {
-                (seen, since) = (moved.get(), Instant::now());
-            } else if since.elapsed() >= longest {
-                return;
-            }
-        }
-    };
-    let old = async {
-        match policy.and_then(|policy| policy.max_connection_duration) {
-            Some(longest) => tokio::time::sleep(longest).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = idle => Flags::SI,
-        () = old => Flags::DT,
+    if !said.client.is_empty() {
+        server.write_all(&said.client).await?;
+        server.flush().await?;
     }
+    Ok((said.client.len() as u64, said.server.len() as u64))
 }
 
 /// The line of the access log that a connection's end is to be.

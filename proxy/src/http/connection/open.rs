@@ -3,6 +3,7 @@
 use super::{
     Connections, Shared,
     translate::{self, First, Probe, Speaks},
+    unseen,
 };
 use crate::{
     clock, connect,
@@ -70,8 +71,7 @@ pub(super) async fn http1(
 /// Whether HTTP/1.1 goes over streams of connections that they share: between
 /// sidecars, unless the other one is older than that.
 fn is_shareable(connections: &Connections, pool: &Pool) -> bool {
-    let meshed = pool.policy.tls.is_mesh() && connections.endpoint.identity.is_some();
-    meshed && !connections.carriers.are_declined()
+    connections.is_meshed(pool) && !connections.carriers.are_declined()
 }
 
 /// A stream of a connection that is there, or of a new one; and how long the
@@ -198,6 +198,12 @@ pub(super) async fn http2(
         connections,
         open(tls, connections, pool, MeshProtocol::Http2, others).await,
     )?;
+    let application = translate::is_application(connections, pool);
+    let chose_http2 = stream.chosen().map(|name| name == b"h2");
+    if application && chose_http2 == Some(false) {
+        connections.known.learn(Speaks::Http1Alone);
+        return Err(translate::not_http2(connections, "it speaks HTTP/1 alone"));
+    }
     let stream = Held {
         stream,
         _room: room,
@@ -212,8 +218,19 @@ pub(super) async fn http2(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| upstream_error(connections, &error))?;
-    tokio::task::spawn_local(connection);
-    if translate::is_application(connections, pool) {
+    let meshed = connections.is_meshed(pool);
+    let availability = connections.availability.clone();
+    tokio::task::spawn_local(async move {
+        // Requests that waited for it learn that it is gone, not why.
+        if let Err(error) = connection.await
+            && meshed
+            && unseen::refusal(&error).is_some()
+        {
+            availability.mark_undelivered(clock::instant());
+        }
+    });
+    // By its word, where it has given it.
+    if application && chose_http2.is_none() {
         speaks_http2(connections, translate::spoken(first).await)?;
     }
     let longest = pool.policy.pool.max_connection_duration;
@@ -269,6 +286,12 @@ fn upstream_error(connections: &Connections, error: &hyper::Error) -> Error {
 pub(crate) struct Held {
     stream: Stream,
     _room: Room,
+}
+
+impl Held {
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
 }
 
 impl AsyncRead for Held {

@@ -1,9 +1,10 @@
 //! Requests to an application that does not speak its caller's version of HTTP.
 //!
 //! Between sidecars a request keeps the version that its client spoke. Where it leaves
-//! the mesh, in plaintext, the version becomes one that the application speaks: the one
-//! that its port declares, or the one that was learnt. HTTP/2 is known by the SETTINGS
-//! frame that every server of it sends first, before a request is sent. What was learnt
+//! the mesh, in plaintext or TLS of the application's own kind, the version becomes one
+//! that the application speaks: the one that its port declares, that it chose as TLS began,
+//! or that was learnt. HTTP/2 is known by the SETTINGS frame that every server of it sends
+//! first, before a request is sent. What was learnt
 //! is forgotten soon, since an application may be replaced by another.
 
 use super::{Answer, Connections, Failure, Manner, send_http1, send_http2, unsent};
@@ -102,13 +103,13 @@ impl Known {
     }
 }
 
-/// Whether the other side is an application: it is called in plaintext, without a
-/// sidecar in between.
+/// Whether the other side is an application: it is called in plaintext or TLS of its own
+/// kind, without a sidecar in between.
 pub(super) fn is_application(connections: &Connections, pool: &Pool) -> bool {
     match &pool.policy.tls {
         ClientTls::Auto => connections.endpoint.identity.is_none(),
-        ClientTls::Disable => true,
-        _ => false,
+        ClientTls::Disable | ClientTls::Simple(_) | ClientTls::Mutual { .. } => true,
+        ClientTls::IstioMutual => false,
     }
 }
 
@@ -190,12 +191,20 @@ async fn from_http1(
 /// Learns that an application answered HTTP/1.1 by HTTP/2. The request is not sent again:
 /// by then its body may be gone.
 pub(super) fn answered_by_http2(connections: &Connections) -> Error {
-    connections.known.learn(Speaks::Http2Alone);
-    not_http2(
-        connections,
-        "it answers HTTP/1.1 by HTTP/2; declare `appProtocol: kubernetes.io/h2c` at the \
-         Service's port",
-    )
+    let known = &connections.known;
+    known.learn(Speaks::Http2Alone);
+    let reason = match known.declares_http2.get() {
+        // What could be translated has been.
+        true => {
+            "it speaks HTTP/2 alone, and the request can't be made one of HTTP/2: an upgrade \
+             such as WebSocket's has no such form, nor has a target without a host"
+        }
+        false => {
+            "it answers HTTP/1.1 by HTTP/2; declare `appProtocol: kubernetes.io/h2c` at the \
+             Service's port"
+        }
+    };
+    not_http2(connections, reason)
 }
 
 /// Makes the failure of one version of HTTP with an application.

@@ -34,6 +34,8 @@ pub(crate) struct Connection<S, B> {
     keep: bool,
     /// Bytes of an unfinished head that have been looked at.
     seen: usize,
+    /// The server has said something to this request.
+    heard: bool,
 }
 
 impl<S, B> Connection<S, B>
@@ -52,6 +54,7 @@ where
             upgrades: false,
             keep: true,
             seen: 0,
+            heard: false,
         }
     }
 
@@ -67,6 +70,11 @@ where
         matches!(self.wire.unread()[..], [0, _, _, 4, ..])
     }
 
+    /// Returns the stream, if not one byte of an answer has come.
+    pub(crate) fn unanswered(&self) -> Option<&S> {
+        (!self.heard).then(|| self.wire.stream())
+    }
+
     /// Begins a request; [`Connection::answer`] sends it.
     ///
     /// # Errors
@@ -78,6 +86,7 @@ where
         self.upgrades = head.headers.contains_key(http::header::UPGRADE);
         self.decoder = Decoder::UntilClose;
         self.seen = 0;
+        self.heard = false;
         self.sending = match encoder {
             Encoder::Length(0) => None,
             encoder => Some((body, encoder)),
@@ -108,7 +117,7 @@ where
             head::limit(self.seen)?;
             match ready!(self.wire.poll_read(context)) {
                 Ok(0) => return Poll::Ready(Err(self.refused.take().unwrap_or(Error::Incomplete))),
-                Ok(_) => {}
+                Ok(_) => self.heard = true,
                 Err(error) => {
                     let refused = self.refused.take();
                     return Poll::Ready(Err(refused.unwrap_or(error.into())));

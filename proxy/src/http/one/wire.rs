@@ -115,6 +115,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         (self.stream, self.unread)
     }
 
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     pub(super) fn unread(&mut self) -> &mut Bytes {
         &mut self.unread
     }

@@ -147,6 +147,11 @@ fn beginnings() -> Vec<Vec<Vec<u8>>> {
             b"\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\0\x01\0\x02GET /",
         ),
         whole(b"\0GET /"),
+        whole(b"X\x01Y /"),
+        parted(b"X\x01Y", b" /"),
+        parted(b"\x04\0", b"GET /"),
+        parted(b"BREW /\0", b"b"),
+        parted(b"\x16\x03\x01\x02", b"\0\x05GET /"),
         whole(b"\x01GET /"),
         whole(b"\x7f\x9f GET /"),
         parted(b"\x05", b"\x01\0GET /"),
@@ -224,6 +229,63 @@ async fn what_begins_no_request_is_relayed_but_to_a_port_of_http() {
         }
     };
     LocalSet::new().run_until(test).await;
+}
+
+/// What clients of binary protocols begin with, which speak first.
+const BINARY: [(&str, &[u8]); 9] = [
+    ("PostgreSQL, SSLRequest", b"\0\0\0\x08\x04\xd2\x16\x2f"),
+    (
+        "PostgreSQL, StartupMessage",
+        b"\0\0\0\x21\0\x03\0\0user\0app\0database\0app\0\0",
+    ),
+    (
+        "MongoDB",
+        b"\x2d\0\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0\0\0\0\0\0\x18\0\0\0\x10hello\0\x01\0\0\0\0",
+    ),
+    (
+        "Kafka, ApiVersions",
+        b"\0\0\0\x18\0\x12\0\x03\0\0\0\x01\0\x09rdkafka-1\0\x01a\x01b\0",
+    ),
+    ("Redis", b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n"),
+    ("AMQP", b"AMQP\0\0\x09\x01"),
+    ("Cassandra, OPTIONS", b"\x04\0\0\0\x05\0\0\0\0"),
+    (
+        "Cassandra, STARTUP",
+        b"\x04\0\0\0\x01\0\0\0\x16\0\x01\0\x0bCQL_VERSION\0\x053.0.0",
+    ),
+    ("MQTT", b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04abcd"),
+];
+
+/// Each of their messages gets its answer before the next, whatever follows.
+#[tokio::test]
+async fn binary_protocols_come_through_at_once_where_tokens_are_looked_for() {
+    let test = async {
+        let world = World::start(false).await;
+        let large: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
+        for entrance in Entrance::ALL {
+            world.declare(entrance.mode(), AppProtocol::Detect, true);
+            for (name, first) in BINARY {
+                let mut stream = entrance.connect(&world).await;
+                for message in [first, b"x\0\n", b"GET / HTTP/1.1\r\n", &large] {
+                    let (mut reader, mut writer) = tokio::io::split(&mut stream);
+                    let mut echo = vec![0; message.len()];
+                    let (sent, heard) = tokio::join!(
+                        async {
+                            writer.write_all(message).await?;
+                            writer.flush().await
+                        },
+                        reader.read_exact(&mut echo),
+                    );
+                    assert!(sent.is_ok() && heard.is_ok(), "{name} {entrance:?}");
+                    assert!(echo == message, "{name} {entrance:?}");
+                }
+            }
+        }
+    };
+    // Whoever waited would wait for ten seconds each time.
+    let patience = Duration::from_secs(60);
+    let test = tokio::time::timeout(patience, test);
+    LocalSet::new().run_until(test).await.unwrap();
 }
 
 /// Ports that are declared to speak no HTTP stay as they are.

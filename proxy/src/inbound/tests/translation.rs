@@ -104,10 +104,18 @@ async fn world(declared: Option<&str>, app: App) -> World {
             });
         }
     });
+    let address = world.app;
+    declare(&mut world, address, AppProtocol::declared(declared, None));
+    world
+}
+
+/// Has a world's application at an address, with a port that declares this.
+fn declare(world: &mut World, app: SocketAddr, protocol: AppProtocol) {
+    world.app = app;
     let port = InboundPort {
-        port: world.app.port(),
+        port: app.port(),
         mtls: None,
-        protocol: AppProtocol::declared(declared, None),
+        protocol,
         services: Vec::new(),
     };
     let inbound = Inbound {
@@ -117,7 +125,6 @@ async fn world(declared: Option<&str>, app: App) -> World {
     };
     let directory = world.thread.directory();
     directory.apply(vec![Update::Inbound(Arc::new(inbound))]);
-    world
 }
 
 /// What a client does with its one connection.
@@ -313,6 +320,156 @@ async fn cookies_are_one_header_to_http1() {
         }
         let got = send(&mut sender, asked).await;
         assert_eq!(got.headers["x-cookies"], "a=1; b=2");
+    })
+    .await;
+}
+
+/// Speaks WebSocket's opening to a port, and then echoes.
+async fn upgrade(world: &World) -> (String, TcpStream) {
+    let mut client = world.plain().await;
+    let asked = b"GET /chat HTTP/1.1\r\nhost: db:80\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    client.write_all(asked).await.unwrap();
+    (head(&mut client).await, client)
+}
+
+/// The next head that a server says.
+async fn head(client: &mut TcpStream) -> String {
+    let mut said = Vec::new();
+    while !said.ends_with(b"\r\n\r\n") {
+        said.push(client.read_u8().await.unwrap());
+    }
+    String::from_utf8(said).unwrap()
+}
+
+/// HTTP/2 has no such upgrade: it is asked for by HTTP/1.1, and whoever does not speak that
+/// is named.
+#[tokio::test]
+async fn websocket_to_a_port_of_http2_is_http1_or_a_failure_that_says_why() {
+    local(async {
+        let mut both = world(Some("http2"), App::Both).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        declare(
+            &mut both,
+            listener.local_addr().unwrap(),
+            AppProtocol::Http2,
+        );
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let asked = head(&mut stream).await;
+                assert!(asked.contains("upgrade: websocket"), "{asked}");
+                let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                    upgrade: websocket\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                let (mut reader, mut writer) = stream.split();
+                // The client ends it.
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            }
+        });
+        let (answer, mut client) = upgrade(&both).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        client.write_all(b"\x81\x05hello").await.unwrap();
+        let mut echo = [0; 7];
+        client.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, b"\x81\x05hello");
+
+        let alone = world(Some("http2"), App::Http2).await;
+        let (answer, mut client) = upgrade(&alone).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        let mut reason = vec![0; 112];
+        client.read_exact(&mut reason).await.unwrap();
+        let reason = String::from_utf8_lossy(&reason);
+        assert!(reason.contains("speaks HTTP/2 alone"), "{reason}");
+        // Other requests are translated as before.
+        let mut sender = connect(&alone, Client::Http1).await;
+        let asked = request(Client::Http1, Method::GET, "/", Empty::new().boxed());
+        assert_eq!(send(&mut sender, asked).await.status, 200);
+    })
+    .await;
+}
+
+/// A caller of HTTP/1.1 that waits with its body is told to send it, though HTTP/2 has its
+/// own ways; what the application says before its answer does not get in the way.
+#[tokio::test]
+async fn a_body_that_waits_is_asked_for_on_its_way_to_http2() {
+    local(async {
+        let mut world = world(Some("http2"), App::Http2).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                tokio::task::spawn_local(async move {
+                    assert!(!request.headers().contains_key(header::EXPECT));
+                    for code in [100, 103] {
+                        let early = Response::builder().status(code).body(()).unwrap();
+                        respond.send_informational(early).unwrap();
+                    }
+                    let mut body = request.into_body();
+                    let mut sent = Vec::new();
+                    while let Some(data) = body.data().await {
+                        sent.extend_from_slice(&data.unwrap());
+                    }
+                    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                    stream.send_data(sent.into(), true).unwrap();
+                });
+            }
+        });
+        declare(&mut world, address, AppProtocol::Http2);
+        let mut client = world.plain().await;
+        let asked = b"POST / HTTP/1.1\r\nhost: db:80\r\nconnection: close\r\n\
+            expect: 100-continue\r\ncontent-length: 4\r\n\r\n";
+        client.write_all(asked).await.unwrap();
+        let first = head(&mut client).await;
+        assert!(first.starts_with("HTTP/1.1 100 "), "{first}");
+        client.write_all(b"hell").await.unwrap();
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.contains("hell"), "{rest}");
+    })
+    .await;
+}
+
+/// The same the other way: what an application of HTTP/1.1 says before its answer is no
+/// answer.
+#[tokio::test]
+async fn early_words_of_http1_are_no_answer_to_http2() {
+    local(async {
+        let mut world = world(None, App::Http1).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::task::spawn_local(async move {
+                    let asked = head(&mut stream).await;
+                    if asked.starts_with("PRI ") {
+                        let refusal = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\r\n";
+                        stream.write_all(refusal).await.unwrap();
+                        return;
+                    }
+                    let early = b"HTTP/1.1 100 Continue\r\n\r\n\
+                        HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+                    stream.write_all(early).await.unwrap();
+                    let mut body = [0; 4];
+                    stream.read_exact(&mut body).await.unwrap();
+                    let answer = [b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", &body[..]];
+                    stream.write_all(&answer.concat()).await.unwrap();
+                });
+            }
+        });
+        declare(&mut world, address, AppProtocol::Detect);
+        let mut sender = connect(&world, Client::Http2).await;
+        let body = http_body_util::Full::new(Bytes::from_static(b"hell")).boxed();
+        let mut asked = request(Client::Http2, Method::POST, "/", body);
+        let headers = asked.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(4));
+        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+        let got = send(&mut sender, asked).await;
+        assert_eq!((got.status, &got.body[..]), (200, &b"hell"[..]));
+        assert!(!got.headers.contains_key("link"));
     })
     .await;
 }

@@ -3,7 +3,7 @@
 use crate::io::Outgoing;
 use bytes::BytesMut;
 use rustls::{
-    CommonState, Error,
+    AlertDescription, CommonState, Error,
     client::{ClientConnectionData, UnbufferedClientConnection},
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus, WriteTraffic},
@@ -55,6 +55,8 @@ pub(super) struct Machine<C> {
     pub(super) ended: bool,
     /// Nothing more can be made of what the peer says.
     pub(super) failed: bool,
+    /// The peer has said something to the reader.
+    pub(super) heard: bool,
 }
 
 impl<C: Side> Machine<C> {
@@ -65,6 +67,7 @@ impl<C: Side> Machine<C> {
             unsent: Outgoing::default(),
             ended: false,
             failed: false,
+            heard: false,
         }
     }
 
@@ -100,6 +103,7 @@ impl<C: Side> Machine<C> {
                     match traffic.next_record() {
                         Some(Ok(record)) => {
                             skipped += record.discard;
+                            self.heard = true;
                             let room = record.payload.len().min(reader.remaining());
                             let (now, later) = record.payload.split_at(room);
                             reader.put_slice(now);
@@ -171,4 +175,34 @@ fn encode<Data>(mut data: EncodeTlsData<'_, Data>, unsent: &mut Vec<u8>) {
 
 pub(super) fn invalid(error: Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Makes the error of what was read; `heard`: not as the first thing after the handshake.
+///
+/// In TLS 1.3 a client is done with the handshake before the server has verified the
+/// client's certificate. Until then the server gives nobody what the client has sent
+/// (RFC 8446, 4.4.4; there is no early data here), so a refusal of the certificate as its
+/// first word says that nothing was seen.
+pub(super) fn unread(error: Error, heard: bool) -> io::Error {
+    match error {
+        Error::AlertReceived(alert) if !heard && refuses_certificate(alert) => {
+            io::Error::new(io::ErrorKind::PermissionDenied, error)
+        }
+        error => invalid(error),
+    }
+}
+
+fn refuses_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+    )
 }

@@ -2,7 +2,7 @@
 
 use super::{
     TlsStream,
-    machine::{Side, invalid},
+    machine::{Side, unread},
 };
 use bytes::{Buf, BytesMut};
 use std::{
@@ -174,7 +174,7 @@ impl<C: Side, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
                         // The alert, if the socket takes it: the error is what counts.
                         let _ = self.poll_send(context);
                     }
-                    return Poll::Ready(Err(invalid(error)));
+                    return Poll::Ready(Err(unread(error, self.machine.heard)));
                 }
             }
             if block.filled >= MOST_KEPT {

@@ -119,7 +119,9 @@ impl<C: Side, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
         if slices.iter().all(|slice| slice.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        ready!(self.poll_send(context))?;
+        if let Err(error) = ready!(self.poll_send(context)) {
+            return Poll::Ready(Err(self.why(context, error)));
+        }
         if self.closing || self.machine.failed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
@@ -131,7 +133,21 @@ impl<C: Side, S: AsyncRead + AsyncWrite + Unpin> TlsStream<C, S> {
                 Ok(accepted)
             });
         output.put();
-        Poll::Ready(written)
+        Poll::Ready(written.map_err(|error| self.why(context, error)))
+    }
+
+    /// Returns why nothing can be written: a peer that refuses our certificate says so
+    /// before it goes.
+    fn why(&mut self, context: &mut Context<'_>, error: io::Error) -> io::Error {
+        if self.machine.heard || self.machine.failed {
+            return error;
+        }
+        match self.poll_receive(context, &mut ReadBuf::new(&mut [])) {
+            Poll::Ready(Err(refusal)) if refusal.kind() == io::ErrorKind::PermissionDenied => {
+                refusal
+            }
+            _ => error,
+        }
     }
 
     /// Says that we are done, then closes the socket's writing side.

@@ -133,8 +133,9 @@ impl<'a> Retries<'a> {
     pub(super) fn outcome(&self, failure: &Failure) -> Outcome {
         match &failure.error {
             Error::Timeout { .. } => Outcome::TimedOut,
+            error if error.is_refusal() => Outcome::Refused,
             error if error.reached_nobody() => Outcome::ConnectFailure,
-            error if failure.unsent.is_some() || error.is_refusal() => Outcome::Refused,
+            _ if failure.unsent.is_some() => Outcome::Refused,
             _ => Outcome::Reset,
         }
     }

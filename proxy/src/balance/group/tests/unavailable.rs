@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::availability::Repeatable;
+use proptest::prelude::{
+    Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
 
 impl World {
     fn lose(&self, position: usize, seconds: u64) {
@@ -156,4 +159,78 @@ fn another_place_serves_when_the_near_one_is_unavailable() {
             .probed(&group, 5, &Asker::default())
             .is_some_and(|n| n < 2)
     );
+}
+
+/// How an attempt ends: the endpoint can't be reached, or answers so.
+fn attempts() -> impl Strategy<Value = Vec<Verdict>> {
+    let attempt = prop_oneof![
+        Just(Verdict::Failed),
+        Just(Verdict::Status(500)),
+        Just(Verdict::Status(503)),
+        Just(Verdict::Status(200)),
+    ];
+    prop::collection::vec(attempt, 0..12)
+}
+
+impl World {
+    fn note(&self, seconds: u64, verdict: Verdict) {
+        let group = self.group(seconds);
+        let watch = group.watch.as_ref().unwrap();
+        watch.note(&self.candidates[1], verdict, self.at(seconds));
+    }
+
+    fn is_ejected(&self, seconds: u64) -> bool {
+        let health = &self.candidates[1].health;
+        health.ejected_until(self.at(seconds)).is_some()
+    }
+}
+
+proptest! {
+    /// However often it was tried in vain while it was away, and whatever was counted or
+    /// done for that, an endpoint that is back is judged as one that was never away.
+    #[test]
+    fn an_absence_leaves_nothing_behind_for_outlier_detection(
+        first_failures in 0usize..12,
+        probes in 0usize..12,
+        split in any::<bool>(),
+        after in attempts(),
+    ) {
+        let outlier = OutlierDetection {
+            split_local_origin: split,
+            consecutive_local_origin_failures: Some(5),
+            consecutive_gateway_errors: Some(3),
+            ..OutlierDetection::DEFAULT
+        };
+        let [was_away, was_not] = [(); 2].map(|()| World::with(3, ejecting(outlier.clone())));
+        was_away.lose(1, 1);
+        for _ in 0..first_failures {
+            was_away.note(1, Verdict::Failed);
+        }
+        let mut seconds = 1;
+        for _ in 0..probes {
+            seconds += 10;
+            was_away.note(seconds, Verdict::Failed);
+        }
+        was_away.candidates[1].health.availability.mark_available();
+        prop_assert!(!was_away.is_ejected(seconds));
+        for verdict in after {
+            seconds += 7;
+            was_away.note(seconds, verdict);
+            was_not.note(seconds, verdict);
+            for ahead in [0, 29, 31, 61, 91] {
+                let at = seconds + ahead;
+                prop_assert_eq!(was_away.is_ejected(at), was_not.is_ejected(at));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_ejection_for_what_was_answered_outlasts_an_absence() {
+    let mut world = World::with(3, ejecting(OutlierDetection::DEFAULT));
+    world.fail(1, 5, 1);
+    world.lose(1, 1);
+    world.candidates[1].health.availability.mark_available();
+    assert_eq!(world.drawn(2), [0, 2]);
+    assert_eq!(world.drawn(40), [0, 1, 2]);
 }

@@ -1,14 +1,19 @@
 //! Which endpoint a request goes to, and who is left alone.
 
 use super::support::{Sidecar, Upstream, get, local, rule, status, text};
-use http::header;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
 use linnet_mesh::{
     destination::{
         Balance, ConsistentHash, DestinationPolicy, HashAlgorithm, HashKey, OutlierDetection,
     },
     route::Filters,
 };
-use std::{future, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, future, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -225,4 +230,142 @@ async fn a_query_parameter_leads_to_the_same_place() {
         }
     })
     .await;
+}
+
+/// What an application answers a gRPC call with, and whether it has served it.
+const CALLS: [(&str, &str, Option<&str>, bool); 5] = [
+    ("application/grpc", "answer", Some("0"), true),
+    ("application/grpc", "answer", None, false),
+    ("application/grpc", "", None, false),
+    ("text/html", "welcome", None, false),
+    // It says that in its body.
+    ("application/grpc-web+proto", "answer", None, true),
+];
+
+/// A server of HTTP/2 that answers each call so.
+async fn answering_calls<B>(
+    answer: impl Fn() -> B + Clone + 'static,
+    kind: &'static str,
+) -> SocketAddr
+where
+    B: http_body::Body<Data = Bytes, Error = Infallible> + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            let service = hyper::service::service_fn(move |_| {
+                let response = Response::builder().header(header::CONTENT_TYPE, kind);
+                future::ready(Ok::<_, Infallible>(response.body(answer()).unwrap()))
+            });
+            let server = hyper::server::conn::http2::Builder::new(crate::http::LocalExecutor);
+            let serving = server.serve_connection(TokioIo::new(stream), service);
+            tokio::task::spawn_local(serving);
+        }
+    });
+    address
+}
+
+/// A body of these bytes, and a status in its trailers.
+fn told(
+    body: &'static str,
+    status: Option<&'static str>,
+) -> impl http_body::Body<Data = Bytes, Error = Infallible> {
+    let data = (!body.is_empty()).then(|| Frame::data(Bytes::from_static(body.as_bytes())));
+    let trailers = status.map(|status| {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static(status));
+        Frame::trailers(trailers)
+    });
+    StreamBody::new(stream::iter(data.into_iter().chain(trailers).map(Ok)))
+}
+
+async fn call(sidecar: &Sidecar) -> Response<hyper::body::Incoming> {
+    let request = Request::post("http://payment/a.B/C");
+    let request = request.header(header::CONTENT_TYPE, "application/grpc");
+    sidecar
+        .send_http2(request.body(Full::default()).unwrap())
+        .await
+}
+
+/// Whoever does not say how a call ended has not served it, however well it began.
+#[tokio::test]
+async fn a_call_that_ends_without_its_status_is_a_failure() {
+    for (kind, body, grpc_status, served) in CALLS {
+        local(async {
+            let one = answering_calls(move || told(body, grpc_status), kind).await;
+            let other = answering_calls(|| told("", Some("0")), "application/grpc").await;
+            let policy = ejecting(OutlierDetection::DEFAULT);
+            let sidecar = Sidecar::by(policy, None, &[one, other]);
+            for _ in 0..60 {
+                let answer = call(&sidecar).await;
+                // It is the caller's as it is.
+                assert_eq!(answer.status(), 200, "{kind}");
+                let answer = answer.into_body().collect().await.unwrap().to_bytes();
+                assert!(answer.is_empty() || answer == body, "{kind}");
+            }
+            sidecar.flags(60).await;
+            let expected = if served { vec![] } else { vec![one] };
+            assert_eq!(
+                sidecar.ejected(),
+                expected,
+                "{kind} {body:?} {grpc_status:?}"
+            );
+        })
+        .await;
+    }
+}
+
+/// A caller that gives a call up says nothing of who answered it.
+#[tokio::test]
+async fn a_call_that_its_caller_gives_up_is_no_failure() {
+    local(async {
+        let first = || {
+            let first = Frame::data(Bytes::from_static(b"first"));
+            let first = stream::iter([Ok(first)]);
+            StreamBody::new(first.chain(stream::pending()))
+        };
+        let endless = answering_calls(first, "application/grpc").await;
+        let other = Upstream::ok().await;
+        let outlier = OutlierDetection {
+            consecutive_5xx: Some(1),
+            ..OutlierDetection::DEFAULT
+        };
+        let sidecar = Sidecar::by(ejecting(outlier), None, &[endless]);
+        for _ in 0..3 {
+            let answer = call(&sidecar).await;
+            let mut body = answer.into_body();
+            assert!(body.frame().await.unwrap().unwrap().is_data());
+        }
+        sidecar.flags(3).await;
+        // So that it could be.
+        let endpoints = [endless, other.address].map(|address| (address, "v1"));
+        sidecar.endpoints(&endpoints);
+        assert!(sidecar.ejected().is_empty());
+    })
+    .await;
+}
+
+/// Being asked too much makes nobody attractive, however fast it says so.
+#[tokio::test]
+async fn a_fast_429_attracts_no_more_than_a_fast_500() {
+    for code in [429, 500] {
+        local(async {
+            let refusing = Upstream::start(move |_| async move { status(code) }).await;
+            let serving = Upstream::start(|_| async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                status(200)
+            })
+            .await;
+            let sidecar = Sidecar::new(None, &[refusing.address, serving.address]);
+            for _ in 0..100 {
+                sidecar.get("/").await;
+            }
+            // No more than a part for trying whether that is still so.
+            let (refused, served) = (refusing.count(), serving.count());
+            assert!(3 * refused < served, "{code}: {refused} and {served}");
+        })
+        .await;
+    }
 }

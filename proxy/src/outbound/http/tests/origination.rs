@@ -52,6 +52,12 @@ fn leaf(authority: &Authority, name: &str) -> (String, String) {
 
 impl World {
     async fn start(name: &str, asks_for_certificate: bool) -> Self {
+        Self::speaking(&[b"h2", b"http/1.1"], name, asks_for_certificate).await
+    }
+
+    /// A server that chooses one of these names, and speaks no HTTP/2 where that is not
+    /// among them.
+    async fn speaking(names: &[&[u8]], name: &str, asks_for_certificate: bool) -> Self {
         let authority = Authority::new("elsewhere");
         let (chain, key) = leaf(&authority, name);
         let builder = ServerConfig::builder_with_provider(provider())
@@ -67,7 +73,8 @@ impl World {
         };
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
         let mut config = builder.with_single_cert(certificates(&chain), key).unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
+        let speaks_http2 = names.contains(&&b"h2"[..]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let sidecar = Sidecar::new(None, &[listener.local_addr().unwrap()]);
         let heard = Rc::<RefCell<Vec<_>>>::default();
@@ -87,7 +94,12 @@ impl World {
                 });
                 let executor = crate::http::LocalExecutor;
                 let server = hyper_util::server::conn::auto::Builder::new(executor);
-                let service = hyper::service::service_fn(|_| async {
+                let server = match speaks_http2 {
+                    true => server,
+                    false => server.http1_only(),
+                };
+                let service = hyper::service::service_fn(|request: Request<_>| async move {
+                    let _: hyper::body::Incoming = request.into_body();
                     Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
                 });
                 tokio::task::spawn_local(async move {
@@ -266,4 +278,45 @@ async fn mutual_presents_a_certificate_where_simple_has_none() {
         assert_refused(&without_key, "privateKey");
     })
     .await;
+}
+
+/// An HTTP/2 caller of a server that speaks HTTP/1 alone: by the name that the server chose,
+/// or as in plaintext where it chose none.
+#[tokio::test]
+async fn http2_is_translated_for_a_server_that_speaks_http1_alone() {
+    for (names, last) in [(vec![&b"http/1.1"[..]], &b"http/1.1"[..]), (vec![], b"")] {
+        for mutual in [false, true] {
+            local(async {
+                let world = World::speaking(&names, "secure.example", mutual).await;
+                let (chain, key) = leaf(&world.authority, "client.example");
+                std::fs::write(world.path("client.pem"), chain).unwrap();
+                std::fs::write(world.path("client.key"), key).unwrap();
+                let server = Origination {
+                    sni: Some("secure.example".to_owned()),
+                    ..world.origination()
+                };
+                let tls = match mutual {
+                    false => ClientTls::Simple(server),
+                    true => ClientTls::Mutual {
+                        server,
+                        certificate: world.path("client.pem"),
+                        private_key: world.path("client.key"),
+                    },
+                };
+                for _ in 0..3 {
+                    let (status, body) = world.call(tls.clone(), Version::HTTP_2).await;
+                    assert_eq!(status, 200, "{names:?} {mutual}: {body}");
+                }
+                assert_eq!(world.last().alpn, last, "{names:?} {mutual}");
+                assert_eq!(world.last().client_certificate, mutual);
+                // gRPC has no such form.
+                let request = Request::post("http://payment/a.B/C");
+                let request = request.header("content-type", "application/grpc");
+                let request = request.body(Default::default()).unwrap();
+                let answer = world.sidecar.send_http2(request).await;
+                assert_eq!(answer.headers()["grpc-status"], "14", "{names:?} {mutual}");
+            })
+            .await;
+        }
+    }
 }

@@ -1,17 +1,20 @@
 //! An endpoint that can't serve is no caller's trouble: each way of not serving,
 //! with each protocol, method and policy of retries, beside an endpoint that can.
 
-use super::support::{Sidecar, Upstream, local, raw, rule, status, text};
+use super::support::{Sidecar, Upstream, key, local, raw, rule, status, text};
 use crate::{
     access_log::Log,
     cap::Cap,
     directory::Directory,
     inbound::{self, Arrival},
+    io::{Rewind, tls::Server},
+    mux,
     telemetry::Telemetry,
     thread::{Shared, Thread},
+    tls::Tls,
 };
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use linnet_discovery::Update;
 use linnet_mesh::{
@@ -21,10 +24,11 @@ use linnet_mesh::{
         LocalityPolicy, OutlierDetection,
     },
     names::header::UNDELIVERED,
+    protocol::MeshProtocol,
     route::{Filters, HttpRule, Mirror, RetryPolicy, Share},
 };
+use linnet_workload::testing::{Authority, Leaf};
 use linnet_runtime::drain;
-use linnet_workload::testing::Authority;
 use std::{
     cell::Cell,
     net::SocketAddr,
@@ -51,10 +55,18 @@ struct Callee {
     thread: Rc<Thread>,
     address: SocketAddr,
     signal: Cell<Option<drain::Signal>>,
+    /// Connections that it has accepted.
+    connections: Rc<Cell<usize>>,
 }
 
 impl Callee {
     async fn start(authority: &Authority, account: &str, app: SocketAddr) -> Self {
+        let workload = authority.workload("default", account);
+        Self::with(workload, usize::MAX, app).await
+    }
+
+    /// One with so many places for streams.
+    async fn with(workload: linnet_workload::Workload, places: usize, app: SocketAddr) -> Self {
         let (directory, commands) = Directory::new(vec![]);
         drop(commands);
         directory.apply(vec![Update::Inbound(Arc::new(Inbound {
@@ -64,18 +76,21 @@ impl Callee {
         let (signal, watch) = drain::channel();
         let thread = Thread::new(Shared {
             directory,
-            certificates: linnet_workload::Handle::fixed(authority.workload("default", account)),
+            certificates: linnet_workload::Handle::fixed(workload),
             telemetry: Telemetry::new("test"),
             access_log: Log::for_test(1024).0,
             opaque_ports: Arc::default(),
             drain: watch,
-            cap: Cap::new(usize::MAX),
+            cap: Cap::new(places),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = thread.clone();
+        let connections = Rc::<Cell<usize>>::default();
+        let counted = connections.clone();
         tokio::task::spawn_local(async move {
             while let Ok((stream, peer)) = listener.accept().await {
+                counted.set(counted.get() + 1);
                 let arrival = Arrival {
                     thread: accepting.clone(),
                     peer,
@@ -89,6 +104,7 @@ impl Callee {
             thread,
             address,
             signal: Cell::new(Some(signal)),
+            connections,
         }
     }
 
@@ -102,9 +118,22 @@ impl Callee {
         counts.sum::<f64>() as usize
     }
 
+    /// Connections that it has accepted, each of which is turned away.
+    fn turned_away(&self) -> usize {
+        self.connections.get()
+    }
+
     fn endpoint(&self) -> Endpoint {
         meshed(self.address)
     }
+}
+
+/// A payment that nobody's root but a stranger's is good enough for.
+fn distrustful(authority: &Authority) -> linnet_workload::Workload {
+    let leaf = Leaf::new(&["spiffe://cluster.local/ns/default/sa/payment"]);
+    let (chain, key) = authority.issue_pem(&leaf);
+    let bundle = Authority::default().bundle_pem();
+    linnet_workload::Workload::from_pem(&chain, &key, &bundle).unwrap()
 }
 
 /// An endpoint that must prove to be payment.
@@ -149,16 +178,20 @@ enum Trouble {
     NoApplication,
     /// The same, and the sidecar is on its way out.
     Draining,
+    /// Its sidecar does not trust the caller's root, which it says after the caller is
+    /// done with the handshake.
+    Distrusts,
 }
 
 impl Trouble {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Refused,
         Self::PlainRefused,
         Self::HangsUp,
         Self::SomebodyElse,
         Self::NoApplication,
         Self::Draining,
+        Self::Distrusts,
     ];
 
     /// Such an endpoint, and how often it has been tried, where that can be known.
@@ -178,6 +211,16 @@ impl Trouble {
                 (
                     endpoint,
                     Box::new(move || callee.refused() + 100 * app.count()),
+                )
+            }
+            Self::Distrusts => {
+                let app = Upstream::ok().await;
+                let callee = Callee::with(distrustful(authority), usize::MAX, app.address).await;
+                let endpoint = callee.endpoint();
+                // Nothing ever reaches the application.
+                (
+                    endpoint,
+                    Box::new(move || callee.turned_away() + 100 * app.count()),
                 )
             }
             Self::NoApplication | Self::Draining => {
@@ -279,8 +322,10 @@ async fn one_case(
     let began = Instant::now();
     for _ in 0..REQUESTS {
         let answer = ask(&sidecar, speaks, body).await;
-        assert_eq!(answer.status(), 200, "{case}");
-        assert!(!answer.headers().contains_key(UNDELIVERED), "{case}");
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let said = text(answer).await;
+        assert_eq!(status, 200, "{case}: {said}");
+        assert!(!headers.contains_key(UNDELIVERED), "{case}");
     }
     let seen = app.seen.borrow();
     assert_eq!(seen.len(), REQUESTS, "{case}");
@@ -295,30 +340,40 @@ async fn one_case(
     assert!(attempts() <= most, "{case}: {} attempts", attempts());
 }
 
+/// An application that speaks first.
+async fn greeting() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"hello").await.unwrap();
+            open.push(stream);
+        }
+    });
+    address
+}
+
+/// Whether a client that says nothing hears it.
+async fn is_greeted(sidecar: &Sidecar) -> bool {
+    let mut client = sidecar.connect().await;
+    let mut said = [0; 5];
+    client.read_exact(&mut said).await.is_ok() && &said == b"hello"
+}
+
 /// A silent client may speak HTTP yet, or wait for its server's first word: who has no
 /// application is passed over, whether it is known who speaks first or not.
 #[tokio::test]
 async fn a_silent_client_is_not_reset_for_want_of_one_application() {
     local(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let app = listener.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            let mut open = Vec::new();
-            while let Ok((mut stream, _)) = listener.accept().await {
-                stream.write_all(b"hello").await.unwrap();
-                open.push(stream);
-            }
-        });
+        let app = greeting().await;
         let sidecar = Sidecar::new(None, &[]);
         let good = Callee::start(&sidecar.authority, "payment", app).await;
         for known in [false, true] {
             let bad = Callee::start(&sidecar.authority, "payment", closed().await).await;
             sidecar.replace(vec![good.endpoint(), bad.endpoint()]);
             for number in 0..REQUESTS {
-                let mut client = sidecar.connect().await;
-                let mut said = [0; 5];
-                let read = client.read_exact(&mut said).await;
-                assert_eq!((read.ok(), &said), (Some(5), b"hello"), "{number}, {known}");
+                assert!(is_greeted(&sidecar).await, "{number}, {known}");
             }
         }
     })
@@ -449,8 +504,24 @@ async fn all_refusing_is_one_pass_and_a_503() {
 
 #[tokio::test]
 async fn whoever_is_back_serves_again() {
+    // Outlier detection adds no time to that: it has nothing to say of who is away.
+    let outlier = OutlierDetection {
+        consecutive_gateway_errors: Some(1),
+        base_ejection_time: Duration::from_secs(300),
+        ..OutlierDetection::DEFAULT
+    };
+    for outlier in [None, Some(outlier)] {
+        back_again(outlier).await;
+    }
+}
+
+async fn back_again(outlier: Option<OutlierDetection>) {
     local(async {
-        let sidecar = Sidecar::new(None, &[]);
+        let policy = DestinationPolicy {
+            outlier,
+            ..DestinationPolicy::default()
+        };
+        let sidecar = Sidecar::by(policy, None, &[]);
         let (one, other) = (Upstream::ok().await, closed().await);
         sidecar.replace(vec![Endpoint::at(one.address), Endpoint::at(other)]);
         for _ in 0..REQUESTS {
@@ -677,6 +748,244 @@ async fn a_stranger_is_not_told() {
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
         assert!(!answer.contains(UNDELIVERED), "{answer}");
+    })
+    .await;
+}
+
+/// How a sidecar says that it passes a request to nobody, besides its answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Refusal {
+    /// It has no place for one more stream.
+    Full,
+    /// It ends each stream in order, as one that is idle when a drain begins.
+    Ends,
+    /// It resets streams of HTTP/2 as refused.
+    Resets,
+    /// It names the last stream of HTTP/2 that it looks at.
+    GoesAway,
+    /// It ends the shared connection before it has looked at the stream.
+    Closes,
+}
+
+/// A callee's sidecar that passes no request on; counts what it refused.
+async fn refusing(sidecar: &Sidecar, refusal: Refusal) -> (SocketAddr, Rc<Cell<usize>>) {
+    let workload = sidecar.authority.workload("default", "payment");
+    let tls = Tls::new(linnet_workload::Handle::fixed(workload), &[]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Rc::<Cell<usize>>::default();
+    let counted = count.clone();
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = Rewind::new(Bytes::new(), stream);
+            let (stream, _, protocol) = tls.accept(stream).await.unwrap();
+            let counted = counted.clone();
+            tokio::task::spawn_local(async move {
+                match protocol {
+                    MeshProtocol::Shared => refuse_shared(stream, refusal, counted).await,
+                    _ => refuse_http2(stream, refusal, counted).await,
+                }
+            });
+        }
+    });
+    (address, count)
+}
+
+async fn refuse_shared(mut stream: Server<TcpStream>, refusal: Refusal, counted: Rc<Cell<usize>>) {
+    if refusal == Refusal::Closes {
+        // The frame that says that no more streams are wanted.
+        let _ = stream.write_all(&[0, 0, 0, 0, 4, 0, 0, 0]).await;
+        counted.set(counted.get() + 1);
+        let _ = stream.shutdown().await;
+        // Until the caller is gone, too.
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        return;
+    }
+    let (_signal, watch) = drain::channel();
+    let accept = |stream: mux::Stream| {
+        counted.set(counted.get() + 1);
+        if refusal == Refusal::Full {
+            stream.refuse();
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            let mut stream = stream;
+            // As the sidecar's HTTP does between requests.
+            let _ = stream.shutdown().await;
+        });
+    };
+    let _ = mux::serve(stream, accept, watch).await;
+}
+
+async fn refuse_http2(stream: Server<TcpStream>, refusal: Refusal, counted: Rc<Cell<usize>>) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    if refusal == Refusal::GoesAway {
+        counted.set(counted.get() + 1);
+        connection.graceful_shutdown();
+    }
+    while let Some(Ok((_request, mut respond))) = connection.accept().await {
+        counted.set(counted.get() + 1);
+        respond.send_reset(h2::Reason::REFUSED_STREAM);
+    }
+}
+
+/// Whatever the method: it was seen by nobody. And it is no failure of the endpoint.
+#[tokio::test]
+async fn a_refused_stream_goes_elsewhere_and_tells_nothing_against_its_endpoint() {
+    for (refusal, speaks) in [
+        (Refusal::Full, Speaks::Http1),
+        (Refusal::Ends, Speaks::Http1),
+        (Refusal::Closes, Speaks::Http1),
+        (Refusal::Resets, Speaks::Http2),
+        (Refusal::Resets, Speaks::Grpc),
+        (Refusal::GoesAway, Speaks::Http2),
+    ] {
+        for body in ["", "charge"] {
+            local(refused_case(refusal, speaks, body)).await;
+        }
+    }
+}
+
+async fn refused_case(refusal: Refusal, speaks: Speaks, body: &'static str) {
+    let case = format!("{refusal:?} {speaks:?} {body:?}");
+    let policy = DestinationPolicy {
+        outlier: Some(OutlierDetection {
+            // The application answers no call as gRPC does.
+            consecutive_5xx: None,
+            consecutive_gateway_errors: Some(1),
+            ..OutlierDetection::DEFAULT
+        }),
+        balance: Balance::RoundRobin,
+        ..DestinationPolicy::default()
+    };
+    let sidecar = Sidecar::by(policy, None, &[]);
+    let app = Upstream::ok().await;
+    let good = Callee::start(&sidecar.authority, "payment", app.address).await;
+    let (bad, refused) = refusing(&sidecar, refusal).await;
+    sidecar.replace(vec![good.endpoint(), meshed(bad)]);
+    for _ in 0..REQUESTS {
+        let answer = ask(&sidecar, speaks, body).await;
+        let message = answer.headers().get("grpc-message").cloned();
+        assert_eq!((answer.status().as_u16(), message), (200, None), "{case}");
+    }
+    let seen = app.seen.borrow();
+    assert_eq!(seen.len(), REQUESTS, "{case}");
+    assert!(seen.iter().all(|(_, sent)| sent == body), "{case}");
+    assert!(refused.get() > 0, "{case}");
+    assert!(sidecar.ejected().is_empty(), "{case}");
+    let unavailable = "linnet_endpoints_unavailable";
+    assert!(!sidecar.metrics().contains(unavailable), "{case}");
+}
+
+/// Whatever crosses the ends that a drain brings, at whatever moment it comes.
+#[tokio::test]
+async fn a_drain_fails_nobody() {
+    for speaks in Speaks::ALL {
+        local(async {
+            let sidecar = Rc::new(Sidecar::new(None, &[]));
+            let mut callees = Vec::new();
+            for _ in 0..2 {
+                let app = Upstream::ok().await;
+                let callee = Callee::start(&sidecar.authority, "payment", app.address).await;
+                callees.push((callee, app));
+            }
+            sidecar.replace(
+                callees
+                    .iter()
+                    .map(|(callee, _)| callee.endpoint())
+                    .collect(),
+            );
+            let asked = Rc::new(Cell::new(0));
+            let clients = (0..4).map(|_| {
+                let (sidecar, asked) = (sidecar.clone(), asked.clone());
+                tokio::task::spawn_local(async move {
+                    while asked.get() < 400 {
+                        asked.set(asked.get() + 1);
+                        let answer = ask(&sidecar, speaks, "charge").await;
+                        let status = (
+                            answer.status(),
+                            answer.headers().get("grpc-message").cloned(),
+                        );
+                        assert_eq!(
+                            status,
+                            (StatusCode::OK, None),
+                            "{speaks:?} {}",
+                            text(answer).await
+                        );
+                    }
+                })
+            });
+            let clients: Vec<_> = clients.collect();
+            while asked.get() < 100 {
+                tokio::task::yield_now().await;
+            }
+            let signal = callees[0].0.signal.take().unwrap();
+            tokio::task::spawn_local(signal.drain());
+            for client in clients {
+                client.await.unwrap();
+            }
+            let served: usize = callees.iter().map(|(_, app)| app.count()).sum();
+            assert_eq!(served, asked.get(), "{speaks:?}");
+        })
+        .await;
+    }
+}
+
+/// A sidecar that has no place for a stream says so.
+#[tokio::test]
+async fn a_stream_without_a_place_is_refused_unseen() {
+    local(async {
+        let sidecar = Sidecar::new(None, &[]);
+        let app = Upstream::ok().await;
+        let good = Callee::start(&sidecar.authority, "payment", app.address).await;
+        let workload = sidecar.authority.workload("default", "payment");
+        let full = Callee::with(workload, 0, app.address).await;
+        sidecar.replace(vec![good.endpoint(), full.endpoint()]);
+        for _ in 0..REQUESTS {
+            assert_eq!(ask(&sidecar, Speaks::Http1, "charge").await.status(), 200);
+        }
+        assert!(full.connections.get() > 0);
+        // Where there is nobody else, the caller is told.
+        sidecar.replace(vec![full.endpoint()]);
+        let answer = ask(&sidecar, Speaks::Http1, "charge").await;
+        assert_eq!(answer.status(), 503);
+        let body = text(answer).await;
+        assert!(body.contains("refused a request unseen"), "{body}");
+        assert_eq!(app.count(), REQUESTS);
+    })
+    .await;
+}
+
+/// An opaque connection whose certificate is refused is one that did not come about.
+#[tokio::test]
+async fn a_silent_client_goes_past_an_endpoint_that_refuses_the_certificate() {
+    local(async {
+        let app = greeting().await;
+        let sidecar = Sidecar::new(None, &[]);
+        let good = Callee::start(&sidecar.authority, "payment", app).await;
+        let bad = Callee::with(distrustful(&sidecar.authority), usize::MAX, app).await;
+        sidecar.replace(vec![good.endpoint(), bad.endpoint()]);
+        for number in 0..REQUESTS {
+            assert!(is_greeted(&sidecar).await, "{number}");
+        }
+        assert!((1..=3).contains(&bad.connections.get()));
+    })
+    .await;
+}
+
+/// The same where the client speaks first: what it said is gone, and nobody else's is.
+#[tokio::test]
+async fn the_next_client_that_speaks_first_goes_past_an_endpoint_that_refuses_the_certificate() {
+    local(async {
+        let sidecar = Sidecar::new(None, &[]);
+        let bad = Callee::with(distrustful(&sidecar.authority), usize::MAX, closed().await).await;
+        sidecar.replace(vec![bad.endpoint()]);
+        let mut client = sidecar.connect().await;
+        client.write_all(b"\x00\x01hello").await.unwrap();
+        assert!(client.read_u8().await.is_err());
+        let cell = sidecar.thread.directory().service(&key()).unwrap();
+        let states = cell.states(Instant::now());
+        assert!(states[0].unavailable);
     })
     .await;
 }
