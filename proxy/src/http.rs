@@ -5,6 +5,7 @@ pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
+pub(crate) mod fault;
 pub(crate) mod field;
 pub(crate) mod forwarded;
 pub(crate) mod found;

@@ -3,6 +3,7 @@
 
 use super::{
     exchange::Exchange,
+    fault::Fault,
     field,
     grant::Side,
     lease::Lease,
@@ -18,9 +19,10 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
+    mem,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tokio::time::Sleep;
 
@@ -45,6 +47,9 @@ pub(crate) enum BodyError {
     TimedOut,
     #[error("its original ended early, or went too far ahead")]
     BrokenOff,
+    /// The library takes a reset without an error for an end.
+    #[error("its sender reset it before its end")]
+    CutShort,
 }
 
 enum Kind {
@@ -96,8 +101,8 @@ impl Body {
     }
 
     /// The connection that it would be read from.
-    pub(crate) fn into_lease(self) -> Option<Lease> {
-        match self.kind {
+    pub(crate) fn into_lease(mut self) -> Option<Lease> {
+        match mem::replace(&mut self.kind, Kind::Text(None)) {
             Kind::Leased(lease) => Some(lease),
             _ => None,
         }
@@ -168,6 +173,9 @@ impl Body {
         if let Some(frame) = &trailers {
             self.note(Some(frame));
         }
+        if matches!(side, Side::Request) {
+            exchange.request_broke(Fault::Own);
+        }
         self.kind = Kind::Text(None);
         self.meter = None;
         Some(trailers.ok_or(BodyError::Withdrawn))
@@ -214,9 +222,7 @@ impl HttpBody for Body {
             return Poll::Ready(Some(end));
         }
         let mut polled = match &mut self.kind {
-            Kind::Incoming(incoming) => Pin::new(incoming)
-                .poll_frame(context)
-                .map_err(BodyError::from),
+            Kind::Incoming(incoming) => poll_incoming(incoming, context),
             Kind::Received(incoming) => Pin::new(incoming)
                 .poll_frame(context)
                 .map_err(BodyError::from),
@@ -235,12 +241,17 @@ impl HttpBody for Body {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => self.note(Some(frame)),
             Poll::Ready(None) => self.note(None),
-            Poll::Ready(Some(Err(_))) => {
-                if let Some(Meter::Response(exchange)) = &self.meter {
-                    exchange.broke();
+            Poll::Ready(Some(Err(error))) => {
+                match &self.meter {
+                    Some(Meter::Request(exchange)) => exchange.request_broke(Fault::of(error)),
+                    Some(Meter::Response(exchange)) => exchange.broke(&Fault::of(error)),
+                    None => {}
                 }
+                // There is no more of it, and nobody has left it unread.
+                self.kind = Kind::Text(None);
             }
             Poll::Pending if self.is_late(context) => {
+                self.kind = Kind::Text(None);
                 return Poll::Ready(Some(Err(BodyError::TimedOut)));
             }
             Poll::Pending => {}
@@ -275,6 +286,29 @@ impl HttpBody for Body {
     }
 }
 
+/// Reads a body of HTTP/2. The library takes a reset without an error for its end.
+fn poll_incoming(
+    incoming: &mut Incoming,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let polled = ready!(Pin::new(&mut *incoming).poll_frame(context));
+    if polled.is_none() && !incoming.is_end_stream() {
+        return Poll::Ready(Some(Err(BodyError::CutShort)));
+    }
+    Poll::Ready(polled.map(|frame| frame.map_err(BodyError::from)))
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(Meter::Response(exchange)) = &self.meter
+            && !self.is_end_stream()
+            && self.size_hint().exact() != Some(0)
+        {
+            exchange.client_left();
+        }
+    }
+}
+
 impl server::Answer<Stream> for Body {
     fn poll_progress(&mut self, context: &mut Context<'_>) {
         if let Kind::Leased(lease) = &mut self.kind {
@@ -282,8 +316,8 @@ impl server::Answer<Stream> for Body {
         }
     }
 
-    fn switch(self, stream: Stream, unread: Bytes) {
-        if let Kind::Tunnel(tunnel) = self.kind {
+    fn switch(mut self, stream: Stream, unread: Bytes) {
+        if let Kind::Tunnel(tunnel) = mem::replace(&mut self.kind, Kind::Text(None)) {
             tunnel.begin(stream, unread);
         }
     }

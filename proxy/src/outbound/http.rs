@@ -26,11 +26,12 @@ use crate::{
         found::Found,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
-        upgrade::{Upgrade, UpgradeLayer},
+        upgrade::{Callee, Upgrade, UpgradeLayer},
     },
     thread::Thread,
 };
 use ::http::{Request, Response, StatusCode, header::HOST};
+use linnet_mesh::discovery::Target;
 use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -74,6 +75,30 @@ pub(super) struct Route {
     destination: Rc<Destination>,
     /// Where the client's connection comes from.
     source: Option<IpAddr>,
+}
+
+impl Callee for Route {
+    fn host(&self) -> String {
+        let on_port = |host: &str, port: u16| match port {
+            80 => host.to_owned(),
+            _ => format!("{host}:{port}"),
+        };
+        match self.destination.as_ref() {
+            Destination::Service(balancer) => {
+                let (cell, key) = (&balancer.cell, &balancer.cell.key);
+                let known = cell.service().map(|service| service.hostname.clone());
+                let host = known.unwrap_or_else(|| format!("{}.{}", key.name, key.namespace));
+                on_port(&host, key.port)
+            }
+            Destination::Endpoint(candidate) => candidate.endpoint.address.to_string(),
+            Destination::External(address) => address.to_string(),
+            Destination::Unknown(target) => match target {
+                Target::Host(host) => host.strip_suffix(":80").unwrap_or(host).to_owned(),
+                Target::Address(address) => address.to_string(),
+                Target::Peer(peer) => peer.to_string(),
+            },
+        }
+    }
 }
 
 impl Service<Call> for Route {
@@ -139,8 +164,9 @@ impl Route {
                 match sent.await {
                     Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
                     Err(failure) => {
-                        in_flight.failed(&failure.error);
-                        Err(failure.error)
+                        let error = exchange.request_error().unwrap_or(failure.error);
+                        in_flight.failed(&error);
+                        Err(error)
                     }
                 }
             }

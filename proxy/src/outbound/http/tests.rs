@@ -2,9 +2,11 @@
 
 mod age;
 mod balancing;
+mod blame;
 mod connections;
 mod cors;
 mod flags;
+mod messages;
 mod origination;
 mod resilience;
 mod retries;
