@@ -14,6 +14,7 @@ pub(crate) mod host;
 pub(crate) mod lease;
 pub(crate) mod measure;
 pub(crate) mod one;
+pub(crate) mod progress;
 pub(crate) mod replay;
 pub(crate) mod rescue;
 pub(crate) mod serve;

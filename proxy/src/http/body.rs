@@ -2,6 +2,7 @@
 //! their way, ended when their time is up or a policy withdraws its word.
 
 use super::{
+    deadline::End,
     exchange::Exchange,
     fault::Fault,
     field,
@@ -24,14 +25,13 @@ use std::{
     rc::Rc,
     task::{Context, Poll, ready},
 };
-use tokio::time::Sleep;
 
 /// A body of either direction; streams, and is counted on its way.
 pub(crate) struct Body {
     kind: Kind,
     meter: Option<Meter>,
     /// When it must have ended.
-    end: Option<Pin<Box<Sleep>>>,
+    end: Option<Box<End>>,
 }
 
 /// Why a body ended early.
@@ -139,14 +139,14 @@ impl Body {
     }
 
     /// Breaks the body off when it has not ended by then.
-    pub(crate) fn until(mut self, end: Pin<Box<Sleep>>) -> Self {
+    pub(crate) fn until(mut self, end: Box<End>) -> Self {
         self.end = Some(end);
         self
     }
 
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
         let end = self.end.as_mut();
-        let late = end.is_some_and(|end| end.as_mut().poll(context).is_ready());
+        let late = end.is_some_and(|end| end.poll(context).is_ready());
         if late && let Some(Meter::Response(exchange)) = &self.meter {
             exchange.flag(Flags::UT);
         }
@@ -256,6 +256,14 @@ impl HttpBody for Body {
             }
             Poll::Pending => {}
         }
+        if let Some(Meter::Request(exchange)) = &self.meter
+            && exchange.progress.is_watched()
+        {
+            exchange.progress.asked(polled.is_ready());
+            if matches!(polled, Poll::Ready(None | Some(Err(_)))) || self.is_end_stream() {
+                exchange.progress.ended();
+            }
+        }
         polled
     }
 
@@ -300,11 +308,17 @@ fn poll_incoming(
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let Some(Meter::Response(exchange)) = &self.meter
-            && !self.is_end_stream()
-            && self.size_hint().exact() != Some(0)
-        {
-            exchange.client_left();
+        match &self.meter {
+            // Nobody reads any more of it.
+            Some(Meter::Request(exchange)) if exchange.progress.is_watched() => {
+                exchange.progress.ended();
+            }
+            Some(Meter::Response(exchange))
+                if !self.is_end_stream() && self.size_hint().exact() != Some(0) =>
+            {
+                exchange.client_left();
+            }
+            _ => {}
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     http::{
         fault::Fault,
         grant::{Grant, Side},
+        progress::Progress,
     },
     pool::Permit,
     telemetry::{Flags, HttpSeries, Outcome, Parties, RequestProtocol},
@@ -53,6 +54,8 @@ pub(crate) struct Exchange {
     request_fault: OnceCell<Box<Fault>>,
     /// Nobody is left to hear the answer.
     unheard: Cell<bool>,
+    /// How far the request has been sent.
+    pub(crate) progress: Progress,
     /// When its time is over.
     end: Cell<Option<tokio::time::Instant>>,
     /// That it was let through, where policies may say otherwise later.
@@ -153,6 +156,7 @@ impl Exchange {
             broken: Cell::default(),
             request_fault: OnceCell::new(),
             unheard: Cell::default(),
+            progress: Progress::default(),
             end: Cell::default(),
             grant: RefCell::default(),
             record: RefCell::default(),
@@ -218,8 +222,12 @@ impl Exchange {
         }
     }
 
-    /// Nobody waits any longer: the time is up.
+    /// Nobody waits any longer: the time is up. The endpoint is not to blame for what the
+    /// client took of it.
     pub(crate) fn gave_up(&self) {
+        if self.progress.is_client_s_turn() {
+            return;
+        }
         if let Some(blame) = self.blame.take() {
             blame.fall();
         }

@@ -31,6 +31,7 @@ use crate::{
     thread::Thread,
 };
 use ::http::{Request, Response, StatusCode, header::HOST};
+use http_body::Body as _;
 use linnet_mesh::discovery::Target;
 use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
 use std::{
@@ -233,6 +234,10 @@ impl Route {
         let Call {
             request, exchange, ..
         } = call;
+        if rule.filters.timeout.is_some() || policy.is_some_and(|p| p.per_try_timeout.is_some()) {
+            let whole = request.body().is_end_stream();
+            exchange.progress.watch(rule.timed_from(), whole);
+        }
         let mut outgoing = Outgoing::new(request, policy.is_some());
         let goal = Goal {
             balancer: &balancer,

@@ -57,7 +57,7 @@ impl Route {
             let sending = self.transmit(exchange, &in_flight, request, manner);
             let sent = match retries.limit() {
                 None => sending.await,
-                Some(limit) => Box::pin(retries.within(limit, sending)).await,
+                Some(limit) => Box::pin(retries.within(limit, exchange, sending)).await,
             };
             let wait = match sent {
                 Ok(answer) => {
@@ -76,7 +76,10 @@ impl Route {
                     if let Some(error) = caller_s(exchange) {
                         failure.error = error;
                     }
-                    in_flight.failed(&failure.error);
+                    match is_client_slow(&failure.error, exchange) {
+                        true => in_flight.excuse(),
+                        false => in_flight.failed(&failure.error),
+                    }
                     if failure.error.is_overflow() || failure.error.is_caller_s() {
                         return Err(failure.error);
                     }
@@ -125,6 +128,12 @@ impl Route {
 /// Why a request could not be sent whole, where that is not the endpoint's fault.
 pub(super) fn caller_s(exchange: Option<&Rc<Exchange>>) -> Option<Error> {
     exchange.and_then(|exchange| exchange.request_error())
+}
+
+/// Whether it is the client that a request in time has waited for.
+fn is_client_slow(error: &Error, exchange: Option<&Rc<Exchange>>) -> bool {
+    matches!(error, Error::Timeout { .. })
+        && exchange.is_some_and(|exchange| exchange.progress.is_client_s_turn())
 }
 
 /// Waits before a retry; boxed, for it is rare.

@@ -3,6 +3,7 @@
 mod age;
 mod balancing;
 mod blame;
+mod clocks;
 mod connections;
 mod cors;
 mod flags;

@@ -6,6 +6,7 @@ use super::support::{Sidecar, local};
 use linnet_mesh::{
     Endpoint,
     destination::{Balance, DestinationPolicy, OutlierDetection},
+    route::HttpRule,
 };
 use socket2::SockRef;
 use std::{net::SocketAddr, rc::Rc, time::Duration};
@@ -209,6 +210,11 @@ async fn hear(stream: &mut TcpStream, end: &str) -> String {
 
 /// A service of so many endpoints, of which one is ejected as soon as it has failed once.
 fn watched(addresses: &[SocketAddr]) -> Sidecar {
+    watched_by(addresses, None)
+}
+
+/// The same by rules.
+pub(super) fn watched_by(addresses: &[SocketAddr], rules: Option<Vec<HttpRule>>) -> Sidecar {
     let policy = DestinationPolicy {
         outlier: Some(OutlierDetection {
             consecutive_5xx: Some(1),
@@ -218,7 +224,7 @@ fn watched(addresses: &[SocketAddr]) -> Sidecar {
         balance: Balance::Random,
         ..DestinationPolicy::default()
     };
-    let sidecar = Sidecar::by(policy, None, addresses);
+    let sidecar = Sidecar::by(policy, rules, addresses);
     sidecar.replace(addresses.iter().copied().map(Endpoint::at).collect());
     sidecar
 }
@@ -305,6 +311,170 @@ async fn over_http_1_each_side_answers_for_its_own_faults() {
                 if !right || flags != [expected.1] || ejected != expected.2 {
                     let line = answer.lines().next().unwrap_or_default();
                     wrong.push(format!("{told}: {line:?} {flags:?} {ejected}"));
+                }
+            }
+        }
+        assert!(
+            wrong.is_empty(),
+            "{} wrong:\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
+    })
+    .await;
+}
+
+/// How one side of an exchange of HTTP/2 errs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errs {
+    /// It resets the stream.
+    Reset(h2::Reason),
+    /// It ends the stream before the length that it said.
+    Short,
+    /// It ends the connection.
+    Connection,
+}
+
+/// The moments of an exchange at which a side may err.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    Upload,
+    Waiting,
+    Answer,
+}
+
+/// What a server of HTTP/2 is to do with each request: hears one frame of its body, if it has
+/// one, begins the answer, if it is to, and errs, if it does.
+async fn serve_http2(
+    listener: TcpListener,
+    when: When,
+    errs: Option<Errs>,
+    begun: Rc<Notify>,
+    whole: Rc<std::cell::Cell<bool>>,
+) {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    let accepted = connection.accept().await.unwrap().unwrap();
+    let (request, mut respond) = accepted;
+    let serving = async move {
+        let mut body = request.into_body();
+        if when == When::Upload {
+            body.data().await.unwrap().unwrap();
+        }
+        let mut sending = None;
+        if when == When::Answer {
+            let head = http::Response::builder().header("content-length", "8");
+            let mut stream = respond
+                .send_response(head.body(()).unwrap(), false)
+                .unwrap();
+            stream.send_data("half".into(), false).unwrap();
+            sending = Some(stream);
+        }
+        // What was said is on its way before anybody errs.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        begun.notify_one();
+        match (errs, &mut sending) {
+            (Some(Errs::Reset(reason)), Some(stream)) => stream.send_reset(reason),
+            (Some(Errs::Reset(reason)), None) => respond.send_reset(reason),
+            (Some(Errs::Short), Some(stream)) => stream.send_data("".into(), true).unwrap(),
+            (Some(Errs::Connection), _) => return,
+            (Some(Errs::Short), None) | (None, _) => {}
+        }
+        if when == When::Upload {
+            whole.set(body.data().await.is_none());
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = serving => {}
+        _ = std::future::poll_fn(|context| connection.poll_closed(context)) => {}
+    }
+}
+
+/// Runs an exchange of HTTP/2: its flag, how many endpoints were ejected, and whether the
+/// server took the request for whole.
+async fn run_http2(when: When, errs: Errs, client_errs: bool) -> (Vec<String>, usize, bool) {
+    let (begun, whole) = (
+        Rc::<Notify>::default(),
+        Rc::<std::cell::Cell<bool>>::default(),
+    );
+    let mut addresses = Vec::new();
+    for _ in 0..2 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        let errs = Some(errs).filter(|_| !client_errs);
+        let serving = serve_http2(listener, when, errs, begun.clone(), whole.clone());
+        tokio::task::spawn_local(serving);
+    }
+    let sidecar = watched(&addresses);
+    let stream = sidecar.connect().await;
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::task::spawn_local(async move { drop(connection.await) });
+    let mut request = http::Request::post("http://payment/");
+    if when == When::Upload {
+        request = request.header("content-length", "10");
+    }
+    let request = request.body(()).unwrap();
+    let (answer, mut body) = sender.send_request(request, when != When::Upload).unwrap();
+    if when == When::Upload {
+        body.send_data("hello".into(), false).unwrap();
+    }
+    begun.notified().await;
+    let mut answered = None;
+    if when == When::Answer {
+        let mut answer = answer.await.unwrap().into_body();
+        answer.data().await.unwrap().unwrap();
+        answered = Some(answer);
+    }
+    if client_errs {
+        match errs {
+            Errs::Reset(reason) => body.send_reset(reason),
+            Errs::Short => body.send_data("".into(), true).unwrap(),
+            Errs::Connection => connection.abort(),
+        }
+    }
+    let flags = sidecar.flags(1).await;
+    drop(answered);
+    (flags, sidecar.ejected().len(), whole.get())
+}
+
+#[tokio::test]
+async fn over_http_2_each_side_answers_for_its_own_faults() {
+    use h2::Reason;
+    let resets = [
+        Reason::CANCEL,
+        Reason::NO_ERROR,
+        Reason::INTERNAL_ERROR,
+        Reason::PROTOCOL_ERROR,
+    ];
+    local(async {
+        let mut wrong = Vec::new();
+        for client_errs in [true, false] {
+            for when in [When::Upload, When::Waiting, When::Answer] {
+                let mut ways = resets.map(Errs::Reset).to_vec();
+                ways.push(Errs::Connection);
+                let said_a_length = match client_errs {
+                    true => When::Upload,
+                    false => When::Answer,
+                };
+                ways.extend((when == said_a_length).then_some(Errs::Short));
+                for errs in ways {
+                    let flag = match (client_errs, errs) {
+                        (true, Errs::Short) => "DPE",
+                        (true, _) => "DC",
+                        (false, Errs::Short) => "UPE",
+                        (false, _) => "UC",
+                    };
+                    let told = format!("{when:?} {errs:?}, by the client: {client_errs}");
+                    let running = run_http2(when, errs, client_errs);
+                    let Ok(ran) = tokio::time::timeout(HANGS, running).await else {
+                        wrong.push(format!("{told}: hangs"));
+                        continue;
+                    };
+                    let (flags, ejected, whole) = ran;
+                    if flags != [flag] || ejected != usize::from(!client_errs) || whole {
+                        wrong.push(format!("{told}: {flags:?} {ejected} {whole}"));
+                    }
                 }
             }
         }
