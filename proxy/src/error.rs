@@ -68,6 +68,9 @@ pub(crate) enum Error {
         /// It says that it did not look at the request.
         refused: bool,
     },
+    /// What the upstream answers is no answer of HTTP.
+    #[error("{address} broke the protocol: {reason}")]
+    Malformed { address: SocketAddr, reason: String },
     #[error("{address} can't be asked in the caller's version of HTTP: {reason}")]
     Protocol { address: SocketAddr, reason: String },
     #[error("RBAC: access denied\n{by}")]
@@ -85,6 +88,9 @@ pub(crate) enum Error {
     },
     #[error("the request can't be forwarded: {0}")]
     BadRequest(String),
+    /// Nobody is left who could be answered.
+    #[error("the caller went away before its request was whole")]
+    CallerGone,
     #[error("{rule}: no complete answer within {limit:?}")]
     Timeout { rule: String, limit: Duration },
     #[error("the caller gave it {limit:?}, which have passed")]
@@ -165,13 +171,13 @@ impl Error {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NoRule { .. } => StatusCode::NOT_FOUND,
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::CallerGone => StatusCode::BAD_REQUEST,
             Self::Denied { .. } => StatusCode::FORBIDDEN,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             Self::Timeout { .. } | Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Fault { status, .. } => status.http(),
             Self::UnresolvedBackend { status, .. } => *status,
-            Self::Protocol { .. } => StatusCode::BAD_GATEWAY,
+            Self::Protocol { .. } | Self::Malformed { .. } => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -202,7 +208,9 @@ impl Error {
             | Self::NoCertificate => Flags::UF,
             Self::Overflow(_) => Flags::UO,
             Self::Upstream { .. } | Self::Refused { .. } | Self::Protocol { .. } => Flags::UC,
+            Self::Malformed { .. } => Flags::UPE,
             Self::BadRequest(_) => Flags::DPE,
+            Self::CallerGone => Flags::DC,
             Self::Denied { .. } | Self::Unauthenticated { .. } => Flags::UAEX,
             Self::Timeout { .. } | Self::Deadline { .. } => Flags::UT,
             Self::Fault { .. } => Flags::FI,
@@ -237,7 +245,10 @@ impl Error {
     pub(crate) fn is_endpoint_s(&self) -> bool {
         let broken = matches!(
             self,
-            Self::Upstream { .. } | Self::Timeout { .. } | Self::Protocol { .. }
+            Self::Upstream { .. }
+                | Self::Malformed { .. }
+                | Self::Timeout { .. }
+                | Self::Protocol { .. }
         );
         broken || self.is_unavailability()
     }
@@ -267,6 +278,14 @@ impl Error {
         matches!(
             self,
             Self::Undelivered { .. } | Self::Refused { .. } | Self::Certificate { .. }
+        )
+    }
+
+    /// Whether the request itself can't be sent, wherever it goes.
+    pub(crate) fn is_caller_s(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_) | Self::CallerGone | Self::Denied { .. }
         )
     }
 

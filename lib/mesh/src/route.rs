@@ -257,7 +257,28 @@ impl HttpRoutes {
     }
 }
 
+/// From when on a rule's timeouts count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimedFrom {
+    /// From a request's arrival on: `timeouts` of an HTTPRoute bound the whole of it, streams
+    /// included.
+    #[default]
+    Arrival,
+    /// From the moment on when the request has been sent whole, as for Envoy: `timeout` and
+    /// `perTryTimeout` of a VirtualService bound neither uploads nor streams that the caller
+    /// has not ended.
+    Sent,
+}
+
 impl HttpRule {
+    /// Returns from when on its timeouts count, which its resource's kind decides.
+    pub fn timed_from(&self) -> TimedFrom {
+        match &*self.source.kind {
+            "VirtualService" => TimedFrom::Sent,
+            _ => TimedFrom::Arrival,
+        }
+    }
+
     /// Whether the rule applies to a request.
     pub fn matches(&self, request: &RequestParts<'_>) -> bool {
         self.matches.is_empty() || self.matches.iter().any(|entry| entry.matches(request))

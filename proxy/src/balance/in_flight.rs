@@ -94,6 +94,11 @@ impl InFlight {
         }
     }
 
+    /// How it ended tells nothing of the endpoint.
+    pub(crate) fn excuse(&self) {
+        self.settled.set(true);
+    }
+
     /// A connection that is not HTTP has come about. Of an application that accepted
     /// none before, that says nothing: it has to speak, or to stay.
     pub(crate) fn connected(&self) {
@@ -136,7 +141,7 @@ impl InFlight {
 
     /// Nothing is known of how it went, and nothing was sent.
     pub(super) fn withdraw(self) {
-        self.settled.set(true);
+        self.excuse();
     }
 
     /// The endpoint's availability, for who connects to it.

@@ -2,7 +2,9 @@
 //! their way, ended when their time is up or a policy withdraws its word.
 
 use super::{
+    deadline::End,
     exchange::Exchange,
+    fault::Fault,
     field,
     grant::Side,
     lease::Lease,
@@ -18,18 +20,18 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
+    mem,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
-use tokio::time::Sleep;
 
 /// A body of either direction; streams, and is counted on its way.
 pub(crate) struct Body {
     kind: Kind,
     meter: Option<Meter>,
     /// When it must have ended.
-    end: Option<Pin<Box<Sleep>>>,
+    end: Option<Box<End>>,
 }
 
 /// Why a body ended early.
@@ -45,6 +47,9 @@ pub(crate) enum BodyError {
     TimedOut,
     #[error("its original ended early, or went too far ahead")]
     BrokenOff,
+    /// The library takes a reset without an error for an end.
+    #[error("its sender reset it before its end")]
+    CutShort,
 }
 
 enum Kind {
@@ -96,8 +101,8 @@ impl Body {
     }
 
     /// The connection that it would be read from.
-    pub(crate) fn into_lease(self) -> Option<Lease> {
-        match self.kind {
+    pub(crate) fn into_lease(mut self) -> Option<Lease> {
+        match mem::replace(&mut self.kind, Kind::Text(None)) {
             Kind::Leased(lease) => Some(lease),
             _ => None,
         }
@@ -134,14 +139,14 @@ impl Body {
     }
 
     /// Breaks the body off when it has not ended by then.
-    pub(crate) fn until(mut self, end: Pin<Box<Sleep>>) -> Self {
+    pub(crate) fn until(mut self, end: Box<End>) -> Self {
         self.end = Some(end);
         self
     }
 
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
         let end = self.end.as_mut();
-        let late = end.is_some_and(|end| end.as_mut().poll(context).is_ready());
+        let late = end.is_some_and(|end| end.poll(context).is_ready());
         if late && let Some(Meter::Response(exchange)) = &self.meter {
             exchange.flag(Flags::UT);
         }
@@ -167,6 +172,9 @@ impl Body {
         let trailers = trailers.map(|error| Frame::trailers(rescue::grpc_trailers(&error)));
         if let Some(frame) = &trailers {
             self.note(Some(frame));
+        }
+        if matches!(side, Side::Request) {
+            exchange.request_broke(Fault::Own);
         }
         self.kind = Kind::Text(None);
         self.meter = None;
@@ -218,9 +226,7 @@ impl HttpBody for Body {
             return Poll::Ready(Some(end));
         }
         let mut polled = match &mut self.kind {
-            Kind::Incoming(incoming) => Pin::new(incoming)
-                .poll_frame(context)
-                .map_err(BodyError::from),
+            Kind::Incoming(incoming) => poll_incoming(incoming, context),
             Kind::Received(incoming) => Pin::new(incoming)
                 .poll_frame(context)
                 .map_err(BodyError::from),
@@ -239,15 +245,28 @@ impl HttpBody for Body {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => self.note(Some(frame)),
             Poll::Ready(None) => self.note(None),
-            Poll::Ready(Some(Err(_))) => {
-                if let Some(Meter::Response(exchange)) = &self.meter {
-                    exchange.broke();
+            Poll::Ready(Some(Err(error))) => {
+                match &self.meter {
+                    Some(Meter::Request(exchange)) => exchange.request_broke(Fault::of(error)),
+                    Some(Meter::Response(exchange)) => exchange.broke(&Fault::of(error)),
+                    None => {}
                 }
+                // There is no more of it, and nobody has left it unread.
+                self.kind = Kind::Text(None);
             }
             Poll::Pending if self.is_late(context) => {
+                self.kind = Kind::Text(None);
                 return Poll::Ready(Some(Err(BodyError::TimedOut)));
             }
             Poll::Pending => {}
+        }
+        if let Some(Meter::Request(exchange)) = &self.meter
+            && exchange.progress.is_watched()
+        {
+            exchange.progress.asked(polled.is_ready());
+            if matches!(polled, Poll::Ready(None | Some(Err(_)))) || self.is_end_stream() {
+                exchange.progress.ended();
+            }
         }
         polled
     }
@@ -279,6 +298,35 @@ impl HttpBody for Body {
     }
 }
 
+/// Reads a body of HTTP/2. The library takes a reset without an error for its end.
+fn poll_incoming(
+    incoming: &mut Incoming,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let polled = ready!(Pin::new(&mut *incoming).poll_frame(context));
+    if polled.is_none() && !incoming.is_end_stream() {
+        return Poll::Ready(Some(Err(BodyError::CutShort)));
+    }
+    Poll::Ready(polled.map(|frame| frame.map_err(BodyError::from)))
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        match &self.meter {
+            // Nobody reads any more of it.
+            Some(Meter::Request(exchange)) if exchange.progress.is_watched() => {
+                exchange.progress.ended();
+            }
+            Some(Meter::Response(exchange))
+                if !self.is_end_stream() && self.size_hint().exact() != Some(0) =>
+            {
+                exchange.client_left();
+            }
+            _ => {}
+        }
+    }
+}
+
 impl server::Answer<Stream> for Body {
     fn poll_progress(&mut self, context: &mut Context<'_>) {
         if let Kind::Leased(lease) = &mut self.kind {
@@ -286,8 +334,8 @@ impl server::Answer<Stream> for Body {
         }
     }
 
-    fn switch(self, stream: Stream, unread: Bytes) {
-        if let Kind::Tunnel(tunnel) = self.kind {
+    fn switch(mut self, stream: Stream, unread: Bytes) {
+        if let Kind::Tunnel(tunnel) = mem::replace(&mut self.kind, Kind::Text(None)) {
             tunnel.begin(stream, unread);
         }
     }

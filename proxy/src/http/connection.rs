@@ -109,6 +109,8 @@ pub(crate) struct Manner {
     pub(crate) others: bool,
     /// The head is kept until the answer, for [`Failure::unsent`].
     pub(crate) keep_head: bool,
+    /// Interim responses go on to the client, whose HTTP/1.1 connection waits for this.
+    pub(crate) informs: bool,
 }
 
 /// A failure.
@@ -383,6 +385,9 @@ async fn send_http1(
         if let Err(error) = connection.codec.begin(&head, body) {
             return Err(broken(connections, &mut connection, &error));
         }
+        if manner.informs {
+            connection.codec.inform();
+        }
         let spare = match repeatable || manner.keep_head {
             true => Some(head),
             false => {
@@ -436,16 +441,27 @@ fn broken(connections: &Connections, connection: &mut Http1, error: &one::Error)
     let error = match answered_by_http2 && translate::is_application(connections, &connection.pool)
     {
         true => translate::answered_by_http2(connections),
-        false => Error::Upstream {
-            address: connections.endpoint.address,
-            reason: error.to_string(),
-            refused: false,
-        },
+        false => ended(connections, error),
     };
     Failure {
         error,
         unsent: None,
         resent: false,
+    }
+}
+
+/// The failure of who was sent a request: its own, or of what was to be sent.
+fn ended(connections: &Connections, error: &one::Error) -> Error {
+    let address = connections.endpoint.address;
+    let reason = error.to_string();
+    match error {
+        one::Error::Body(_) => Error::BadRequest(reason),
+        error if error.is_malformed() => Error::Malformed { address, reason },
+        _ => Error::Upstream {
+            address,
+            reason,
+            refused: false,
+        },
     }
 }
 
@@ -524,16 +540,28 @@ fn failure(
     let error = failed.into_error();
     let cause = error.source().map(|cause| format!(": {cause}"));
     let http2 = error.source().and_then(|cause| cause.downcast_ref());
-    let reason = http2.and_then(h2::Error::reason);
-    let told = unseen::by_http2(connections, pool, &error);
+    let http2: Option<&h2::Error> = http2;
+    let refused = http2.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM);
+    let told = unseen::by_http2(connections, pool, &error).filter(|_| unsent.is_none());
+    let (address, reason) = (
+        connections.endpoint.address,
+        format!("{error}{}", cause.unwrap_or_default()),
+    );
+    let error = match (told, http2) {
+        (Some(told), _) => told,
+        (None, Some(http2)) if http2.is_library() => Error::Malformed { address, reason },
+        // The sidecar itself reset the stream, whose body broke off.
+        (None, Some(http2)) if http2.is_reset() && !http2.is_remote() => {
+            Error::BadRequest(reason)
+        }
+        _ => Error::Upstream {
+            address,
+            reason,
+            refused,
+        },
+    };
     Failure {
-        error: told
-            .filter(|_| unsent.is_none())
-            .unwrap_or(Error::Upstream {
-                address: connections.endpoint.address,
-                reason: format!("{error}{}", cause.unwrap_or_default()),
-                refused: reason == Some(h2::Reason::REFUSED_STREAM),
-            }),
+        error,
         unsent,
         resent: false,
     }

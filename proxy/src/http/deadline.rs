@@ -2,11 +2,17 @@
 //! `x-envoy-expected-rq-timeout-ms`. A route's timeout may be shorter, never
 //! longer; what is left goes on to the next hop.
 
-use super::{body::Body, exchange::Exchange};
+use super::{body::Body, exchange::Exchange, progress::Clock};
 use crate::{clock, error::Error};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use std::time::Duration;
-use tokio::time::Instant;
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep};
 
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 static EXPECTED: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
@@ -71,29 +77,90 @@ fn ascii(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("digits and a letter are a header's value")
 }
 
-/// Gives an exchange so long, until the last of its response.
-pub(crate) async fn within(
-    limit: Duration,
-    exchange: &Exchange,
-    passed: impl FnOnce() -> Error,
-    sending: impl Future<Output = Result<Response<Body>, Error>>,
-) -> Result<Response<Body>, Error> {
-    exchange.ends_in(limit);
-    let mut end = Box::pin(clock::sleep_until(clock::now() + limit));
-    tokio::select! {
-        biased;
-        response = sending => Ok(response?.map(|body| body.until(end))),
-        () = &mut end => Err(passed()),
+/// When a time limit has passed, which may start late.
+pub(crate) struct End {
+    timer: Pin<Box<Sleep>>,
+    /// Whose request has to be sent before the limit counts, and how long it is then.
+    after: Option<(Rc<Exchange>, Duration)>,
+    /// The next hop hears of it, once it counts.
+    carried: bool,
+}
+
+impl End {
+    /// Returns the end of so long, from now on or from the request's end on, as the exchange
+    /// says.
+    pub(crate) fn of(limit: Duration, exchange: &Rc<Exchange>) -> Self {
+        let awaited = exchange.progress.is_awaited();
+        Self {
+            timer: Box::pin(clock::sleep_until(clock::now() + limit)),
+            after: awaited.then(|| (exchange.clone(), limit)),
+            carried: false,
+        }
+    }
+
+    /// Returns the end of so long, from now on.
+    pub(crate) fn from_now(limit: Duration) -> Self {
+        Self {
+            timer: Box::pin(clock::sleep_until(clock::now() + limit)),
+            after: None,
+            carried: false,
+        }
+    }
+
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some((exchange, limit)) = &self.after {
+            match exchange.progress.clock(context) {
+                Clock::Runs => {}
+                Clock::Stands => return Poll::Pending,
+                Clock::Starts => {
+                    if self.carried {
+                        exchange.ends_in(*limit);
+                    }
+                    self.timer.as_mut().reset(clock::now() + *limit);
+                    self.after = None;
+                }
+            }
+        }
+        self.timer.as_mut().poll(context)
     }
 }
 
-/// The same for what the caller asks.
+/// Gives an exchange so long, until the last of its response.
+pub(crate) async fn within(
+    limit: Duration,
+    exchange: &Rc<Exchange>,
+    passed: impl FnOnce() -> Error,
+    sending: impl Future<Output = Result<Response<Body>, Error>>,
+) -> Result<Response<Body>, Error> {
+    let mut end = End::of(limit, exchange);
+    end.carried = true;
+    if end.after.is_none() {
+        exchange.ends_in(limit);
+    }
+    until(end, passed, sending).await
+}
+
+async fn until(
+    end: End,
+    passed: impl FnOnce() -> Error,
+    sending: impl Future<Output = Result<Response<Body>, Error>>,
+) -> Result<Response<Body>, Error> {
+    let mut end = Box::new(end);
+    tokio::select! {
+        biased;
+        response = sending => Ok(response?.map(|body| body.until(end))),
+        () = poll_fn(|context| end.poll(context)) => Err(passed()),
+    }
+}
+
+/// The same for what the caller asks, which counts from the request's arrival on.
 pub(crate) async fn as_asked(
     limit: Duration,
     exchange: &Exchange,
     sending: impl Future<Output = Result<Response<Body>, Error>>,
 ) -> Result<Response<Body>, Error> {
-    within(limit, exchange, || Error::Deadline { limit }, sending).await
+    exchange.ends_in(limit);
+    until(End::from_now(limit), || Error::Deadline { limit }, sending).await
 }
 
 #[cfg(test)]

@@ -9,7 +9,11 @@ use crate::{
     balance::Blame,
     clock,
     error::Error,
-    http::grant::{Grant, Side},
+    http::{
+        fault::Fault,
+        grant::{Grant, Side},
+        progress::Progress,
+    },
     pool::Permit,
     telemetry::{Flags, HttpSeries, Outcome, Parties, RequestProtocol},
 };
@@ -55,6 +59,12 @@ pub(crate) struct Exchange {
     web: Cell<bool>,
     /// A call's answer has come to its end, and had to say how the call ended.
     told: Cell<bool>,
+    /// Why the request did not come to its end; most do.
+    request_fault: OnceCell<Box<Fault>>,
+    /// Nobody is left to hear the answer.
+    unheard: Cell<bool>,
+    /// How far the request has been sent.
+    pub(crate) progress: Progress,
     /// When its time is over.
     end: Cell<Option<tokio::time::Instant>>,
     /// That it was let through, where policies may say otherwise later.
@@ -155,6 +165,9 @@ impl Exchange {
             broken: Cell::default(),
             web: Cell::default(),
             told: Cell::default(),
+            request_fault: OnceCell::new(),
+            unheard: Cell::default(),
+            progress: Progress::default(),
             end: Cell::default(),
             grant: RefCell::default(),
             record: RefCell::default(),
@@ -220,8 +233,12 @@ impl Exchange {
         }
     }
 
-    /// Nobody waits any longer: the time is up.
+    /// Nobody waits any longer: the time is up. The endpoint is not to blame for what the
+    /// client took of it.
     pub(crate) fn gave_up(&self) {
+        if self.progress.is_client_s_turn() {
+            return;
+        }
         if let Some(blame) = self.blame.take() {
             blame.fall();
         }
@@ -287,9 +304,39 @@ impl Exchange {
     }
 
     /// The response's body has broken off, by itself: a client that leaves reads on no
-    /// more.
-    pub(crate) fn broke(&self) {
-        self.broken.set(true);
+    /// more. The upstream is not to blame where the request broke off before.
+    pub(crate) fn broke(&self, fault: &Fault) {
+        if let Some(fault) = self.request_fault.get() {
+            return self.flag(fault.of_client());
+        }
+        self.flag(fault.of_upstream());
+        self.broken.set(*fault != Fault::Own);
+    }
+
+    /// The client has not taken the response to its end.
+    pub(crate) fn client_left(&self) {
+        self.flag(Flags::DC);
+    }
+
+    /// What is answered, nobody hears: it is as if nothing were.
+    pub(crate) fn unheard(&self) {
+        self.unheard.set(true);
+    }
+
+    /// The request's body has broken off.
+    pub(crate) fn request_broke(&self, fault: Fault) {
+        // The first says why: what follows comes of it.
+        let _ = self.request_fault.set(Box::new(fault));
+    }
+
+    /// Returns the error of a request whose body has broken off: its sender's, or a policy's,
+    /// whatever the upstream made of it.
+    pub(crate) fn request_error(&self) -> Option<Error> {
+        Some(match &**self.request_fault.get()? {
+            Fault::Gone => Error::CallerGone,
+            Fault::Malformed(why) => Error::BadRequest(format!("its body: {why}")),
+            Fault::Own => self.withdrawn()?,
+        })
     }
 
     /// A head or trailers have arrived that may say how the call ended.
@@ -324,12 +371,17 @@ impl Drop for Exchange {
             return;
         };
         let mut flags = self.flags.get();
-        if self.status.get() == 0 {
-            // Nobody is left to answer: the client went away.
-            flags = Flags::DC;
+        let mut status = self.status.get();
+        let fault = self.request_fault.get().map(|fault| &**fault);
+        if self.unheard.get() {
+            status = 0;
+        }
+        if status == 0 {
+            // Nobody is left to answer: the client went away, or was reset.
+            flags = fault.map_or(Flags::DC, |fault| fault.of_client() | flags);
         }
         let outcome = Outcome {
-            status: self.status.get(),
+            status,
             grpc_status: self.grpc_status.get(),
             flags,
             duration: clock::instant().saturating_duration_since(self.started),

@@ -8,6 +8,7 @@
 mod body;
 pub(crate) mod client;
 mod head;
+mod interim;
 pub(crate) mod server;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,14 @@ impl Error {
             Self::TargetTooLong => Some(StatusCode::URI_TOO_LONG),
             Self::Io(_) | Self::Incomplete | Self::Http2 | Self::Body(_) | Self::Unexpected => None,
         }
+    }
+
+    /// Reports whether the peer has broken the protocol.
+    pub(crate) fn is_malformed(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed(_) | Self::TooLarge | Self::TargetTooLong | Self::Unexpected
+        )
     }
 
     /// Whether the peer ended the connection instead of an answer.

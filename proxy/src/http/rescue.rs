@@ -106,6 +106,9 @@ where
 /// Notes an error and makes the answer to it.
 pub(crate) fn rescued(error: &Error, exchange: &Exchange) -> Response<Body> {
     exchange.flag(error.flags());
+    if matches!(error, Error::CallerGone) {
+        exchange.unheard();
+    }
     tracing::debug!(%error, "answered for the upstream");
     respond(error, exchange.is_grpc())
 }

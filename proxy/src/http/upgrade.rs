@@ -3,7 +3,8 @@
 //! through the stack like any other, and once both sides have agreed the bytes are relayed.
 
 use super::{
-    Call, body::Body, connection::Held, exchange::Exchange, forwarded, grant::Side, lease::Lease,
+    Call, body::Body, connection::Held, exchange::Exchange, forwarded, found::Found, grant::Side,
+    lease::Lease,
 };
 use crate::{
     error::Error,
@@ -11,7 +12,7 @@ use crate::{
     stream::Stream,
 };
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, Version, header::HOST};
 use std::{
     future::poll_fn,
     pin::Pin,
@@ -19,6 +20,12 @@ use std::{
     task::{Context, Poll},
 };
 use tower::{Layer, Service};
+
+/// Who knows by which host it is called.
+pub(crate) trait Callee {
+    /// Returns the host, for requests that name none.
+    fn host(&self) -> String;
+}
 
 /// Layer of [`Upgrade`].
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +47,7 @@ pub(crate) struct Upgrade<S> {
 
 impl<S> Service<Call> for Upgrade<S>
 where
-    S: Service<Call, Response = Response<Body>, Error = Error>,
+    S: Service<Call, Response = Response<Body>, Error = Error> + Callee,
     S::Future: 'static,
 {
     type Response = Response<Body>;
@@ -55,6 +62,9 @@ where
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
+        if !call.found.has(Found::HOST) && call.request.version() == Version::HTTP_10 {
+            name_host(&mut call, &self.inner);
+        }
         let wanted = match forwarded::receive(&mut call.request, call.found) {
             Ok(wanted) => wanted,
             Err(reason) => {
@@ -77,6 +87,17 @@ where
             }
             Ok(response)
         }))
+    }
+}
+
+/// Gives a request of HTTP/1.0, which need not name a host, the callee's: it goes on as
+/// HTTP/1.1, where an empty one is none to many servers.
+fn name_host(call: &mut Call, callee: &impl Callee) {
+    if call.request.uri().authority().is_none()
+        && let Ok(host) = HeaderValue::try_from(callee.host())
+    {
+        call.request.headers_mut().insert(HOST, host);
+        call.found = call.found | Found::HOST;
     }
 }
 

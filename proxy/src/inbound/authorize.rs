@@ -12,7 +12,7 @@ use super::{
 use crate::{
     access_log::{Decided, Decision, Names, Record, draw_sample},
     error::Error,
-    http::{Call, body::Body, forwarded::NamedTwo, grant::Head},
+    http::{Call, body::Body, forwarded::NamedTwo, grant::Head, upgrade::Callee},
 };
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response, header::HOST};
@@ -378,6 +378,22 @@ impl<S> Layer<S> for AuthorizeLayer {
         Authorize {
             inner,
             asks: Rc::new(self.clone()),
+        }
+    }
+}
+
+impl<S> Callee for Authorize<S> {
+    /// The first service that leads here, or else the address that was called.
+    fn host(&self) -> String {
+        let arrival = &self.asks.arrival;
+        let inbound = arrival.thread.inbound();
+        let port = inbound.port(arrival.port);
+        match port.and_then(|port| port.services.first()) {
+            Some(service) if service.port == 80 => {
+                format!("{}.{}", service.name, service.namespace)
+            }
+            Some(service) => format!("{}.{}:{}", service.name, service.namespace, service.port),
+            None => SocketAddr::new(arrival.app.ip(), arrival.port).to_string(),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     },
     telemetry::RequestProtocol,
 };
-use ::http::{HeaderName, HeaderValue, Response};
+use ::http::{HeaderName, HeaderValue, Response, Version};
 use std::{
     cell::OnceCell,
     pin::Pin,
@@ -182,9 +182,18 @@ impl State {
         exchange.weigh_on(self.app.clone().loaded());
         deadline::carry(request.headers_mut(), &exchange);
         let connections = &self.app.connections;
-        let (pool, manner) = (&thread.plain, Manner::default());
+        let manner = Manner {
+            informs: request.version() == Version::HTTP_11,
+            ..Manner::default()
+        };
+        let pool = &thread.plain;
         let sent = connection::send(&thread.tls, connections, pool, request, manner).await;
-        let answer = sent.map_err(|failure| self.failed(failure))?;
+        let own = |failure| {
+            exchange
+                .request_error()
+                .unwrap_or_else(|| self.failed(failure))
+        };
+        let answer = sent.map_err(own)?;
         Ok(answer.into_response(&exchange))
     }
 

@@ -26,11 +26,13 @@ use crate::{
         found::Found,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
-        upgrade::{Upgrade, UpgradeLayer},
+        upgrade::{Callee, Upgrade, UpgradeLayer},
     },
     thread::Thread,
 };
 use ::http::{Request, Response, StatusCode, header::HOST};
+use http_body::Body as _;
+use linnet_discovery::Target;
 use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -74,6 +76,30 @@ pub(super) struct Route {
     destination: Rc<Destination>,
     /// Where the client's connection comes from.
     source: Option<IpAddr>,
+}
+
+impl Callee for Route {
+    fn host(&self) -> String {
+        let on_port = |host: &str, port: u16| match port {
+            80 => host.to_owned(),
+            _ => format!("{host}:{port}"),
+        };
+        match self.destination.as_ref() {
+            Destination::Service(balancer) => {
+                let (cell, key) = (&balancer.cell, &balancer.cell.key);
+                let known = cell.service().map(|service| service.hostname.clone());
+                let host = known.unwrap_or_else(|| format!("{}.{}", key.name, key.namespace));
+                on_port(&host, key.port)
+            }
+            Destination::Endpoint(candidate) => candidate.endpoint.address.to_string(),
+            Destination::External(address) => address.to_string(),
+            Destination::Unknown(target) => match target {
+                Target::Host(host) => host.strip_suffix(":80").unwrap_or(host).to_owned(),
+                Target::Address(address) => address.to_string(),
+                Target::Peer(peer) => peer.to_string(),
+            },
+        }
+    }
 }
 
 impl Service<Call> for Route {
@@ -139,8 +165,9 @@ impl Route {
                 match sent.await {
                     Ok(answer) => Ok(accept(answer, &exchange, in_flight)),
                     Err(failure) => {
-                        in_flight.failed(&failure.error);
-                        Err(failure.error)
+                        let error = exchange.request_error().unwrap_or(failure.error);
+                        in_flight.failed(&error);
+                        Err(error)
                     }
                 }
             }
@@ -207,6 +234,10 @@ impl Route {
         let Call {
             request, exchange, ..
         } = call;
+        if rule.filters.timeout.is_some() || policy.is_some_and(|p| p.per_try_timeout.is_some()) {
+            let whole = request.body().is_end_stream();
+            exchange.progress.watch(rule.timed_from(), whole);
+        }
         let mut outgoing = Outgoing::new(request, policy.is_some());
         let goal = Goal {
             balancer: &balancer,

@@ -51,6 +51,8 @@ flags! {
     DT = 13;
     /// The destination is not known.
     NC = 14;
+    /// The upstream broke the protocol.
+    UPE = 15;
 }
 
 impl Flags {

@@ -5,6 +5,7 @@ use super::{
     Error,
     body::Decoder,
     head::{self, Answered},
+    interim,
     wire::Wire,
     write::{self, Encoder},
 };
@@ -30,6 +31,8 @@ pub(crate) struct Connection<S, B> {
     decoder: Decoder,
     head: bool,
     upgrades: bool,
+    /// Who asked may be told of interim responses.
+    informs: bool,
     /// Whether it may serve another request, once this one has ended.
     keep: bool,
     /// Bytes of an unfinished head that have been looked at.
@@ -52,6 +55,7 @@ where
             decoder: Decoder::Ended,
             head: false,
             upgrades: false,
+            informs: false,
             keep: true,
             seen: 0,
             heard: false,
@@ -84,6 +88,7 @@ where
         self.keep = keep;
         self.head = head.method == Method::HEAD;
         self.upgrades = head.headers.contains_key(http::header::UPGRADE);
+        self.informs = false;
         self.decoder = Decoder::UntilClose;
         self.seen = 0;
         self.heard = false;
@@ -92,6 +97,11 @@ where
             encoder => Some((body, encoder)),
         };
         Ok(())
+    }
+
+    /// Leaves interim responses for the loop that serves the client, which polls this.
+    pub(crate) fn inform(&mut self) {
+        self.informs = true;
     }
 
     /// Sends the request until there is an answer.
@@ -107,7 +117,13 @@ where
         let _ = self.poll_send(context)?;
         loop {
             if self.wire.has_unread() && head::may_be_whole(self.wire.unread(), self.seen) {
-                let answer = head::response(self.wire.unread(), self.head)?;
+                let informs = self.informs;
+                let answer = head::response(self.wire.unread(), self.head, |response| {
+                    // That a body is wanted, each hop says itself.
+                    if informs && response.status() != StatusCode::CONTINUE {
+                        interim::leave(response);
+                    }
+                })?;
                 if let Some((response, answered)) = answer {
                     self.answered(&response, answered)?;
                     return Poll::Ready(Ok(response));

@@ -52,8 +52,6 @@ pub(super) struct Asked {
     pub(super) keep: bool,
     /// The client waits for a word before it sends its body.
     pub(super) expects: bool,
-    /// It may be answered with trailers.
-    pub(super) trailers: bool,
     pub(super) head: bool,
     pub(super) connect: bool,
 }
@@ -124,7 +122,6 @@ pub(super) fn request(unread: &mut Bytes) -> Head<Request<()>, Asked> {
         version: version_of(version),
         keep: version == 1,
         expects: false,
-        trailers: false,
         head: method == Method::HEAD,
         connect: method == Method::CONNECT,
     };
@@ -190,7 +187,6 @@ fn request_headers(
             header::EXPECT => {
                 asked.expects = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             }
-            header::TE => asked.trailers |= has_token(&value, "trailers"),
             header::HOST => hosts_read &= has_one_reading(value.as_bytes()),
             _ => {}
         }
@@ -217,21 +213,24 @@ pub(super) struct Answered {
     pub(super) keep: bool,
 }
 
-/// Takes a response's head off the bytes, if it is whole; what is only provisional
-/// is passed over. `head`: the request was a HEAD.
+/// Takes a response's head off the bytes, if it is whole, and gives those of interim
+/// responses before it to `interim`. `head`: the request was a HEAD.
 ///
 /// # Errors
 /// It is malformed or too large.
-pub(super) fn response(unread: &mut Bytes, head: bool) -> Head<Response<()>, Answered> {
+pub(super) fn response(
+    unread: &mut Bytes,
+    head: bool,
+    interim: impl Fn(Response<()>),
+) -> Head<Response<()>, Answered> {
     loop {
         let bytes = unread.clone();
         let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
         let mut parsed = httparse::Response::new(&mut []);
-        let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-            &mut parsed,
-            &bytes,
-            &mut headers,
-        );
+        // Such a space is to be removed (RFC 9112, 5.1).
+        let mut config = httparse::ParserConfig::default();
+        config.allow_spaces_after_header_name_in_responses(true);
+        let status = config.parse_response_with_uninit_headers(&mut parsed, &bytes, &mut headers);
         let Some(length) = length_of(status)? else {
             return Ok(None);
         };
@@ -252,7 +251,7 @@ pub(super) fn response(unread: &mut Bytes, head: bool) -> Head<Response<()>, Ans
             }
             headers.append(name, value);
         }
-        let framing = response_framing(status, version_of(version), &headers, head)?;
+        let framing = response_framing(status, version_of(version), &mut headers, head)?;
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.version_mut() = version_of(version);
@@ -266,6 +265,7 @@ pub(super) fn response(unread: &mut Bytes, head: bool) -> Head<Response<()>, Ans
         if !provisional {
             return Ok(Some((response, Answered { framing, keep })));
         }
+        interim(response);
         if unread.is_empty() {
             return Ok(None);
         }
@@ -284,30 +284,67 @@ pub(super) fn is_bodiless(status: StatusCode) -> bool {
 fn response_framing(
     status: StatusCode,
     version: Version,
-    headers: &HeaderMap,
+    headers: &mut HeaderMap,
     head: bool,
 ) -> Result<Framing, Error> {
     if head || is_bodiless(status) {
         return Ok(Framing::Length(0));
     }
-    let codings = headers.get_all(TRANSFER_ENCODING);
-    if let Some(last) = codings.iter().next_back() {
+    if headers.contains_key(TRANSFER_ENCODING) {
         if version == Version::HTTP_10 {
             return Err(Error::Malformed("Transfer-Encoding in HTTP/1.0"));
         }
         if headers.contains_key(CONTENT_LENGTH) {
             return Err(Error::Malformed("it has a length and a Transfer-Encoding"));
         }
-        return Ok(match is_chunked(last) {
-            true => Framing::Chunked,
-            false => Framing::UntilClose,
-        });
+        return settle_codings(headers);
     }
     match content_length(headers)? {
         Some(length) if length > LONGEST_BODY => Err(Error::TooLarge),
         Some(length) => Ok(Framing::Length(length)),
         None => Ok(Framing::UntilClose),
     }
+}
+
+/// Makes the transfer codings of a response one list in which `chunked` is last and stands
+/// once: a server that says it twice applies it once.
+fn settle_codings(headers: &mut HeaderMap) -> Result<Framing, Error> {
+    let mut values = headers.get_all(TRANSFER_ENCODING).iter();
+    if let (Some(only), None) = (values.next(), values.next())
+        && only.as_bytes().eq_ignore_ascii_case(b"chunked")
+    {
+        return Ok(Framing::Chunked);
+    }
+    let (mut list, mut chunked) = (Vec::new(), false);
+    let values = headers.get_all(TRANSFER_ENCODING).iter();
+    for coding in values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
+        let coding = coding.trim_ascii();
+        if coding.eq_ignore_ascii_case(b"chunked") {
+            chunked = true;
+        } else if chunked || !is_coding(coding) {
+            return Err(Error::Malformed("its transfer codings"));
+        } else {
+            list.push(coding);
+        }
+    }
+    if chunked {
+        list.push(b"chunked");
+    }
+    let list = HeaderValue::from_bytes(&list.join(&b", "[..]));
+    let list = list.map_err(|_| Error::Malformed("its transfer codings"))?;
+    headers.insert(TRANSFER_ENCODING, list);
+    Ok(match chunked {
+        true => Framing::Chunked,
+        false => Framing::UntilClose,
+    })
+}
+
+/// Reports whether this is a transfer coding other than `chunked`, which has no parameters.
+fn is_coding(text: &[u8]) -> bool {
+    let name = text.split(|byte| *byte == b';').next().unwrap_or_default();
+    let name = name.trim_ascii_end();
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !name.is_empty() && name.iter().all(token) && !name.eq_ignore_ascii_case(b"chunked")
 }
 
 /// The length that all of `Content-Length` agree on, if there is one.

@@ -1,18 +1,20 @@
 //! The server's side of a connection: one loop that reads a request, has it
 //! answered, writes the answer, and goes on.
 //!
-//! A client that goes away while its request is being answered has no use for
-//! the answer: the work on it is dropped.
+//! A client that resets the connection while its request is being answered has no use
+//! for the answer: the work on it is dropped. One that only sends no more may still hear
+//! (RFC 9112, 9.6): whether it has gone shows when it is written to.
 
 use super::{
     Error,
     body::{Decoder, Framing},
     head::{self, Asked},
+    interim,
     wire::Wire,
     write::{self, Encoder},
 };
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, response};
+use http::{Request, Response, StatusCode, Version, response};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     cell::RefCell,
@@ -72,8 +74,10 @@ enum Reader {
     /// Nobody any more, or nobody yet.
     None,
     Reading,
-    /// The connection broke under it.
+    /// The client broke the protocol.
     Broken,
+    /// The client went away, or will send no more of it.
+    Gone,
 }
 
 /// The body of a request.
@@ -120,18 +124,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         }
     }
 
-    /// Ready when the client has gone away. Looks only where its next bytes would
-    /// be another request's.
+    /// Ready when the client has reset the connection. Looks only where its next bytes
+    /// would be another request's.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if !self.decoder.is_ended() || self.wire.has_unread() {
             return Poll::Pending;
         }
         match ready!(self.wire.poll_read(context)) {
-            Ok(0) | Err(_) => Poll::Ready(()),
+            Err(_) => Poll::Ready(()),
+            // It may be waiting for the answer.
+            Ok(0) => Poll::Pending,
             Ok(_) => {
                 self.wire.keep_unread();
                 Poll::Pending
             }
+        }
+    }
+
+    /// Tells the client what the upstream has said before its answer. Ready when it has
+    /// gone away.
+    fn poll_inform(&mut self, context: &mut Context<'_>, version: Version) -> Poll<()> {
+        for head in interim::take() {
+            // An HTTP/1.0 client would take it for the answer (RFC 9110, 15.2).
+            if version == Version::HTTP_11 && self.wire.out().has_room() {
+                write::interim(self.wire.out(), &head);
+            }
+            head::recycle(head.headers);
+        }
+        if self.wire.is_flushed() {
+            return Poll::Pending;
+        }
+        match self.wire.poll_flush(context) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
     }
 
@@ -168,6 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Body for Incoming<S> {
         let mut borrowed = link.borrow_mut();
         let polled = ready!(borrowed.poll_frame(context));
         let reader = match &polled {
+            Some(Err(Error::Io(_) | Error::Incomplete)) => Reader::Gone,
             Some(Err(_)) => Reader::Broken,
             _ if borrowed.decoder.is_ended() => Reader::None,
             _ => return Poll::Ready(polled),
@@ -238,9 +264,17 @@ where
         let request = with_body(&link, request, &asked);
         let answered = {
             let mut answering = pin!(handler(request));
-            poll_fn(|context| match answering.as_mut().poll(context) {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending => link.borrow_mut().poll_gone(context).map(|()| None),
+            poll_fn(|context| {
+                let polled = answering.as_mut().poll(context);
+                let mut link = link.borrow_mut();
+                let gone = link.poll_inform(context, asked.version).is_ready();
+                match polled {
+                    _ if gone => Poll::Ready(None),
+                    // Nobody is left to hear it.
+                    Poll::Ready(_) if link.reader == Reader::Gone => Poll::Ready(None),
+                    Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                    Poll::Pending => link.poll_gone(context).map(|()| None),
+                }
             })
             .await
         };
@@ -449,7 +483,7 @@ where
                 link.waiter = Some(context.waker().clone());
                 Poll::Pending
             }
-            Reader::Broken => Poll::Ready(false),
+            Reader::Broken | Reader::Gone => Poll::Ready(false),
             Reader::None => Poll::Ready(link.skip_body()),
         }
     })

@@ -27,8 +27,8 @@ use std::{
 pub(super) enum Encoder {
     /// By its length; so many bytes are still to come.
     Length(u64),
-    /// By a last chunk, and trailers if the head names them.
-    Chunked { trailers: Vec<HeaderName> },
+    /// By a last chunk, and trailers, announced or not.
+    Chunked,
     /// By the connection's end.
     UntilClose,
 }
@@ -43,8 +43,8 @@ impl Encoder {
                 out.data(data, b"");
             }
             Self::UntilClose => out.data(data, b""),
-            Self::Chunked { .. } if data.is_empty() => {}
-            Self::Chunked { .. } => {
+            Self::Chunked if data.is_empty() => {}
+            Self::Chunked => {
                 hexadecimal(out.flat(), data.len());
                 let end: &[u8] = match last {
                     true => b"\r\n0\r\n\r\n",
@@ -62,7 +62,7 @@ impl Encoder {
         match self {
             Self::Length(0) | Self::UntilClose => {}
             Self::Length(_) => return Err(Error::Body("it is shorter than was said".into())),
-            Self::Chunked { .. } => out.flat().extend_from_slice(b"0\r\n\r\n"),
+            Self::Chunked => out.flat().extend_from_slice(b"0\r\n\r\n"),
         }
         Ok(())
     }
@@ -95,27 +95,19 @@ impl Encoder {
 
     /// Ends the body with those of the trailers that may be there.
     pub(super) fn trailers(&self, out: &mut Out, trailers: &HeaderMap) -> Result<(), Error> {
-        let Self::Chunked { trailers: named } = self else {
+        if *self != Self::Chunked {
             return self.end(out);
-        };
+        }
         let flat = out.flat();
         flat.extend_from_slice(b"0\r\n");
         for (name, value) in trailers {
-            if named.contains(name) && may_trail(name) {
+            if may_trail(name) {
                 line(flat, name, value);
             }
         }
         flat.extend_from_slice(b"\r\n");
         Ok(())
     }
-}
-
-/// The trailers that a head names.
-fn named_trailers(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(TRAILER).iter();
-    let names = values.filter_map(|value| value.to_str().ok());
-    let names = names.flat_map(|text| text.split(','));
-    names.filter_map(|name| name.trim().parse().ok()).collect()
 }
 
 /// Writes a request's head; says how its body is to be written, and whether the
@@ -148,10 +140,6 @@ pub(super) fn request<B: Body>(
                 facts.closes |= has_token(value, "close");
                 line(flat, name, value);
             }
-            TRAILER => {
-                facts.trailers = true;
-                line(flat, name, value);
-            }
             _ => line(flat, name, value),
         }
     }
@@ -166,18 +154,7 @@ struct Facts {
     length: bool,
     codings: bool,
     closes: bool,
-    trailers: bool,
     date: bool,
-}
-
-impl Facts {
-    fn chunked(&self, headers: &HeaderMap) -> Encoder {
-        let trailers = match self.trailers {
-            true => named_trailers(headers),
-            false => Vec::new(),
-        };
-        Encoder::Chunked { trailers }
-    }
 }
 
 fn request_framing<B: Body>(
@@ -189,7 +166,7 @@ fn request_framing<B: Body>(
     let empty = body.is_end_stream();
     if facts.codings && !empty {
         codings(flat, &head.headers);
-        return Ok(facts.chunked(&head.headers));
+        return Ok(Encoder::Chunked);
     }
     if facts.length
         && let Some(said) = content_length(&head.headers)?
@@ -210,7 +187,7 @@ fn request_framing<B: Body>(
         ));
     }
     flat.extend_from_slice(b"transfer-encoding: chunked\r\n");
-    Ok(facts.chunked(&head.headers))
+    Ok(Encoder::Chunked)
 }
 
 /// Writes a response's head; says how its body is to be written, and whether the
@@ -238,10 +215,6 @@ pub(super) fn response<B: Body>(
                 line(flat, name, value);
             }
             TRAILER if !chunkable => {}
-            TRAILER => {
-                facts.trailers = asked.trailers;
-                line(flat, name, value);
-            }
             header::DATE => {
                 facts.date = true;
                 line(flat, name, value);
@@ -295,7 +268,7 @@ fn response_framing<B: Body>(
     let http_1_1 = asked.version == Version::HTTP_11;
     if facts.codings && http_1_1 {
         codings(flat, &head.headers);
-        return Ok(facts.chunked(&head.headers));
+        return Ok(Encoder::Chunked);
     }
     let said = match facts.length && !facts.codings {
         true => content_length(&head.headers)?,
@@ -309,13 +282,23 @@ fn response_framing<B: Body>(
         return Ok(Encoder::UntilClose);
     }
     flat.extend_from_slice(b"transfer-encoding: chunked\r\n");
-    Ok(facts.chunked(&head.headers))
+    Ok(Encoder::Chunked)
 }
 
 /// Whether an answer to such a request has no body: behind one to CONNECT would be
 /// a tunnel.
 fn has_none(status: StatusCode, asked: &Asked) -> bool {
     is_bodiless(status) || asked.connect && status.is_success()
+}
+
+/// Writes an interim response (RFC 9110, 15.2).
+pub(super) fn interim(out: &mut Out, head: &response::Parts) {
+    let flat = out.flat();
+    status_line(flat, head, Version::HTTP_11);
+    for (name, value) in &head.headers {
+        line(flat, name, value);
+    }
+    flat.extend_from_slice(b"\r\n");
 }
 
 /// Writes the answer to a head that could not be read.

@@ -84,15 +84,13 @@ async fn a_deadline_reaches_the_application_and_ends_its_work() {
 async fn a_caller_that_goes_away_is_not_worked_for() {
     let test = async {
         let (world, mut seen) = silent().await;
-        let stream = world.mesh("web", HTTP1).await;
-        {
-            let request = world.request(stream, get("/"));
-            let mut request = std::pin::pin!(request);
-            tokio::select! {
-                answer = &mut request => panic!("{answer:?}"),
-                seen = seen.recv() => assert_eq!(seen, Some(Seen::Request(None))),
-            }
-        }
+        let mut stream = world.mesh("web", HTTP1).await;
+        let request = b"GET / HTTP/1.1\r\nhost: db\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(seen.recv().await, Some(Seen::Request(None)));
+        // Without a word: one that says that it sends no more may wait for the answer.
+        drop(stream);
         assert_eq!(seen.recv().await, Some(Seen::Cancelled));
         while !world
             .thread
@@ -102,6 +100,58 @@ async fn a_caller_that_goes_away_is_not_worked_for() {
             .contains("response_flags=\"DC\"")
         {
             tokio::task::yield_now().await;
+        }
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+/// What a caller does amid its upload.
+#[derive(Clone, Copy)]
+enum Amid {
+    Says(&'static str),
+    Leaves,
+    /// Nothing, but a policy does.
+    IsForbidden,
+}
+
+#[tokio::test]
+async fn a_caller_s_faults_are_not_the_application_s() {
+    let test = async {
+        for (amid, status, flag) in [
+            (Amid::Says("0x5\r\nhello\r\n"), "HTTP/1.1 400", "DPE"),
+            (Amid::Says("5\r\nhello!\r\n"), "HTTP/1.1 400", "DPE"),
+            (Amid::IsForbidden, "HTTP/1.1 403", "UAEX"),
+            (Amid::Leaves, "", "DC"),
+        ] {
+            let (world, mut seen) = silent().await;
+            world.set(vec![policy(Action::Allow, vec![from("web")])]);
+            let mut stream = world.mesh("web", HTTP1).await;
+            let request =
+                b"POST / HTTP/1.1\r\nhost: db\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n";
+            stream.write_all(request).await.unwrap();
+            stream.flush().await.unwrap();
+            assert_eq!(seen.recv().await, Some(Seen::Request(None)));
+            let stream = match amid {
+                Amid::Says(rest) => {
+                    stream.write_all(rest.as_bytes()).await.unwrap();
+                    stream.flush().await.unwrap();
+                    Some(stream)
+                }
+                Amid::IsForbidden => {
+                    world.set(vec![policy(Action::Allow, vec![from("other")])]);
+                    Some(stream)
+                }
+                Amid::Leaves => None,
+            };
+            if let Some(mut stream) = stream {
+                let mut head = vec![0; status.len()];
+                stream.read_exact(&mut head).await.unwrap();
+                assert_eq!(head, status.as_bytes());
+            }
+            let flagged = format!("response_flags=\"{flag}\"");
+            while !world.thread.shared.telemetry.render().contains(&flagged) {
+                tokio::task::yield_now().await;
+            }
         }
     };
     LocalSet::new().run_until(test).await;

@@ -12,7 +12,7 @@ use crate::{
 };
 use ::http::{HeaderMap, HeaderValue, Request, Response, header};
 use linnet_mesh::route::{Answer, Backend, Fault, HttpRule};
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 /// Waits, then refuses, as often as the fault says.
 pub(super) async fn inject(
@@ -104,7 +104,7 @@ pub(super) fn response_head(rule: &HttpRule, backend: &Backend, headers: &mut He
 pub(super) async fn within(
     limit: Duration,
     rule: &HttpRule,
-    exchange: &Exchange,
+    exchange: &Rc<Exchange>,
     sending: impl Future<Output = Result<Response<Body>, Error>>,
 ) -> Result<Response<Body>, Error> {
     let passed = || {

@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     http::{
         connection::{Answer, Failure},
+        deadline::End,
         exchange::Exchange,
     },
     outbound::pass::{Goal, Pass},
@@ -16,7 +17,7 @@ use crate::{
 };
 use ::http::{StatusCode, header::RETRY_AFTER};
 use linnet_mesh::route::{Outcome, RetryPolicy};
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, rc::Rc, time::Duration};
 
 /// Whoever asks to be left alone for longer is not asked again: its answer goes
 /// to the caller, `retry-after` and all.
@@ -52,10 +53,17 @@ impl<'a> Retries<'a> {
     pub(super) async fn within(
         &self,
         limit: Duration,
+        exchange: Option<&Rc<Exchange>>,
         sending: impl Future<Output = Result<Answer, Failure>>,
     ) -> Result<Answer, Failure> {
-        if let Ok(sent) = clock::timeout(limit, sending).await {
-            return sent;
+        let mut end = match exchange {
+            Some(exchange) => End::of(limit, exchange),
+            None => End::from_now(limit),
+        };
+        tokio::select! {
+            biased;
+            sent = sending => return sent,
+            () = poll_fn(|context| end.poll(context)) => {}
         }
         let rule = self.goal.rule.map(ToString::to_string);
         let rule = rule.unwrap_or_default();

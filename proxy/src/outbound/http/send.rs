@@ -17,7 +17,7 @@ use crate::{
     },
     outbound::pass::{Goal, Pass},
 };
-use ::http::{Request, Response, header::SET_COOKIE};
+use ::http::{Request, Response, Version, header::SET_COOKIE};
 use http_body::Body as _;
 use linnet_mesh::route::RetryPolicy;
 use std::{rc::Rc, time::Duration};
@@ -35,7 +35,8 @@ impl Route {
         goal.balancer.budget.earn();
         let mut in_flight = goal.choose(&[], &outgoing.asker(self.source))?;
         if policy.is_some() || in_flight.others > 0 {
-            outgoing.keep().await?;
+            let kept = outgoing.keep().await;
+            kept.map_err(|error| caller_s(exchange).unwrap_or(error))?;
         }
         let mut pass = Pass::default();
         let mut retries = Retries::new(policy, goal);
@@ -48,6 +49,7 @@ impl Route {
             let manner = Manner {
                 others: pass.has_others(&in_flight),
                 keep_head: outgoing.needs_head(),
+                informs: false,
             };
             if let Some(exchange) = exchange {
                 self.place(exchange, &in_flight, Some(goal.balancer));
@@ -55,7 +57,7 @@ impl Route {
             let sending = self.transmit(exchange, &in_flight, request, manner);
             let sent = match retries.limit() {
                 None => sending.await,
-                Some(limit) => Box::pin(retries.within(limit, sending)).await,
+                Some(limit) => Box::pin(retries.within(limit, exchange, sending)).await,
             };
             let wait = match sent {
                 Ok(answer) => {
@@ -71,8 +73,14 @@ impl Route {
                     wait
                 }
                 Err(mut failure) => {
-                    in_flight.failed(&failure.error);
-                    if failure.error.is_overflow() {
+                    if let Some(error) = caller_s(exchange) {
+                        failure.error = error;
+                    }
+                    match is_client_slow(&failure.error, exchange) {
+                        true => in_flight.excuse(),
+                        false => in_flight.failed(&failure.error),
+                    }
+                    if failure.error.is_overflow() || failure.error.is_caller_s() {
                         return Err(failure.error);
                     }
                     pass.note(&in_flight);
@@ -106,14 +114,26 @@ impl Route {
         exchange: Option<&Rc<Exchange>>,
         in_flight: &'a InFlight,
         mut request: Request<Body>,
-        manner: Manner,
+        mut manner: Manner,
     ) -> impl Future<Output = Result<Answer, Failure>> + use<'a> {
         if let Some(exchange) = exchange {
             deadline::carry(request.headers_mut(), exchange);
+            manner.informs = request.version() == Version::HTTP_11;
         }
         let (tls, connections) = (&self.thread.tls, &in_flight.candidate.connections);
         connection::send(tls, connections, &in_flight.pool, request, manner)
     }
+}
+
+/// Why a request could not be sent whole, where that is not the endpoint's fault.
+pub(super) fn caller_s(exchange: Option<&Rc<Exchange>>) -> Option<Error> {
+    exchange.and_then(|exchange| exchange.request_error())
+}
+
+/// Whether it is the client that a request in time has waited for.
+fn is_client_slow(error: &Error, exchange: Option<&Rc<Exchange>>) -> bool {
+    matches!(error, Error::Timeout { .. })
+        && exchange.is_some_and(|exchange| exchange.progress.is_client_s_turn())
 }
 
 /// Waits before a retry; boxed, for it is rare.

@@ -2,9 +2,12 @@
 
 mod age;
 mod balancing;
+mod blame;
+mod clocks;
 mod connections;
 mod cors;
 mod flags;
+mod messages;
 mod origination;
 mod resilience;
 mod retries;

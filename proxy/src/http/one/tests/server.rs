@@ -1,13 +1,19 @@
-use super::{Said, Switched};
-use crate::http::one::server::{Drain, Incoming, serve};
+use super::{Never, Said, Switched};
+use crate::http::one::server::{Answer, Drain, Incoming, serve};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use std::{cell::Cell, convert::Infallible, rc::Rc};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-    sync::watch,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
+    sync::{oneshot, watch},
     task::spawn_local,
 };
 
@@ -110,8 +116,59 @@ async fn a_client_that_waits_for_a_word_gets_it_when_its_body_is_read() {
     .await;
 }
 
+/// A stream that its other side may reset.
+struct Resettable(DuplexStream, oneshot::Receiver<()>);
+
+impl AsyncRead for Resettable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if Pin::new(&mut self.1).poll(context).is_ready() {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()));
+        }
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Resettable {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, data)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+impl Answer<Resettable> for Said {
+    fn poll_progress(&mut self, _: &mut Context<'_>) {}
+
+    fn switch(self, _: Resettable, _: Bytes) {}
+}
+
+const WHOLE_REQUESTS: [&str; 2] = [
+    "GET / HTTP/1.1\r\n\r\n",
+    "POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello",
+];
+
 #[tokio::test]
-async fn work_for_a_client_that_has_gone_is_dropped() {
+async fn work_for_a_client_that_has_reset_the_connection_is_dropped() {
     struct Dropped(Rc<Cell<bool>>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -119,27 +176,73 @@ async fn work_for_a_client_that_has_gone_is_dropped() {
         }
     }
     local(async {
-        for request in [
-            "GET / HTTP/1.1\r\n\r\n",
-            "POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello",
-        ] {
+        for request in WHOLE_REQUESTS {
             let dropped = Rc::<Cell<bool>>::default();
             let work = dropped.clone();
-            let mut client = Client::of(4096, move |request: Request<Incoming<_>>| {
+            let handler = move |request: Request<Incoming<Resettable>>| {
                 let work = Dropped(work.clone());
                 async move {
                     let _work = work;
                     request.into_body().collect().await.unwrap();
-                    std::future::pending().await
+                    std::future::pending::<Result<Response<Said>, Infallible>>().await
+                }
+            };
+            let (mut stream, far) = duplex(4096);
+            let (reset, resets) = oneshot::channel();
+            let served = spawn_local(serve(Resettable(far, resets), handler, Never));
+            stream.write_all(request.as_bytes()).await.unwrap();
+            tokio::task::yield_now().await;
+            assert!(!dropped.get());
+            reset.send(()).unwrap();
+            assert!(served.await.unwrap().is_err());
+            assert!(dropped.get(), "{request}");
+        }
+    })
+    .await;
+}
+
+/// Such clients exist, old and new: whoever sends no more may hear (RFC 9112, 9.6).
+#[tokio::test]
+async fn a_client_that_sends_no_more_is_answered() {
+    local(async {
+        for request in WHOLE_REQUESTS {
+            let (release, released) = watch::channel(false);
+            let mut client = Client::of(4096, move |request: Request<Incoming<_>>| {
+                let mut released = released.clone();
+                async move {
+                    request.into_body().collect().await.unwrap();
+                    let _ = released.wait_for(|released| *released).await;
+                    ok("slow")
                 }
             });
             client.say(request).await;
-            tokio::task::yield_now().await;
-            assert!(!dropped.get());
-            drop(client.stream);
-            assert!(!client.served.await.unwrap());
-            assert!(dropped.get(), "{request}");
+            client.stream.shutdown().await.unwrap();
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            release.send_replace(true);
+            let answer = client.hear_all().await;
+            assert!(answer.ends_with("slow"), "{request}: {answer}");
+            assert!(client.served.await.unwrap());
         }
+    })
+    .await;
+}
+
+/// Nobody is left who could be told that the request is not whole.
+#[tokio::test]
+async fn half_a_request_is_not_answered() {
+    local(async {
+        let mut client = Client::of(4096, |request: Request<Incoming<_>>| async {
+            assert!(request.into_body().collect().await.is_err());
+            ok("")
+        });
+        client
+            .say("POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nhello")
+            .await;
+        client.stream.shutdown().await.unwrap();
+        assert_eq!(client.hear_all().await, "");
+        assert!(!client.served.await.unwrap());
     })
     .await;
 }
@@ -192,10 +295,10 @@ async fn a_body_that_nobody_reads_is_skipped_if_it_is_there() {
     .await;
 }
 
-/// An answer whose end and trailers are not known before.
+/// Announced or not; whoever speaks HTTP/1.1 can read them (RFC 9112, 7.1.2).
 #[tokio::test]
-async fn trailers_go_to_who_takes_them() {
-    let answer = || {
+async fn trailers_go_to_whoever_speaks_http_1_1() {
+    let answer = |announced: bool| {
         let trailers = [("x-sum".parse().unwrap(), "1".parse().unwrap())];
         let frames = [
             Frame::data(Bytes::from_static(b"hello")),
@@ -203,21 +306,26 @@ async fn trailers_go_to_who_takes_them() {
         ];
         let body = StreamBody::new(tokio_stream::iter(frames.map(Ok::<_, Infallible>)));
         let mut answer = Response::new(Said::new(body));
-        answer
-            .headers_mut()
-            .insert("trailer", "x-sum".parse().unwrap());
+        if announced {
+            let headers = answer.headers_mut();
+            headers.insert("trailer", "x-sum".parse().unwrap());
+        }
         answer
     };
     local(async {
-        let mut client = Client::of(4096, move |_| async move { answer() });
-        client.say("GET / HTTP/1.1\r\nte: trailers\r\n\r\n").await;
-        client.hear("\r\n\r\n").await;
-        let body = client.hear("\r\n\r\n").await;
-        assert_eq!(body, "5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n");
-        client.say("GET / HTTP/1.1\r\n\r\n").await;
-        client.hear("\r\n\r\n").await;
-        let body = client.hear("\r\n\r\n").await;
-        assert_eq!(body, "5\r\nhello\r\n0\r\n\r\n");
+        let mut client = Client::of(4096, move |request: Request<Incoming<_>>| async move {
+            answer(request.uri().path() == "/announced")
+        });
+        for target in ["/announced", "/"] {
+            for te in ["te: trailers\r\n", ""] {
+                client
+                    .say(&format!("GET {target} HTTP/1.1\r\n{te}\r\n"))
+                    .await;
+                client.hear("\r\n\r\n").await;
+                let body = client.hear("\r\n\r\n").await;
+                assert_eq!(body, "5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n", "{target} {te}");
+            }
+        }
         // HTTP/1.0 knows no chunks: the end of the connection is that of the body.
         client
             .say("GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")

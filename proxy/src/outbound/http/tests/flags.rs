@@ -2,6 +2,7 @@
 //! inbound side's, whose tests raise it.
 
 use super::{
+    blame::reset,
     resilience::{held, policy, until},
     support::{Sidecar, Upstream, local, raw, rule, status, text},
 };
@@ -16,12 +17,27 @@ use linnet_mesh::{
         Share, StringMatch, Unresolved,
     },
 };
-use std::{net::SocketAddr, rc::Rc, time::Duration};
-use tokio::net::TcpListener;
+use std::{net::SocketAddr, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 /// A sidecar whose one rule has these filters, after one request.
 async fn filtered(filters: Filters, endpoint: SocketAddr) -> Sidecar {
     asked(Sidecar::new(Some(vec![rule(filters)]), &[endpoint])).await
+}
+
+/// A server that ends each connection once it has heard something.
+async fn hanging_up() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.read_u8().await.unwrap();
+        }
+    });
+    address
 }
 
 async fn asked(sidecar: Sidecar) -> Sidecar {
@@ -118,7 +134,7 @@ async fn raise(flag: &str) -> Sidecar {
             drop(closed);
             asked(Sidecar::new(None, &[address])).await
         }
-        "UC" => asked(Sidecar::new(None, &[raw("HTTP/1.1 nonsense\r\n").await])).await,
+        "UC" => asked(Sidecar::new(None, &[hanging_up().await])).await,
         "UO" => {
             let sidecar = Sidecar::new(None, &[good.address]);
             sidecar.called(policy(ConnectionPool {
@@ -175,14 +191,15 @@ async fn raise(flag: &str) -> Sidecar {
         }
         "DC" => {
             let (silent, _gate) = held().await;
-            let sidecar = Rc::new(Sidecar::new(None, &[silent.address]));
-            let caller = sidecar.clone();
-            let caller = tokio::task::spawn_local(async move { caller.get("/").await });
+            let sidecar = Sidecar::new(None, &[silent.address]);
+            let mut caller = sidecar.connect().await;
+            let request = b"GET / HTTP/1.1\r\nhost: payment\r\n\r\n";
+            caller.write_all(request).await.unwrap();
             until(|| silent.count() == 1).await;
-            caller.abort();
-            assert!(caller.await.unwrap_err().is_cancelled());
-            Rc::into_inner(sidecar).unwrap()
+            reset(caller);
+            sidecar
         }
+        "UPE" => asked(Sidecar::new(None, &[raw("220 smtp\r\n\r\n").await])).await,
         "DPE" => {
             let sidecar = Sidecar::new(None, &[good.address]);
             let request = Request::get("/").header("host", "payment");
