@@ -9,6 +9,7 @@ mod origination;
 mod resilience;
 mod retries;
 mod rules;
+mod streams;
 mod support;
 mod unavailable;
 
