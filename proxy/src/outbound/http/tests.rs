@@ -5,6 +5,7 @@ mod balancing;
 mod connections;
 mod cors;
 mod flags;
+mod heads;
 mod origination;
 mod resilience;
 mod retries;
