@@ -18,6 +18,7 @@ pub(crate) mod progress;
 pub(crate) mod replay;
 pub(crate) mod rescue;
 pub(crate) mod serve;
+pub(crate) mod target;
 pub(crate) mod tee;
 pub(crate) mod upgrade;
 

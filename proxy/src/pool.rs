@@ -301,6 +301,8 @@ impl Drop for Room {
 #[derive(Debug)]
 pub(crate) struct Streams {
     open: Cell<u32>,
+    /// Most that the peer takes at a time, as far as it has said.
+    most: Cell<u32>,
     /// When the last one ended.
     idle_since: Cell<Instant>,
 }
@@ -309,6 +311,7 @@ impl Streams {
     pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
             open: Cell::new(0),
+            most: Cell::new(u32::MAX),
             idle_since: Cell::new(Instant::now()),
         })
     }
@@ -320,6 +323,16 @@ impl Streams {
 
     pub(crate) fn count(&self) -> u32 {
         self.open.get()
+    }
+
+    /// Takes note of how many the peer takes at a time.
+    pub(crate) fn limit(&self, most: usize) {
+        self.most.set(u32::try_from(most).unwrap_or(u32::MAX));
+    }
+
+    /// Reports whether the peer would begin with one more at once.
+    pub(crate) fn has_room(&self) -> bool {
+        self.open.get() < self.most.get()
     }
 
     /// Since when there is none; `None`: there are.

@@ -13,6 +13,8 @@ use tokio::{
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) head: String,
+    /// The same, where it is no text.
+    pub(crate) bytes: Vec<u8>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -81,9 +83,9 @@ async fn serve(mut stream: TcpStream, noted: &Mutex<Vec<Seen>>) -> std::io::Resu
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await?);
         }
-        let head = String::from_utf8_lossy(&head).into_owned();
         let mut seen = Seen {
-            head,
+            head: String::from_utf8_lossy(&head).into_owned(),
+            bytes: head,
             body: Vec::new(),
         };
         if seen.values("transfer-encoding").is_empty() {

@@ -17,7 +17,7 @@ use tokio::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Frame types (RFC 9113, 6).
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
@@ -25,8 +25,8 @@ const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 /// Flags.
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 /// `GET http://payment/`, HPACK.
 const GET: &[u8] = b"\x82\x86\x84\x41\x07payment";
 /// `POST http://payment/`.
@@ -70,18 +70,18 @@ fn length(length: usize) -> Vec<u8> {
 
 /// What a server said.
 #[derive(Debug, Default)]
-struct Said {
+pub(crate) struct Said {
     /// It ended the connection.
     ended: bool,
     /// GOAWAY's code.
-    goaway: Option<u32>,
-    resets: u32,
+    pub(crate) goaway: Option<u32>,
+    pub(crate) resets: u32,
     /// The first byte of each response's head.
-    heads: Vec<u8>,
+    pub(crate) heads: Vec<u8>,
 }
 
 impl Said {
-    fn successes(&self) -> usize {
+    pub(crate) fn successes(&self) -> usize {
         self.heads.iter().filter(|head| **head == OK).count()
     }
 
@@ -108,7 +108,11 @@ impl Said {
 }
 
 /// Sends all, reading meanwhile, until the server ends the connection or `done`.
-async fn exchange(address: SocketAddr, bytes: Vec<u8>, done: impl Fn(&Said) -> bool) -> Said {
+pub(crate) async fn exchange(
+    address: SocketAddr,
+    bytes: Vec<u8>,
+    done: impl Fn(&Said) -> bool,
+) -> Said {
     let connection = TcpStream::connect(address).await.unwrap();
     let (mut reader, mut writer) = connection.into_split();
     let writing = tokio::spawn(async move {

@@ -23,5 +23,6 @@ mod slow;
 #[path = "../mesh/support.rs"]
 mod support;
 mod table;
+mod targets;
 mod tokens;
 mod wire;

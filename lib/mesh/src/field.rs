@@ -5,6 +5,9 @@
 //! `_`, so that `x_user` and `x.user` are `x-user` to an application. A host is the same one
 //! with or without its port, its final dot and capitals.
 
+use http::{HeaderMap, HeaderName, header::COOKIE};
+use std::borrow::Cow;
+
 /// Reports whether some application reads a header's name as `known`: letters and digits are
 /// the same, ASCII case aside, and where one name has another character, so has the other.
 pub fn reads_as(name: &str, known: &str) -> bool {
@@ -12,6 +15,27 @@ pub fn reads_as(name: &str, known: &str) -> bool {
         && name.bytes().zip(known.bytes()).all(|(a, b)| {
             a.eq_ignore_ascii_case(&b) || !a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric()
         })
+}
+
+/// Returns the value of a header, `None` where it is absent. Several values are joined: by
+/// commas (RFC 9110, 5.3), cookies as the one field that HTTP/2 clients cut them from (RFC
+/// 9113, 8.2.3).
+pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.as_bytes();
+    let Some(second) = values.next() else {
+        return Some(Cow::Borrowed(first));
+    };
+    let between: &[u8] = match *name {
+        COOKIE => b"; ",
+        _ => b",",
+    };
+    let mut all = first.to_vec();
+    for value in std::iter::once(second).chain(values) {
+        all.extend_from_slice(between);
+        all.extend_from_slice(value.as_bytes());
+    }
+    Some(Cow::Owned(all))
 }
 
 /// Returns a host without user, port and final dot.

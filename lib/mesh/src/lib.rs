@@ -17,6 +17,7 @@ pub mod regexes;
 pub mod route;
 pub mod service;
 pub mod spiffe;
+pub mod target;
 pub mod workload;
 
 pub use endpoint::Endpoint;

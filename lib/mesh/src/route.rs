@@ -27,6 +27,11 @@ use crate::{
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+/// What a proxy that ends TLS says of the client's scheme.
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The schemes of HTTP.
+const SCHEMES: [&str; 2] = ["http", "https"];
+
 /// The rules of one service port, in order: the first that matches decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoutes {
@@ -172,6 +177,19 @@ impl StringMatch {
         }
     }
 
+    /// Whether bytes that are not text satisfy the condition. An expression sees a replacement
+    /// character for each part that is none.
+    fn matches_bytes(&self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Exact(exact) => bytes == exact.as_bytes(),
+            Self::Prefix(prefix) => bytes.starts_with(prefix.as_bytes()),
+            Self::Segments(prefix) => bytes
+                .strip_prefix(prefix.as_bytes())
+                .is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'/')),
+            Self::Regex(_) => self.matches(&String::from_utf8_lossy(bytes)),
+        }
+    }
+
     fn matches_ignoring_case(&self, text: &str) -> bool {
         match self {
             Self::Exact(exact) => text.eq_ignore_ascii_case(exact),
@@ -241,10 +259,27 @@ pub struct RequestParts<'a> {
     pub query: &'a str,
     /// `Host` or `:authority`.
     pub authority: &'a str,
-    /// `http` or `https`.
+    /// `http` or `https`, by the request's own target.
     pub scheme: &'a str,
     /// The headers.
     pub headers: &'a HeaderMap,
+}
+
+impl<'a> RequestParts<'a> {
+    /// The scheme that the client asked by: the first that `x-forwarded-proto` names, where
+    /// TLS was ended before the pod, or else the target's own. Routes are followed for a pod's
+    /// own application alone, which is believed.
+    pub fn scheme(&self) -> &'a str {
+        let Some(forwarded) = self.headers.get(&X_FORWARDED_PROTO) else {
+            return self.scheme;
+        };
+        let first = forwarded.as_bytes().split(|byte| *byte == b',').next();
+        let first = first.unwrap_or_default().trim_ascii();
+        SCHEMES
+            .into_iter()
+            .find(|scheme| first.eq_ignore_ascii_case(scheme.as_bytes()))
+            .unwrap_or(self.scheme)
+    }
 }
 
 impl HttpRoutes {
@@ -350,7 +385,9 @@ impl RequestMatch {
                 return Some(Mismatch::Authority(wanted));
             }
         }
-        if let Some(wanted) = failing(&self.scheme, request.scheme) {
+        if let Some(wanted) = &self.scheme
+            && !wanted.matches(request.scheme())
+        {
             return Some(Mismatch::Scheme(wanted));
         }
         let mut headers = self.headers.iter();
@@ -384,27 +421,21 @@ impl QueryMatch {
 }
 
 impl HeaderMatch {
-    /// Whether the condition holds. Several values of one header are joined by
-    /// commas (RFC 9110, 5.3).
+    /// Whether the condition holds. Several values of one header are joined
+    /// ([`field::joined`]) and compared byte by byte. A value that is not text (UTF-8) may have
+    /// a prefix or match an expression, as in Envoy, but never fulfils a negation: some reader
+    /// takes its bytes for other letters, and what is to be kept away would pass.
     pub fn matches(&self, headers: &HeaderMap) -> bool {
-        let mut values = headers.get_all(&self.name).iter();
-        let holds = match (values.next(), &self.value) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(first), Some(condition)) => {
-                let rest: Vec<_> = values.collect();
-                if rest.is_empty() {
-                    first.to_str().is_ok_and(|text| condition.matches(text))
-                } else {
-                    let all: Result<Vec<_>, _> = std::iter::once(first)
-                        .chain(rest)
-                        .map(http::HeaderValue::to_str)
-                        .collect();
-                    all.is_ok_and(|all| condition.matches(&all.join(",")))
-                }
-            }
+        let Some(value) = field::joined(headers, &self.name) else {
+            return self.negate;
         };
-        holds != self.negate
+        let Some(condition) = &self.value else {
+            return !self.negate;
+        };
+        match str::from_utf8(&value) {
+            Ok(text) => condition.matches(text) != self.negate,
+            Err(_) => !self.negate && condition.matches_bytes(&value),
+        }
     }
 }
 

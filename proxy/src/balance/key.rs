@@ -92,7 +92,7 @@ impl<'a> Asker<'a> {
                 .find(|(key, _)| key == name)
                 .map(|(_, value)| hash(value.as_bytes())),
             HashKey::Cookie { name, path, ttl } => cookie(headers, name)
-                .map(|value| hash(value.as_bytes()))
+                .map(hash)
                 .or_else(|| Some(self.make_up(name, path.as_deref(), (*ttl)?))),
         }
     }
@@ -116,18 +116,17 @@ impl<'a> Asker<'a> {
 }
 
 /// A cookie's value, without the quotes it may have.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| {
-            let bare = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
-            bare.unwrap_or(value)
-        })
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let values = headers.get_all(COOKIE).iter();
+    let mut pairs = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let value = pairs.find_map(|pair| {
+        let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        rest.strip_prefix(b"=")
+    })?;
+    let bare = value
+        .strip_prefix(b"\"")
+        .and_then(|v| v.strip_suffix(b"\""));
+    Some(bare.unwrap_or(value))
 }
 
 #[cfg(test)]
@@ -172,6 +171,19 @@ mod tests {
         let connection = Asker::connection(Some([10, 0, 0, 1].into()));
         assert_eq!(connection.key(&HashKey::SourceIp), expected);
         assert_eq!(connection.key(&header("x-user")), None);
+    }
+
+    #[test]
+    fn a_cookie_is_found_beside_one_that_is_not_text() {
+        let mut request = request("/", &[]);
+        let value = HeaderValue::from_bytes(b"name=Jos\xe9; sid=7").unwrap();
+        request.headers_mut().insert("cookie", value);
+        let sid = HashKey::Cookie {
+            name: "sid".into(),
+            path: None,
+            ttl: None,
+        };
+        assert_eq!(key_of(&request, &sid), Some(hash(b"7")));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod carrier;
 mod open;
+mod shared;
 mod translate;
 mod unseen;
 
@@ -81,6 +82,8 @@ struct Shared {
     until: Instant,
     served: u32,
     streams: Rc<Streams>,
+    /// It takes one of the pool's places.
+    is_counted: bool,
 }
 
 /// A response, and what its exchange holds until it ends.
@@ -168,13 +171,16 @@ impl Home for Connections {
 
 impl Member for Connections {
     fn give_up_idle(&self, pool: &Rc<Pool>) -> bool {
-        if self.waiters.get() > 0 {
-            return false;
-        }
         let mut idle = self.idle.borrow_mut();
         let of_pool = |idle: &Idle| Rc::ptr_eq(&idle.connection.pool, pool);
         let position = idle.iter().position(of_pool);
-        position.map(|position| idle.remove(position)).is_some()
+        match position.filter(|_| self.waiters.get() == 0) {
+            Some(position) => {
+                idle.remove(position);
+                true
+            }
+            None => self.give_up_shared(pool),
+        }
     }
 }
 
@@ -220,7 +226,6 @@ impl Connections {
     fn take_shared(&self, pool: &Rc<Pool>) -> Option<(http2::SendRequest<Body>, StreamSlot)> {
         let now = clock::now();
         let mut all = self.shared.borrow_mut();
-        let policy = &pool.policy.pool;
         let mut position = 0;
         while let Some(shared) = all.get_mut(position) {
             if shared.is_over(now) {
@@ -228,12 +233,8 @@ impl Connections {
                 all.remove(position);
                 continue;
             }
-            let room = policy
-                .max_concurrent_streams
-                .is_none_or(|most| shared.streams.count() < most);
-            if room && Rc::ptr_eq(&shared.pool, pool) {
-                shared.served += 1;
-                return Some((shared.sender.clone(), shared.streams.open()));
+            if shared.may_take(pool) && shared.streams.has_room() {
+                return Some(shared.take());
             }
             position += 1;
         }
@@ -290,7 +291,7 @@ impl Connections {
         let usable = |idle: &mut Idle| !idle.is_stale(now) && idle.connection.codec.is_quiet();
         self.idle.borrow_mut().retain_mut(usable);
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|shared| !shared.is_over(now));
+        shared.retain(|shared| !shared.is_over(now) && !shared.is_in_the_way());
         self.carriers.expire(now);
     }
 }

@@ -4,7 +4,7 @@
 //! A client's own spelling of a name that this hop sets is worth nothing, wherever it stands:
 //! in the head or in the trailers, with `-` or with what CGI reads as `-`.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use linnet_mesh::field::reads_as;
 
 /// Fields that this hop sets or frames by, and that have a dash: another spelling of them is
@@ -67,6 +67,17 @@ pub(crate) fn is_shadow(name: &str) -> bool {
     name.bytes().any(odd) && OWN.iter().any(|own| reads_as(name, own))
 }
 
+/// Reports whether a list of tokens has one, in any case.
+pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
+    tokens(value).any(|said| said.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Returns the parts of a value that is a list, whether or not all of it is text.
+pub(crate) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let parts = value.as_bytes().split(|byte| *byte == b',');
+    parts.map(<[u8]>::trim_ascii)
+}
+
 /// Removes other spellings of what this hop sets or frames by.
 pub(crate) fn drop_shadows(headers: &mut HeaderMap) {
     drop_those(headers, |name| is_shadow(name.as_str()));
@@ -96,7 +107,6 @@ fn drop_those(headers: &mut HeaderMap, which: impl Fn(&HeaderName) -> bool) {
 mod tests {
     use super::*;
     use crate::http::found::Found;
-    use http::HeaderValue;
 
     /// Each spelling of a name that differs from it in one of the characters that CGI reads
     /// as a dash, or in all.
@@ -122,6 +132,21 @@ mod tests {
                 assert!(headers.is_empty(), "{spelling}");
                 assert!(!may_trail(&name), "{spelling}");
             }
+        }
+    }
+
+    #[test]
+    fn a_token_is_found_beside_bytes_that_are_no_text() {
+        for (value, found) in [
+            (&b"close"[..], true),
+            (b"keep-alive, Close", true),
+            (b"\xe9, close ,x", true),
+            (b"close\xe9", false),
+            (b"closed", false),
+            (b"", false),
+        ] {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            assert_eq!(has_token(&value, "close"), found, "{value:?}");
         }
     }
 

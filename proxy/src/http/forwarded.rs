@@ -10,11 +10,13 @@ use super::{
     found::Found,
     host::{are_same, has_one_reading},
 };
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
     header::{self, CONNECTION, HOST, PROXY_AUTHENTICATE, TE, UPGRADE},
     uri::{Authority, PathAndQuery, Scheme},
 };
+use std::borrow::Cow;
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -48,7 +50,7 @@ pub(crate) struct NamedTwo;
 fn wants_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
         && request.headers().contains_key(UPGRADE)
-        && connection_tokens(request.headers()).any(|t| t.eq_ignore_ascii_case("upgrade"))
+        && connection_tokens(request.headers()).any(|t| t.eq_ignore_ascii_case(b"upgrade"))
         && !hides_http(request.headers())
 }
 
@@ -81,11 +83,18 @@ pub(crate) fn receive<B>(request: &mut Request<B>, found: Found) -> Result<bool,
         // What goes through such a tunnel would be seen by no policy.
         return Err("CONNECT is not forwarded");
     }
-    if !request.uri().path().starts_with('/') {
-        check_asterisk(request)?;
+    let path = request.uri().path_and_query().map(PathAndQuery::as_str);
+    if !path.is_some_and(|path| path.starts_with('/')) {
+        settle_path(request)?;
     }
     if found.has(Found::SHADOW) {
         field::drop_shadows(request.headers_mut());
+    }
+    if found.has(Found::TE) {
+        settle_te(request.headers_mut());
+    }
+    if found.has(Found::REPEATED) {
+        join_cookies(request.headers_mut());
     }
     if request.version() == Version::HTTP_2 {
         settle_http2(request, found)?;
@@ -105,11 +114,45 @@ pub(crate) fn receive<B>(request: &mut Request<B>, found: Found) -> Result<bool,
 }
 
 /// Checks a target that is no path: `*` is OPTIONS' alone (RFC 9112, 3.2.4), and
-/// `GET admin` would be no path to a policy, and one to a careless application.
-fn check_asterisk<B>(request: &Request<B>) -> Result<(), &'static str> {
-    match request.uri().path() == "*" && request.method() == Method::OPTIONS {
+/// `GET admin` would be no path to a policy, and one to a careless application. A host with
+/// a query alone has the path `/` (RFC 9112, 3.2.1).
+fn settle_path<B>(request: &mut Request<B>) -> Result<(), &'static str> {
+    const NO_PATH: &str = "its target is no path";
+    let uri = request.uri();
+    let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if path.starts_with('?') && uri.authority().is_some() && request.version() != Version::HTTP_2 {
+        let rooted = PathAndQuery::try_from(format!("/{path}")).map_err(|_| NO_PATH)?;
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(rooted);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| NO_PATH)?;
+        return Ok(());
+    }
+    match path == "*" && request.method() == Method::OPTIONS {
         true => Ok(()),
-        false => Err("its target is no path"),
+        false => Err(NO_PATH),
+    }
+}
+
+/// Leaves of `TE` what the next hop may go by: transfer codings are this hop's business, and
+/// trailers are forwarded (RFC 9110, 10.1.4).
+fn settle_te(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(TE).iter();
+    match values.any(|value| field::has_token(value, "trailers")) {
+        true => drop(headers.insert(TE, HeaderValue::from_static("trailers"))),
+        false => drop(headers.remove(TE)),
+    }
+}
+
+/// Makes one field of cookies that come in several, as HTTP/2 clients send them (RFC 9113,
+/// 8.2.3): whoever looks for one sees what an application of HTTP/1 does.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let joined = match linnet_mesh::field::joined(headers, &header::COOKIE) {
+        Some(Cow::Owned(joined)) => HeaderValue::from_maybe_shared(Bytes::from(joined)),
+        _ => return,
+    };
+    // Values that a header had are one that a header may have.
+    if let Ok(joined) = joined {
+        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -182,14 +225,10 @@ fn settle_http2<B>(request: &mut Request<B>, found: Found) -> Result<(), &'stati
     Ok(())
 }
 
-fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
+fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(CONNECTION).iter();
+    let tokens = values.flat_map(field::tokens);
+    tokens.filter(|token| !token.is_empty())
 }
 
 /// Makes a response's head the previous hop's, as it arrives.
@@ -212,8 +251,11 @@ pub(crate) fn response_head(headers: &mut HeaderMap, version: Version, upgrade: 
 /// anyway: then this is empty.
 fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     connection_tokens(headers)
-        .filter(|token| !HOP.iter().any(|hop| token.eq_ignore_ascii_case(hop)))
-        .filter_map(|token| token.parse().ok())
+        .filter(|token| {
+            let mut hops = HOP.iter();
+            !hops.any(|hop| token.eq_ignore_ascii_case(hop.as_bytes()))
+        })
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .collect()
 }
 

@@ -26,6 +26,8 @@ impl Found {
     pub(crate) const REPEATED: Self = Self(1 << 8);
     /// Another spelling of a name that this hop sets.
     pub(crate) const SHADOW: Self = Self(1 << 9);
+    /// Which transfer codings the client takes, and whether trailers.
+    pub(crate) const TE: Self = Self(1 << 10);
     /// The word of a sidecar that an application has not seen a request.
     pub(crate) const UNDELIVERED: Self = Self(1 << 15);
 
@@ -38,6 +40,7 @@ impl Found {
         for name in headers.keys() {
             let name = name.as_str();
             let one = match name.len() {
+                2 if name == "te" => Self::TE,
                 4 if name == "host" => Self::HOST,
                 7 if name == "upgrade" => Self::UPGRADE,
                 10 if name == "connection" => Self::CONNECTION,
@@ -81,6 +84,7 @@ mod tests {
     #[test]
     fn each_name_is_found_by_itself() {
         for (name, found) in [
+            ("te", Found::TE),
             ("host", Found::HOST),
             ("upgrade", Found::UPGRADE),
             ("connection", Found::CONNECTION),

@@ -5,7 +5,7 @@
 //! What is kept of a request costs no allocation, unless its policies go by its
 //! headers.
 
-use crate::{access_log::Record, error::Error};
+use crate::{access_log::Record, error::Error, http::target::Sent};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header::HOST};
 use slab::Slab;
 use std::{
@@ -47,6 +47,7 @@ struct Open {
 pub(crate) struct Head {
     method: Method,
     uri: Uri,
+    sent: Option<Box<Sent>>,
     version: Version,
     host: Option<HeaderValue>,
     headers: Option<HeaderMap>,
@@ -59,6 +60,7 @@ impl Head {
         Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
+            sent: request.extensions().get::<Sent>().cloned().map(Box::new),
             version: request.version(),
             host: match request.uri().authority() {
                 Some(_) => None,
@@ -73,6 +75,9 @@ impl Head {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
+        if let Some(sent) = &self.sent {
+            request.extensions_mut().insert((**sent).clone());
+        }
         match &self.headers {
             Some(headers) => *request.headers_mut() = headers.clone(),
             None => {

@@ -14,6 +14,7 @@ use crate::{
         exchange::Exchange,
         found::Found,
         grant::{Asks, Head, Side, Withdrawal},
+        target::path_in_latin_1,
     },
 };
 use http::{Request, Response};
@@ -64,6 +65,8 @@ impl Arrival {
             (Ok(_), Some(policies), Ok(_)) if !whole && policies.go_by_headers() => unknown(),
             (Ok(_), Some(policies), Ok(authority)) => {
                 let http = as_asked(request, authority, accepted(&token));
+                let latin_1 = path_in_latin_1(request.uri(), request.extensions());
+                let http = self.strictest(policies, caller, http, latin_1.as_deref());
                 let decision = policies.decide(Scope::Enforced, &connection, Some(&http));
                 if decision.allowed {
                     return None;

@@ -12,7 +12,14 @@ use super::{
 use crate::{
     access_log::{Decided, Decision, Names, Record, draw_sample},
     error::Error,
-    http::{Call, body::Body, forwarded::NamedTwo, grant::Head, upgrade::Callee},
+    http::{
+        Call,
+        body::Body,
+        forwarded::NamedTwo,
+        grant::Head,
+        target::{self, path_in_latin_1},
+        upgrade::Callee,
+    },
 };
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response, header::HOST};
@@ -163,6 +170,8 @@ impl Arrival {
             (Err(refused), ..) => self.unauthenticated(caller, refused),
             (Ok(_), Some(policies), Ok(authority)) => {
                 let http = as_asked(request, authority, accepted(&token));
+                let latin_1 = path_in_latin_1(request.uri(), request.extensions());
+                let http = self.strictest(policies, caller, http, latin_1.as_deref());
                 self.authorize(policies, caller, Some(&http))
             }
             _ => Verdict::default(),
@@ -203,6 +212,27 @@ impl Arrival {
                 decision: Decision::Denied,
                 by: refused.by.as_str().into(),
             }),
+        }
+    }
+
+    /// Returns a request with the other reading of its path, if there is one and policies deny
+    /// that.
+    pub(super) fn strictest<'a>(
+        &self,
+        policies: &Policies,
+        caller: &Caller,
+        request: HttpRequest<'a>,
+        other: Option<&'a str>,
+    ) -> HttpRequest<'a> {
+        let Some(path) = other else {
+            return request;
+        };
+        let other = HttpRequest { path, ..request };
+        let connection = self.connection(caller);
+        let decision = policies.decide(Scope::Enforced, &connection, Some(&other));
+        match decision.allowed {
+            true => request,
+            false => other,
         }
     }
 
@@ -336,7 +366,7 @@ pub(super) fn as_asked<'a, B>(
     HttpRequest {
         method: request.method().as_str(),
         authority,
-        path: request.uri().path(),
+        path: target::path(request.uri(), request.extensions()),
         headers: request.headers(),
         token,
     }

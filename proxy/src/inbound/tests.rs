@@ -34,6 +34,7 @@ mod log;
 mod open;
 mod reading;
 mod server_name;
+mod targets;
 mod translation;
 
 /// What a caller speaks through the mesh.

@@ -26,6 +26,7 @@ use crate::{
         found::Found,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
+        target::Sent,
         upgrade::{Callee, Upgrade, UpgradeLayer},
     },
     thread::Thread,
@@ -321,10 +322,14 @@ pub(crate) fn request_parts<'a, B>(
     authority: &'a str,
 ) -> RequestParts<'a> {
     let uri = request.uri();
+    let (path, query) = match request.extensions().get::<Sent>() {
+        None => (uri.path(), uri.query()),
+        Some(sent) => sent.text(uri),
+    };
     RequestParts {
         method: request.method(),
-        path: uri.path(),
-        query: uri.query().unwrap_or_default(),
+        path,
+        query: query.unwrap_or_default(),
         authority,
         scheme: uri.scheme_str().unwrap_or("http"),
         headers: request.headers(),

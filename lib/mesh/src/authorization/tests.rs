@@ -757,6 +757,75 @@ fn a_federated_identity_has_no_namespace_and_account_of_ours() {
     }
 }
 
+/// Reports whether one rule with one condition lets a request through.
+fn passes_by(
+    request: &HttpRequest<'_>,
+    action: Action,
+    key: &str,
+    any: &[&str],
+    none: &[&str],
+) -> bool {
+    let list = |list: &[&str]| list.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
+    let condition = Condition::new(key, &list(any), &list(none), "shop").unwrap();
+    let rule = Rule {
+        when: vec![condition],
+        ..Rule::default()
+    };
+    let policies = Policies::new([policy("p", action, vec![rule])]);
+    policies
+        .decide(Scope::Enforced, &plaintext(), Some(request))
+        .allowed
+}
+
+/// A value that is not UTF-8 is what a reader of Latin-1 takes it for, too; one that is UTF-8
+/// has one reading.
+#[test]
+fn a_value_that_is_not_text_is_no_way_around_a_policy() {
+    for (value, action, any, none, passes) in [
+        (&b"Jos\xe9"[..], Action::Deny, &["José"][..], &[][..], false),
+        (b"Jos\xe9", Action::Deny, &["Jos*"], &[], false),
+        (b"Jos\xe9", Action::Deny, &[], &["José"], false),
+        (b"Jos\xe9", Action::Allow, &["José"], &[], false),
+        (b"Jos\xe9", Action::Allow, &["Jos*"], &[], true),
+        (b"Jos\xe9", Action::Allow, &[], &["José"], false),
+        ("José".as_bytes(), Action::Deny, &["José"], &[], false),
+        ("José".as_bytes(), Action::Allow, &["José"], &[], true),
+        ("José".as_bytes(), Action::Allow, &[], &["José"], false),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", HeaderValue::from_bytes(value).unwrap());
+        let request = HttpRequest {
+            method: "GET",
+            authority: "shop",
+            path: "/",
+            headers: &headers,
+            token: None,
+        };
+        let key = "request.headers[x-a]";
+        let decided = passes_by(&request, action, key, any, none);
+        assert_eq!(decided, passes, "{value:?} {action:?} {any:?} {none:?}");
+    }
+}
+
+/// HTTP/2 clients cut a cookie into fields, which applications read as one.
+#[test]
+fn cookies_in_several_fields_are_one_value() {
+    let mut headers = HeaderMap::new();
+    for cookie in ["a=1", "b=2"] {
+        headers.append("cookie", HeaderValue::from_static(cookie));
+    }
+    let request = HttpRequest {
+        method: "GET",
+        authority: "shop",
+        path: "/",
+        headers: &headers,
+        token: None,
+    };
+    let key = "request.headers[cookie]";
+    assert!(passes_by(&request, Action::Allow, key, &["a=1; b*"], &[]));
+    assert!(!passes_by(&request, Action::Deny, key, &["a=1; b=2"], &[]));
+}
+
 /// A header by each way in which an application may read it.
 #[test]
 fn a_header_is_compared_by_every_reading() {
@@ -790,16 +859,7 @@ fn a_header_is_compared_by_every_reading() {
             token: None,
         };
         let passes = |action, key: &str, any: &[&str], none: &[&str]| {
-            let list = |list: &[&str]| list.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
-            let condition = Condition::new(key, &list(any), &list(none), "shop").unwrap();
-            let rule = Rule {
-                when: vec![condition],
-                ..Rule::default()
-            };
-            let policies = Policies::new([policy("p", action, vec![rule])]);
-            policies
-                .decide(Scope::Enforced, &plaintext(), Some(&request))
-                .allowed
+            passes_by(&request, action, key, any, none)
         };
         let key = "request.headers[x-a]";
         assert_eq!(!passes(Action::Deny, key, &["b"], &[]), denied, "{lines:?}");

@@ -53,7 +53,7 @@ impl Redirect {
         query: Option<&str>,
         matched: Option<&StringMatch>,
     ) -> String {
-        let scheme = self.scheme.as_deref().unwrap_or(request.scheme);
+        let scheme = self.scheme.as_deref().unwrap_or(request.scheme());
         let mut location = format!("{scheme}://{}", self.host_and_port(request, scheme));
         let path = match &self.path {
             None => request.path.to_owned(),
@@ -73,22 +73,35 @@ impl Redirect {
         location
     }
 
-    /// The requested port goes where another is named, and where it was the
-    /// requested scheme's own and the scheme changes.
+    /// The requested port goes where another is named, and where it was the own one of a
+    /// scheme that was left: the requested one, or the one by which TLS's end called on. A
+    /// rule's port is left so, too, unless the rule names its scheme: for an HTTPRoute it is
+    /// the Service's.
     fn host_and_port(&self, request: &RequestParts<'_>, scheme: &str) -> String {
         let requested = self.authority.as_deref().unwrap_or(request.authority);
         let (host, port) = split_port(requested);
-        let port = match (self.port, port) {
-            (Some(port), _) => Some(port),
-            (None, Some(80)) if request.scheme == "http" && scheme != "http" => None,
-            (None, Some(443)) if request.scheme == "https" && scheme != "https" => None,
-            (None, port) => port,
+        let left = |port: &u16| {
+            let mut schemes = [request.scheme, request.scheme()].into_iter();
+            schemes.any(|before| before != scheme && own_port(before) == Some(*port))
+        };
+        let port = match self.port {
+            Some(port) if self.scheme.is_some() => Some(port),
+            Some(port) => Some(port).filter(|port| !left(port)),
+            None => port.filter(|port| !left(port)),
         };
         // A scheme's own port goes without saying (RFC 3986, 6.2.3).
-        match (port, scheme) {
-            (None, _) | (Some(80), "http") | (Some(443), "https") => host.to_owned(),
-            (Some(port), _) => format!("{host}:{port}"),
+        match port.filter(|port| own_port(scheme) != Some(*port)) {
+            None => host.to_owned(),
+            Some(port) => format!("{host}:{port}"),
         }
+    }
+}
+
+fn own_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
     }
 }
 
@@ -161,6 +174,90 @@ mod tests {
             ..port
         };
         assert_eq!(location(&own, "a:8080", None), "https://a/old/a?q=1");
+    }
+
+    /// Who ended TLS, and said so how: the scheme of redirects and of matches.
+    #[test]
+    fn the_scheme_is_the_one_that_was_forwarded() {
+        let wants = |scheme: &str| super::super::RequestMatch {
+            scheme: Some(StringMatch::Exact(scheme.into())),
+            ..Default::default()
+        };
+        for (own, forwarded, scheme) in [
+            ("http", &[][..], "http"),
+            ("http", &["https"], "https"),
+            ("http", &["HTTPS"], "https"),
+            ("http", &["http"], "http"),
+            ("https", &["http"], "http"),
+            ("http", &["https, http"], "https"),
+            ("http", &["https,http"], "https"),
+            ("http", &[" https "], "https"),
+            ("http", &["http, https"], "http"),
+            ("http", &["https", "http"], "https"),
+            ("http", &[""], "http"),
+            ("https", &[""], "https"),
+            ("http", &["ftp"], "http"),
+            ("http", &["javascript:alert(1)//"], "http"),
+            ("http", &["https://evil"], "http"),
+            ("http", &["httpsx"], "http"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append("x-forwarded-proto", value.parse().unwrap());
+            }
+            let request = RequestParts {
+                method: &Method::GET,
+                path: "/old/a",
+                query: "",
+                authority: "a",
+                scheme: own,
+                headers: &headers,
+            };
+            let location = SAME.location(&request, None, None);
+            assert_eq!(
+                location,
+                format!("{scheme}://a/old/a"),
+                "{own} {forwarded:?}"
+            );
+            for other in ["http", "https"] {
+                let matches = wants(other).matches(&request);
+                assert_eq!(matches, other == scheme, "{own} {forwarded:?} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_port_of_a_scheme_that_was_left_is_left_too() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-proto", "https".parse().unwrap());
+        for (authority, scheme, port, expected) in [
+            ("a", None, None, "https://a/"),
+            ("a:80", None, None, "https://a/"),
+            ("a:443", None, None, "https://a/"),
+            ("a:8443", None, None, "https://a:8443/"),
+            // An HTTPRoute's redirect without a port has its Service's.
+            ("a", None, Some(80), "https://a/"),
+            ("a", None, Some(8443), "https://a:8443/"),
+            ("a", Some("https"), Some(80), "https://a:80/"),
+            ("a:443", Some("http"), None, "http://a/"),
+            ("a:80", Some("http"), None, "http://a/"),
+        ] {
+            let redirect = Redirect {
+                scheme: scheme.map(str::to_owned),
+                port,
+                ..SAME
+            };
+            let request = RequestParts {
+                method: &Method::GET,
+                path: "/",
+                query: "",
+                authority,
+                scheme: "http",
+                headers: &headers,
+            };
+            let location = redirect.location(&request, None, None);
+            assert_eq!(location, expected, "{authority} {scheme:?} {port:?}");
+        }
     }
 
     #[test]

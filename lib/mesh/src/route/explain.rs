@@ -10,6 +10,7 @@ mod tests;
 pub use filters::Words;
 
 use super::{HeaderMatch, HttpRoutes, HttpRule, QueryMatch, RequestParts, StringMatch};
+use crate::field;
 
 /// A condition that does not hold.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,7 +87,7 @@ impl Mismatch<'_> {
             Self::Path(wanted) => differs("path", request.path, wanted),
             Self::Method(wanted) => differs("method", request.method.as_str(), wanted),
             Self::Authority(wanted) => differs("authority", request.authority, wanted),
-            Self::Scheme(wanted) => differs("scheme", request.scheme, wanted),
+            Self::Scheme(wanted) => differs("scheme", request.scheme(), wanted),
             Self::Header(wanted) => header_words(wanted, request),
             Self::Query(name, wanted) => {
                 let is = match QueryMatch::value(name, request.query) {
@@ -104,14 +105,12 @@ impl Mismatch<'_> {
 }
 
 fn header_words(wanted: &HeaderMatch, request: &RequestParts<'_>) -> String {
-    let mut values = request.headers.get_all(&wanted.name).iter().peekable();
-    let is = if values.peek().is_none() {
-        "is absent".to_owned()
-    } else {
-        let values: Vec<_> = values
-            .map(|value| String::from_utf8_lossy(value.as_bytes()))
-            .collect();
-        format!("is {:?}", values.join(","))
+    let is = match field::joined(request.headers, &wanted.name) {
+        None => "is absent".to_owned(),
+        Some(value) => match str::from_utf8(&value) {
+            Ok(text) => format!("is {text:?}"),
+            Err(_) => format!("is \"{}\", which is not UTF-8", value.escape_ascii()),
+        },
     };
     let wants = match (&wanted.value, wanted.negate) {
         (None, false) => "it".to_owned(),

@@ -4,7 +4,10 @@
 //! Everything acts on a head in place; a query string is always kept.
 
 use super::{Answer, Backend, Cors, Fault, RetryPolicy, Share, StringMatch};
-use crate::regexes::{Budget, Regex, RegexError};
+use crate::{
+    regexes::{Budget, Regex, RegexError},
+    target::escaped,
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::HOST,
@@ -198,13 +201,15 @@ fn substitute(substitution: &str, group: &dyn Fn(usize) -> Option<String>, new: 
 const LONGEST_PATH: usize = u16::MAX as usize;
 
 impl Rewrite {
-    /// Rewrites a request's target.
+    /// Rewrites a request's target. `sent`: the path that the rule matched, where the URI has
+    /// it escaped.
     ///
     /// # Errors
     /// A path that is none any more; the request is left as it was.
     pub fn apply(
         &self,
         matched: Option<&StringMatch>,
+        sent: Option<&str>,
         uri: &mut Uri,
         headers: &mut HeaderMap,
     ) -> Result<(), RewriteError> {
@@ -212,7 +217,11 @@ impl Rewrite {
         if let Some(path) = &self.path
             && uri.path().starts_with('/')
         {
-            set_path(uri, path.rewritten(matched, uri.path()))?;
+            let path = match sent {
+                None => path.rewritten(matched, uri.path()),
+                Some(sent) => escaped(path.rewritten(matched, sent).as_bytes()),
+            };
+            set_path(uri, path)?;
         }
         if let Some(authority) = &self.authority {
             set_authority(uri, headers, authority);

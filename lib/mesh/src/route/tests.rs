@@ -243,3 +243,57 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn header_values_that_are_not_ascii_are_compared_by_bytes() {
+    let text = |text: &str| Some(StringMatch::Exact(text.into()));
+    let regex = |pattern: &str| Some(StringMatch::Regex(WholeRegex::new(pattern).unwrap()));
+    for (value, condition, positive, negative) in [
+        ("José".as_bytes(), text("José"), true, false),
+        ("José".as_bytes(), text("Jose"), false, true),
+        ("José".as_bytes(), regex(".+"), true, false),
+        // Latin-1: no text, and still there.
+        (b"Jos\xe9", text("José"), false, false),
+        (b"Jos\xe9", text("x"), false, false),
+        (b"Jos\xe9", regex(".+"), true, false),
+        (b"Jos\xe9", regex("x"), false, false),
+        (b"Jos\xe9", None, true, false),
+        (
+            b"Jos\xe9",
+            Some(StringMatch::Prefix("Jos".into())),
+            true,
+            false,
+        ),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-user", http::HeaderValue::from_bytes(value).unwrap());
+        for (negate, expected) in [(false, positive), (true, negative)] {
+            let condition = HeaderMatch {
+                name: HeaderName::from_static("x-user"),
+                value: condition.clone(),
+                negate,
+            };
+            let holds = condition.matches(&headers);
+            assert_eq!(holds, expected, "{value:?} {condition:?}");
+        }
+    }
+}
+
+#[test]
+fn cookies_in_several_fields_match_as_one() {
+    let mut headers = HeaderMap::new();
+    for cookie in ["a=1", "session=7", "b=2"] {
+        headers.append("cookie", http::HeaderValue::from_static(cookie));
+    }
+    let matches = |condition: StringMatch| {
+        let condition = HeaderMatch {
+            name: http::header::COOKIE,
+            value: Some(condition),
+            negate: false,
+        };
+        condition.matches(&headers)
+    };
+    assert!(matches(StringMatch::Exact("a=1; session=7; b=2".into())));
+    let usual = "^(.*?;)?( )?(session=7)(;.*)?$";
+    assert!(matches(StringMatch::Regex(WholeRegex::new(usual).unwrap())));
+}

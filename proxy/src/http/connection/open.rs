@@ -2,6 +2,7 @@
 
 use super::{
     Connections, Shared,
+    shared::{self, Taken},
     translate::{self, First, Probe, Speaks},
     unseen,
 };
@@ -9,11 +10,11 @@ use crate::{
     clock, connect,
     error::Error,
     http::{
-        CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, STREAM_WINDOW, aged, body::Body,
-        lease::Http1, one::client,
+        CONNECTION_WINDOW, LARGEST_HEAD, LocalExecutor, MAX_AGE, STREAM_WINDOW, aged, lease::Http1,
+        one::client,
     },
     io::Gather,
-    pool::{Limit, Pool, Room, StreamSlot, Streams},
+    pool::{Limit, Member, Pool, Room, Streams},
     stream::Stream,
     tls::Tls,
 };
@@ -22,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use linnet_mesh::protocol::MeshProtocol;
 use std::{
     cell::Cell,
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -183,21 +185,36 @@ pub(super) async fn http2(
     connections: &Rc<Connections>,
     pool: &Rc<Pool>,
     others: bool,
-) -> Result<(two::SendRequest<Body>, StreamSlot), Error> {
-    let _pending = pool.take(Limit::Pending)?;
-    let _opening = turn(connections).await?;
-    if let Some(found) = connections.take_shared(pool) {
-        return Ok(found);
+) -> Result<Taken, Error> {
+    if !connections.has_full(pool) {
+        let _pending = pool.take(Limit::Pending)?;
+        let opening = turn(connections).await?;
+        if let Some(found) = connections.take_shared(pool) {
+            return Ok(found);
+        }
+        if connections.known.speaks_http1_alone() && translate::is_application(connections, pool) {
+            // Somebody has found that out meanwhile.
+            return Err(translate::not_http2(connections, "it speaks HTTP/1 alone"));
+        }
+        if !connections.has_full(pool) {
+            let stream = open(tls, connections, pool, MeshProtocol::Http2, others).await;
+            let stream = noted(connections, stream)?;
+            return handshake(connections, pool, stream, Room::unbounded(pool), false).await;
+        }
+        drop(opening);
     }
-    if connections.known.speaks_http1_alone() && translate::is_application(connections, pool) {
-        // Somebody has found that out meanwhile.
-        return Err(translate::not_http2(connections, "it speaks HTTP/1 alone"));
-    }
-    let room = Room::unbounded(pool);
-    let stream = noted(
-        connections,
-        open(tls, connections, pool, MeshProtocol::Http2, others).await,
-    )?;
+    shared::further(tls, connections, pool).await
+}
+
+/// Makes a stream an HTTP/2 connection, whose first stream it returns. `is_counted`: it takes
+/// one of the pool's places.
+pub(super) async fn handshake(
+    connections: &Rc<Connections>,
+    pool: &Rc<Pool>,
+    stream: Stream,
+    room: Room,
+    is_counted: bool,
+) -> Result<Taken, Error> {
     let application = translate::is_application(connections, pool);
     let chose_http2 = stream.chosen().map(|name| name == b"h2");
     if application && chose_http2 == Some(false) {
@@ -210,7 +227,9 @@ pub(super) async fn http2(
     };
     let (stream, first) = Probe::new(stream);
     let stream = Gather::new(stream);
-    let (sender, connection) = two::Builder::new(LocalExecutor)
+    let (sender, mut connection) = two::Builder::new(LocalExecutor)
+        // Until the peer has said so itself.
+        .initial_max_send_streams(shared::streams_at_first(connections, pool))
         .timer(hyper_util::rt::TokioTimer::new())
         .max_header_list_size(LARGEST_HEAD as u32)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -218,23 +237,31 @@ pub(super) async fn http2(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| upstream_error(connections, &error))?;
+    // By its word, where it has given it.
+    if application && chose_http2.is_none() {
+        speaks_http2(connections, translate::spoken(first).await)?;
+    }
+    let streams = Streams::new();
+    // The SETTINGS of an application have been read by now, those of others may come later.
+    streams.limit(connection.current_max_send_streams());
+    let limited = streams.clone();
     let meshed = connections.is_meshed(pool);
     let availability = connections.availability.clone();
     tokio::task::spawn_local(async move {
+        let ended = poll_fn(|context| {
+            let polled = Pin::new(&mut connection).poll(context);
+            limited.limit(connection.current_max_send_streams());
+            polled
+        });
         // Requests that waited for it learn that it is gone, not why.
-        if let Err(error) = connection.await
+        if let Err(error) = ended.await
             && meshed
             && unseen::refusal(&error).is_some()
         {
             availability.mark_undelivered(clock::instant());
         }
     });
-    // By its word, where it has given it.
-    if application && chose_http2.is_none() {
-        speaks_http2(connections, translate::spoken(first).await)?;
-    }
     let longest = pool.policy.pool.max_connection_duration;
-    let streams = Streams::new();
     let slot = streams.open();
     connections.shared.borrow_mut().push(Shared {
         sender: sender.clone(),
@@ -242,7 +269,12 @@ pub(super) async fn http2(
         until: Instant::now() + longest.unwrap_or_else(|| aged(MAX_AGE)),
         served: 1,
         streams,
+        is_counted,
     });
+    if is_counted {
+        let member: Rc<dyn Member> = connections.clone();
+        pool.join(Rc::downgrade(&member));
+    }
     Ok((sender, slot))
 }
 

@@ -17,7 +17,7 @@ use crate::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     uri::{Authority, Scheme},
 };
 use http_body::Body as _;
@@ -281,7 +281,7 @@ fn as_http1(request: Request<Body>) -> Request<Body> {
     head.headers.remove(TE);
     head.headers.remove(TRANSFER_ENCODING);
     frame(&head.method, &mut head.headers, &body);
-    join_cookies(&mut head.headers);
+    forwarded::join_cookies(&mut head.headers);
     Request::from_parts(head, body)
 }
 
@@ -295,21 +295,6 @@ fn frame(method: &Method, headers: &mut HeaderMap, body: &Body) {
     } else if matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
         // Such a request without a body says so (RFC 9110, 8.6).
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-}
-
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut values = headers.get_all(COOKIE).iter();
-    let (Some(first), Some(second)) = (values.next(), values.next()) else {
-        return;
-    };
-    let mut joined = first.as_bytes().to_vec();
-    for value in [second].into_iter().chain(values) {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(value.as_bytes());
-    }
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-        headers.insert(COOKIE, joined);
     }
 }
 

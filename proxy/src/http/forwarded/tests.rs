@@ -39,6 +39,74 @@ fn connection_level_headers_end_here() {
     assert_eq!(names(&request), ["content-length", "host", "te", "x-end"]);
 }
 
+/// Transfer codings are this hop's, trailers may be the next one's.
+#[test]
+fn te_is_trailers_or_nothing() {
+    for (lines, left) in [
+        (&["trailers"][..], Some("trailers")),
+        (&["trailers, gzip"], Some("trailers")),
+        (&["gzip;q=0.5, Trailers"], Some("trailers")),
+        (&["gzip", "trailers"], Some("trailers")),
+        (&["gzip"], None),
+        (&["gzip, trailers;q=0"], None),
+        (&[""], None),
+        (&["trailersx", "x-trailers"], None),
+    ] {
+        for connection in ["te", "close, TE", "close"] {
+            let fields: Vec<_> = lines.iter().map(|line| ("te", *line)).collect();
+            let mut request = hosted(&[&[("connection", connection)], &fields[..]].concat());
+            received(&mut request).unwrap();
+            let values = request.headers().get_all("te").iter();
+            let values: Vec<_> = values.map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(values, Vec::from_iter(left), "{lines:?} {connection}");
+        }
+    }
+}
+
+#[test]
+fn cookies_in_several_fields_become_one() {
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let mut request = hosted(&[
+            ("cookie", "a=1"),
+            ("x-a", "1"),
+            ("cookie", "b=2"),
+            ("x-a", "2"),
+        ]);
+        *request.version_mut() = version;
+        received(&mut request).unwrap();
+        let cookies: Vec<_> = request.headers().get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+        assert_eq!(request.headers().get_all("x-a").iter().count(), 2);
+    }
+}
+
+/// What a value has besides text hides no name beside it.
+#[test]
+fn a_connection_header_that_is_not_text_names_what_it_names() {
+    let mut request = hosted(&[("x-hop", "1")]);
+    let value = HeaderValue::from_bytes(b"\xe9, x-hop").unwrap();
+    request.headers_mut().insert("connection", value);
+    received(&mut request).unwrap();
+    assert_eq!(names(&request), ["host"]);
+}
+
+/// A host with a query alone has the path `/`; HTTP/2 has no such target.
+#[test]
+fn a_path_is_never_empty() {
+    let mut absolute = hosted(&[]);
+    *absolute.uri_mut() = "http://shop?a".parse().unwrap();
+    received(&mut absolute).unwrap();
+    assert_eq!(absolute.uri().path_and_query().unwrap().as_str(), "/?a");
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let mut request = hosted(&[]);
+        *request.version_mut() = version;
+        let mut parts = http::uri::Parts::default();
+        parts.path_and_query = Some("?a".parse().unwrap());
+        *request.uri_mut() = Uri::from_parts(parts).unwrap();
+        assert!(received(&mut request).is_err());
+    }
+}
+
 #[test]
 fn connection_does_not_name_what_is_for_the_last_recipient() {
     for name in END_TO_END {

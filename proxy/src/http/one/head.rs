@@ -1,7 +1,8 @@
 //! Heads that are read, by httparse, as hyper reads them (RFC 9112, 2 to 6).
 
 use super::{Error, MOST_HEADERS, body::Framing};
-use crate::http::{LARGEST_HEAD, host::has_one_reading};
+pub(super) use crate::http::field::has_token;
+use crate::http::{LARGEST_HEAD, host::has_one_reading, target};
 use bytes::{Buf, Bytes};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -92,7 +93,29 @@ pub(super) fn skip_empty_lines(unread: &mut Bytes) -> usize {
 /// # Errors
 /// It is malformed or too large.
 pub(super) fn request(unread: &mut Bytes) -> Head<Request<()>, Asked> {
-    let bytes = unread.clone();
+    match parse_request(unread, unread.clone(), None) {
+        Err(Error::Malformed(why)) => retry_request(unread, why),
+        parsed => parsed,
+    }
+}
+
+/// Reads a head again that was refused, as it should be if all that is wrong is a target that
+/// is no text; says else what is wrong with its target, if anything.
+#[cold]
+fn retry_request(unread: &mut Bytes, why: &'static str) -> Head<Request<()>, Asked> {
+    let head = &unread[..unread.len().min(LARGEST_HEAD + 1)];
+    if let Some((text, sent)) = target::as_text(head) {
+        return parse_request(unread, text, Some(&sent));
+    }
+    Err(Error::Malformed(target::blame(head).unwrap_or(why)))
+}
+
+/// Parses a head. `bytes`: what is unread, as text; `sent`: its target, where it is no text.
+fn parse_request(
+    unread: &mut Bytes,
+    bytes: Bytes,
+    sent: Option<&[u8]>,
+) -> Head<Request<()>, Asked> {
     let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let status = httparse::ParserConfig::default().parse_request_with_uninit_headers(
@@ -115,8 +138,11 @@ pub(super) fn request(unread: &mut Bytes) -> Head<Request<()>, Asked> {
     }
     let method = Method::from_bytes(method.as_bytes());
     let method = method.map_err(|_| Error::Malformed("its method"))?;
-    let target = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes()));
-    let target = target.map_err(|_| Error::Malformed("its target"))?;
+    let uri = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes()));
+    let (uri, sent) = match uri {
+        Ok(uri) if sent.is_none() && target::is_all_of(&uri, target) => (uri, None),
+        _ => target::read(target, sent).map_err(Error::Malformed)?,
+    };
     let mut asked = Asked {
         framing: Framing::Length(0),
         version: version_of(version),
@@ -129,8 +155,11 @@ pub(super) fn request(unread: &mut Bytes) -> Head<Request<()>, Asked> {
     let mut request = Request::new(());
     *request.version_mut() = asked.version;
     *request.method_mut() = method;
-    *request.uri_mut() = target;
+    *request.uri_mut() = uri;
     *request.headers_mut() = headers;
+    if let Some(sent) = sent {
+        request.extensions_mut().insert(sent);
+    }
     drop_front(unread, length);
     Ok(Some((request, asked)))
 }
@@ -430,12 +459,4 @@ fn digits(text: &[u8]) -> Option<u64> {
 pub(super) fn is_chunked(value: &HeaderValue) -> bool {
     let last = value.to_str().ok().and_then(|text| text.rsplit(',').next());
     last.is_some_and(|last| last.trim().eq_ignore_ascii_case("chunked"))
-}
-
-pub(super) fn has_token(value: &HeaderValue, token: &str) -> bool {
-    let Ok(text) = value.to_str() else {
-        return false;
-    };
-    let mut tokens = text.split(',');
-    tokens.any(|said| said.trim().eq_ignore_ascii_case(token))
 }

@@ -398,7 +398,11 @@ where
     let Some(status) = error.status() else {
         return Ok(());
     };
-    write::refusal(link.borrow_mut().wire.out(), status);
+    {
+        let wire = &mut link.borrow_mut().wire;
+        let head = wire.unread().starts_with(b"HEAD ");
+        write::refusal(wire.out(), status, &error.to_string(), head);
+    }
     poll_fn(|context| link.borrow_mut().wire.poll_flush(context)).await?;
     poll_fn(|context| link.borrow_mut().wire.poll_shutdown(context)).await?;
     Ok(())

@@ -6,7 +6,7 @@ use super::{
     head::{Asked, content_length, has_token, is_bodiless, is_chunked},
     wire::Out,
 };
-use crate::http::field::may_trail;
+use crate::http::{field::may_trail, target::Sent};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version,
@@ -126,7 +126,10 @@ pub(super) fn request<B: Body>(
         head.uri.path_and_query(),
     ) {
         (None, None, Some(path)) if !path.as_str().is_empty() => {
-            flat.extend_from_slice(path.as_str().as_bytes());
+            match head.extensions.get::<Sent>() {
+                None => flat.extend_from_slice(path.as_str().as_bytes()),
+                Some(sent) => sent.write(&head.uri, flat),
+            }
         }
         _ => write!(flat, "{}", head.uri).expect("memory takes what is written to it"),
     }
@@ -301,15 +304,21 @@ pub(super) fn interim(out: &mut Out, head: &response::Parts) {
     flat.extend_from_slice(b"\r\n");
 }
 
-/// Writes the answer to a head that could not be read.
-pub(super) fn refusal(out: &mut Out, status: StatusCode) {
-    let (mut head, ()) = Response::new(()).into_parts();
-    head.status = status;
+/// Writes the answer to a head that could not be read, with the reason as its body. `head`: it
+/// is a HEAD's, which has none.
+pub(super) fn refusal(out: &mut Out, status: StatusCode, reason: &str, head: bool) {
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = status;
+    let text = crate::error::Error::BadRequest(reason.to_owned()).text();
     let flat = out.flat();
-    status_line(flat, &head, Version::HTTP_11);
-    flat.extend_from_slice(b"connection: close\r\ncontent-length: 0\r\n");
+    status_line(flat, &parts, Version::HTTP_11);
+    flat.extend_from_slice(b"connection: close\r\ncontent-type: text/plain; charset=utf-8\r\n");
+    length(flat, text.len() as u64);
     date(flat);
     flat.extend_from_slice(b"\r\n");
+    if !head {
+        flat.extend_from_slice(text.as_bytes());
+    }
 }
 
 fn status_line(flat: &mut Vec<u8>, head: &response::Parts, version: Version) {

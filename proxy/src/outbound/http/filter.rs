@@ -7,11 +7,14 @@
 use super::{authority, request_parts};
 use crate::{
     error::Error,
-    http::{body::Body, deadline, exchange::Exchange},
+    http::{body::Body, deadline, exchange::Exchange, target::Sent},
     telemetry::Flags,
 };
 use ::http::{HeaderMap, HeaderValue, Request, Response, header};
-use linnet_mesh::route::{Answer, Backend, Fault, HttpRule};
+use linnet_mesh::{
+    route::{Answer, Backend, Fault, HttpRule},
+    target::escaped,
+};
 use std::{rc::Rc, time::Duration};
 
 /// Waits, then refuses, as often as the fault says.
@@ -43,7 +46,10 @@ pub(super) fn answer(
         Answer::Redirect(redirect) => {
             let parts = request_parts(request, authority(request));
             let matched = rule.matched_path(&parts);
-            let location = redirect.location(&parts, request.uri().query(), matched);
+            let mut location = redirect.location(&parts, request.uri().query(), matched);
+            if request.extensions().get::<Sent>().is_some() {
+                location = escaped(location.as_bytes());
+            }
             let location = HeaderValue::try_from(location)
                 .map_err(|_| Error::BadRequest("its target can't be redirected".to_owned()))?;
             let mut response = Response::new(Body::empty());
@@ -83,8 +89,9 @@ pub(crate) fn request_head<B>(
     if let Some(rewrite) = &rule.filters.rewrite {
         let parts = request_parts(request, authority(request));
         let matched = rule.matched_path(&parts);
+        let sent = (parts.path != uri.path()).then(|| parts.path.to_owned());
         rewrite
-            .apply(matched, &mut uri, request.headers_mut())
+            .apply(matched, sent.as_deref(), &mut uri, request.headers_mut())
             .map_err(|error| Error::BadRequest(error.to_string()))?;
     }
     for edits in edits {

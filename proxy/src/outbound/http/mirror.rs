@@ -4,7 +4,7 @@ use super::{Route, outgoing::Outgoing};
 use crate::{
     balance::Verdict,
     clock,
-    http::{body::Body, tee::tee},
+    http::{body::Body, target::Sent, tee::tee},
     outbound::pass::Goal,
 };
 use ::http::{Request, uri::Authority};
@@ -73,7 +73,10 @@ fn shadow(request: &Request<Body>, body: Body) -> Request<Body> {
         authority: Authority::try_from(shadowed).ok(),
     };
     // Without a path there is nothing that could be refused.
-    let _ = rewrite.apply(None, &mut uri, &mut headers);
+    let _ = rewrite.apply(None, None, &mut uri, &mut headers);
+    if let Some(sent) = request.extensions().get::<Sent>() {
+        copy.extensions_mut().insert(sent.clone());
+    }
     *copy.uri_mut() = uri;
     *copy.headers_mut() = headers;
     copy

@@ -7,11 +7,13 @@ mod clocks;
 mod connections;
 mod cors;
 mod flags;
+mod heads;
 mod messages;
 mod origination;
 mod resilience;
 mod retries;
 mod rules;
+mod streams;
 mod support;
 mod unavailable;
 

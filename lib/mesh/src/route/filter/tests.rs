@@ -7,7 +7,9 @@ fn apply(rewrite: &Rewrite, matched: Option<&StringMatch>, uri: &str) -> (String
     if uri.authority().is_none() {
         headers.insert(HOST, HeaderValue::from_static("payment"));
     }
-    rewrite.apply(matched, &mut uri, &mut headers).unwrap();
+    rewrite
+        .apply(matched, None, &mut uri, &mut headers)
+        .unwrap();
     (uri.to_string(), headers)
 }
 
@@ -15,6 +17,19 @@ fn to(path: &str) -> Rewrite {
     Rewrite {
         path: Some(PathRewrite::Matched(path.into())),
         authority: None,
+    }
+}
+
+/// A target that the URI has escaped is rewritten as it was sent.
+#[test]
+fn a_rewrite_goes_by_the_path_that_was_sent() {
+    let prefix = StringMatch::Prefix("/<a>".into());
+    for (rewrite, expected) in [(to("/b"), "/b/`?q=%22"), (to("/<b>"), "/%3Cb%3E/`?q=%22")] {
+        let mut uri: Uri = "/%3Ca%3E/%60?q=%22".parse().unwrap();
+        let sent = Some("/<a>/`");
+        let applied = rewrite.apply(Some(&prefix), sent, &mut uri, &mut HeaderMap::new());
+        assert_eq!(applied, Ok(()));
+        assert_eq!(uri, expected.replace('`', "%60").as_str());
     }
 }
 
@@ -92,7 +107,7 @@ fn what_is_no_path_is_refused_and_asterisk_is_left() {
         authority: None,
     };
     let mut uri: Uri = "/a%20b".parse().unwrap();
-    let refused = spaced.apply(None, &mut uri, &mut HeaderMap::new());
+    let refused = spaced.apply(None, None, &mut uri, &mut HeaderMap::new());
     assert!(refused.is_err());
     assert_eq!(uri, "/a%20b");
     assert_eq!(apply(&to("/v2"), None, "*").0, "*");
