@@ -4,18 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 use linnet_mesh::regexes::{self, Budget, OF_PROCESS, OF_RESOURCE, OF_THREAD};
-use std::fs;
-
-/// Anonymous memory of this process, bytes.
-fn memory() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let mut lines = status.lines();
-    let line = lines
-        .find_map(|line| line.strip_prefix("RssAnon:"))
-        .unwrap();
-    let kilobytes = line.trim().trim_end_matches(" kB");
-    kilobytes.parse::<usize>().unwrap() * 1024
-}
+use linnet_meter::resident;
 
 /// Patterns that take as much as they can, each another way.
 fn patterns(number: usize) -> [String; 6] {
@@ -31,7 +20,7 @@ fn patterns(number: usize) -> [String; 6] {
 
 #[test]
 fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
-    let before = memory();
+    let before = resident();
     let text = "Ab1é.ddee00".repeat(400);
     let (mut kept, mut refused) = (Vec::new(), 0);
     for number in 0..120 {
@@ -49,7 +38,7 @@ fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
         assert!(regexes::size() <= OF_PROCESS);
     }
     assert!(refused > 20, "the bound is met: {} taken", kept.len());
-    let grown = memory().saturating_sub(before);
+    let grown = resident().saturating_sub(before);
     println!("{} taken, {} KiB", kept.len(), grown / 1024);
     // The allocator rounds up, and keeps what compiling took for a moment.
     assert!(grown < (OF_PROCESS + OF_THREAD) * 3 / 2, "{grown}");
