@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 use linnet_mesh::regexes::{self, Budget, OF_PROCESS, OF_RESOURCE, OF_THREAD};
-use linnet_meter::resident;
+use linnet_meter::{allocated, alone, resident};
 
 /// Patterns that take as much as they can, each another way.
 fn patterns(number: usize) -> [String; 6] {
@@ -20,6 +20,7 @@ fn patterns(number: usize) -> [String; 6] {
 
 #[test]
 fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
+    let _alone = alone();
     let before = resident();
     let text = "Ab1é.ddee00".repeat(400);
     let (mut kept, mut refused) = (Vec::new(), 0);
@@ -45,4 +46,34 @@ fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
     drop(kept);
     assert_eq!(regexes::size(), 0);
     assert!(Budget::of_resource().whole(&patterns(0)[0]).is_ok());
+}
+
+/// What is counted of an expression is what it takes, however little there is to it.
+#[test]
+fn what_an_expression_takes_is_counted() {
+    let _alone = alone();
+    for (what, pattern) in [
+        ("a text", "a"),
+        ("a class", "[a-z]+"),
+        ("words", r"\w+"),
+        ("alternatives", "GET|POST|PUT"),
+        ("groups", r"(\d+)\.(\d+)\."),
+    ] {
+        let (before, counted) = (allocated(), regexes::size());
+        let compiled: Vec<_> = (0..50)
+            .map(|number| {
+                let pattern = format!("{pattern}{number}");
+                let mut budget = Budget::of_resource();
+                (budget.whole(&pattern), budget.replace(&pattern))
+            })
+            .collect();
+        let (taken, counted) = (allocated() - before, regexes::size() - counted);
+        println!("{what}: {taken} bytes, {counted} counted");
+        assert!(
+            compiled
+                .iter()
+                .all(|(whole, replace)| whole.is_ok() && replace.is_ok())
+        );
+        assert!(taken <= counted, "{what}: {taken} bytes, {counted} counted");
+    }
 }
