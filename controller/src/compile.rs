@@ -34,7 +34,8 @@ pub use verdict::{Note, Severity, Status, Verdict};
 pub use virtual_service::{Surroundings, VirtualService};
 
 use crate::object::{Configuration, Kind};
-use linnet_mesh::regexes::Budget;
+use linnet_mesh::{TrustDomain, regexes::Budget};
+use std::sync::Arc;
 
 /// What holds for all resources of an installation.
 #[derive(Clone, Debug)]
@@ -78,6 +79,18 @@ pub(crate) fn closed(configuration: &Configuration) -> Option<Compiled> {
 }
 
 impl Compiled {
+    /// Returns it with its principals under each of these names of the own trust domain.
+    #[must_use]
+    pub(crate) fn under(self, domains: &[TrustDomain]) -> Self {
+        match self {
+            Self::AuthorizationPolicy(mut policy) => {
+                policy.policy = Arc::new(Arc::unwrap_or_clone(policy.policy).under(domains));
+                Self::AuthorizationPolicy(policy)
+            }
+            other => other,
+        }
+    }
+
     /// Whether it stands in for what can't be compiled.
     pub(crate) fn stands_in(&self) -> bool {
         match self {
@@ -96,10 +109,15 @@ pub fn compile(
     configuration: &Configuration,
     context: &Context,
 ) -> Result<(Compiled, Vec<Note>), Vec<Note>> {
+    let too_much = limits::check(configuration);
+    if !too_much.is_empty() {
+        return Err(too_much);
+    }
     compile_within(configuration, context, &mut Budget::of_resource())
 }
 
-/// Compiles a resource whose regular expressions may take so much.
+/// Compiles a resource that is within its own [`limits`], and whose regular expressions
+/// may take so much.
 ///
 /// # Errors
 /// Everything that keeps the resource from taking force, by field.
@@ -108,10 +126,6 @@ pub(crate) fn compile_within(
     context: &Context,
     regexes: &mut Budget,
 ) -> Result<(Compiled, Vec<Note>), Vec<Note>> {
-    let too_much = limits::check(configuration);
-    if !too_much.is_empty() {
-        return Err(too_much);
-    }
     let mut notes = Vec::new();
     let compiled = match configuration.kind {
         Kind::VirtualService => {

@@ -43,8 +43,6 @@ use std::{
 pub struct Index {
     context: Context,
     trust_domain: TrustDomain,
-    /// The trust domain, then its other names.
-    trust_domains: Vec<TrustDomain>,
     path_normalization: PathNormalization,
     cluster: Cluster,
     configurations: Configurations,
@@ -103,11 +101,10 @@ impl Index {
     pub fn new(context: Context, trust_domain: TrustDomain) -> Self {
         Self {
             context,
-            trust_domains: vec![trust_domain.clone()],
             path_normalization: PathNormalization::default(),
+            configurations: Configurations::new(trust_domain.clone()),
             trust_domain,
             cluster: Cluster::default(),
-            configurations: Configurations::default(),
             keys: authentication::FetchedKeys::default(),
             problems: BTreeMap::new(),
             synced: false,
@@ -120,7 +117,7 @@ impl Index {
     /// Says what else the trust domain is called.
     #[must_use]
     pub fn with_aliases(mut self, aliases: Vec<TrustDomain>) -> Self {
-        self.trust_domains.extend(aliases);
+        self.configurations.trust_domains.extend(aliases);
         self
     }
 
@@ -164,6 +161,7 @@ impl Index {
             Change::Apply(Object::Configuration(configuration)) => {
                 self.configurations
                     .set(&configuration, &self.context, &mut self.affected);
+                self.keys.forget_unused();
             }
             Change::Delete(reference) => {
                 use crate::object::Kind;
@@ -177,7 +175,10 @@ impl Index {
                     Kind::Pod => self.cluster.remove_pod(name, &mut self.affected),
                     Kind::Node => self.cluster.remove_node(name, &mut self.affected),
                     Kind::Namespace => self.cluster.remove_namespace(name, &mut self.affected),
-                    _ => self.configurations.remove(&reference, &mut self.affected),
+                    _ => {
+                        self.configurations.remove(&reference, &mut self.affected);
+                        self.keys.forget_unused();
+                    }
                 }
             }
             Change::Problem { origin, reason } => match reason {
@@ -252,7 +253,7 @@ impl Index {
     /// Reports whether an identity is of the mesh's own trust domain, by one of its
     /// names. The namespace and service account of another one say nothing here.
     pub fn is_own(&self, identity: &SpiffeId) -> bool {
-        let mut domains = self.trust_domains.iter();
+        let mut domains = self.configurations.trust_domains.iter();
         domains.any(|domain| domain.as_str() == identity.trust_domain())
     }
 

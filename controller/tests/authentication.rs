@@ -52,7 +52,7 @@ fn told(index: &Index) -> Option<Arc<Authentication>> {
         .authentication
 }
 
-fn rules(index: &Index) -> Vec<JwtRule> {
+fn rules(index: &Index) -> Vec<Arc<JwtRule>> {
     told(index).map_or_else(Vec::new, |told| told.rules().to_vec())
 }
 
@@ -103,7 +103,7 @@ fn every_field_reaches_the_workload() {
         space_delimited: vec!["roles".into()],
         ..JwtRule::refusing(source, 0, String::new())
     };
-    assert_eq!(*rule, expected);
+    assert_eq!(**rule, expected);
     assert_eq!(
         rule.to_string(),
         "RequestAuthentication shop/p, spec.jwtRules[0]"

@@ -10,20 +10,8 @@
 
 use linnet_controller::{compile::Context, index::Index, object::parse_yaml, source::Change};
 use linnet_mesh::{TrustDomain, regexes};
-use std::{fmt::Write as _, fs};
-
-const MIB: usize = 1 << 20;
-
-/// Anonymous memory of this process, bytes.
-fn memory() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let mut lines = status.lines();
-    let line = lines
-        .find_map(|line| line.strip_prefix("RssAnon:"))
-        .unwrap();
-    let kilobytes = line.trim().trim_end_matches(" kB");
-    kilobytes.parse::<usize>().unwrap() * 1024
-}
+use linnet_meter::{MIB, resident};
+use std::fmt::Write as _;
 
 fn apply(index: &mut Index, yaml: &str) {
     for object in parse_yaml(yaml, "test").unwrap() {
@@ -117,7 +105,7 @@ fn index() -> Index {
 /// One test, since what one leaves to the allocator the next would get.
 #[test]
 fn hostile_resources_are_refused_by_name_and_leave_little() {
-    let before = memory();
+    let before = resident();
     let mut index = index();
     for (number, (kind, hostile)) in HOSTILE.into_iter().enumerate() {
         let name = format!("hostile-{number}");
@@ -125,7 +113,7 @@ fn hostile_resources_are_refused_by_name_and_leave_little() {
         let told = verdict(&index, &format!("{kind} evil/{name}"));
         assert!(told.contains("rejected"), "{told}");
         assert!(told.contains("bytes left of the resource's"), "{told}");
-        let grown = memory().saturating_sub(before);
+        let grown = resident().saturating_sub(before);
         println!("{kind} {number}: {} KiB", grown / 1024);
         assert!(grown < 64 * MIB, "{kind}: {} MiB", grown / MIB);
     }
@@ -161,7 +149,7 @@ fn hostile_resources_are_refused_by_name_and_leave_little() {
     apply(&mut index, &virtual_service("quiet", "late", late));
     let told = verdict(&index, "quiet/late");
     assert!(told.contains("accepted"), "{told}");
-    let grown = memory().saturating_sub(before);
+    let grown = resident().saturating_sub(before);
     println!("all: {} KiB", grown / 1024);
     assert!(grown < 128 * MIB, "{} MiB", grown / MIB);
     // Who was there before still is, and edits of it are taken.

@@ -7,8 +7,6 @@
     reason = "a failing unwrap is a failing test with a line number"
 )]
 
-use std::{fs, sync::Mutex};
-
 use axum::body::Body;
 use http_body_util::BodyExt;
 use linnet_injector::{
@@ -19,31 +17,13 @@ use linnet_injector::{
     webhook::Webhook,
 };
 use linnet_mesh::names::annotation;
+use linnet_meter::{MIB, alone, resident_peak};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-const MIB: usize = 1024 * 1024;
 /// What a review may take of memory besides its body, and what it may answer.
 const MEMORY: usize = 24 * MIB;
 const ANSWER: usize = 256 * 1024;
-
-/// The process's memory is measured by one test at a time.
-static MEASURING: Mutex<()> = Mutex::new(());
-
-/// By how much the process grew at most while `work` ran, in bytes.
-fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let status = |name: &str| {
-        let text = fs::read_to_string("/proc/self/status").unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
-        kilobytes.parse::<usize>().unwrap() * 1024
-    };
-    // Sets the peak to what there is.
-    fs::write("/proc/self/clear_refs", "5").unwrap();
-    let before = status("VmRSS:");
-    let result = work();
-    (result, status("VmHWM:").saturating_sub(before))
-}
 
 fn values() -> Vec<String> {
     let mut values = vec![
@@ -94,7 +74,7 @@ fn values() -> Vec<String> {
 
 #[test]
 fn no_annotation_costs_more_than_a_review_may() {
-    let _measuring = MEASURING.lock();
+    let _measuring = alone();
     let config = InjectionConfig::default();
     let shop = Namespace::opted_in("shop");
     let names = KNOWN
@@ -107,7 +87,7 @@ fn no_annotation_costs_more_than_a_review_may() {
                 "metadata": {"name": "p", "annotations": {name: value}},
                 "spec": {"containers": [{"name": "app"}]},
             });
-            let (outcome, memory) = peak(|| inject(&pod, &shop, &config));
+            let (outcome, memory) = resident_peak(|| inject(&pod, &shop, &config));
             let start: String = value.chars().take(40).collect();
             let case = format!("{name}: {start:?}, {} bytes", value.len());
             assert!(memory < MEMORY, "{case}: {memory} bytes of memory");
@@ -220,7 +200,7 @@ fn pods() -> Vec<(&'static str, Value)> {
 
 #[test]
 fn no_pod_costs_more_than_a_review_may() {
-    let _measuring = MEASURING.lock();
+    let _measuring = alone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -247,7 +227,7 @@ fn no_pod_costs_more_than_a_review_may() {
                 response.into_body().collect().await.unwrap().to_bytes(),
             )
         };
-        let ((status, answer), memory) = peak(|| runtime.block_on(asked));
+        let ((status, answer), memory) = resident_peak(|| runtime.block_on(asked));
         assert!(
             memory < MEMORY + 4 * length,
             "{what}: {memory} bytes of memory for {length}"

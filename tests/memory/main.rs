@@ -14,6 +14,7 @@ mod frame;
 mod support;
 
 use frame::frame;
+use linnet_meter::resident;
 use std::{fs, net::SocketAddr, time::Duration};
 use support::{Mesh, Sidecar};
 use tokio::{
@@ -21,29 +22,19 @@ use tokio::{
     net::TcpStream,
 };
 
-const KIB: u64 = 1024;
+const KIB: usize = 1024;
 /// Connections of a flood; fewer where the process may not open as many files.
 const MOST: usize = 10_000;
 /// What has not come to rest by then never does.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Anonymous memory of this process, bytes.
-fn memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
-    kilobytes.parse::<u64>().unwrap() * KIB
-}
-
 /// By how much memory has grown once it has stood still.
-async fn growth(since: u64) -> u64 {
+async fn growth(since: usize) -> usize {
     let settled = async {
-        let mut last = memory();
+        let mut last = resident();
         loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
-            let now = memory();
+            let now = resident();
             if now.abs_diff(last) < 64 * KIB {
                 return now;
             }
@@ -94,7 +85,7 @@ async fn pour(sidecar: SocketAddr, first: &[u8], again: &[u8], times: usize) -> 
 }
 
 #[tokio::test]
-async fn a_flood_leaves_little_in_memory() {
+async fn a_flood_leaves_little_in_resident() {
     let mesh = Mesh::new();
     let app = support::sample().await.addresses().http.unwrap();
     let services = "inboundMtls: PERMISSIVE\nservices: {}\n";
@@ -136,7 +127,7 @@ async fn a_flood_leaves_little_in_memory() {
             [frame(1, 1, 1, &[]), frame(9, 0, 1, &[0; 64])].concat(),
         ),
     ] {
-        let before = memory();
+        let before = resident();
         let stream = pour(address, &preface, &again, 1_000_000).await;
         let grown = growth(before).await;
         println!("a flood of {what}: {} KiB", grown / KIB);
@@ -148,7 +139,7 @@ async fn a_flood_leaves_little_in_memory() {
     // Last: what these leave to the allocator would hide what those take.
     let count = connections();
     // Of all three, since the allocator gives the next what one has left to it.
-    let before = memory();
+    let before = resident();
     let kept = "GET / HTTP/1.1\r\nhost: payment\r\n\r\n".as_bytes();
     let slow = [b"GET / HTTP/1.1\r\nx: ".as_slice(), &[b'a'; 16 * 1024]].concat();
     for (what, bytes, limit) in [
@@ -157,7 +148,7 @@ async fn a_flood_leaves_little_in_memory() {
         ("in the middle of a head of 16 KiB", &slow, 96 * KIB),
     ] {
         let open = flood(address, count, bytes).await;
-        let each = growth(before).await / count as u64;
+        let each = growth(before).await / count;
         println!("{count} connections, {what}: {each} bytes each");
         assert!(each < limit, "{what}: {each} bytes a connection");
         serves().await;

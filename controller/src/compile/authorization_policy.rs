@@ -22,8 +22,8 @@ pub struct AuthorizationPolicy {
     pub namespace: Arc<str>,
     /// The workloads meant.
     pub target: Target,
-    /// What it says.
-    pub policy: Policy,
+    /// What it says, shared by all workloads that it is for.
+    pub policy: Arc<Policy>,
     /// It stands in for one that can't be compiled.
     pub stand_in: bool,
 }
@@ -85,12 +85,12 @@ pub(super) fn compile(
     Ok(AuthorizationPolicy {
         namespace: configuration.name.namespace.clone(),
         target,
-        policy: Policy {
+        policy: Arc::new(Policy {
             source: ResourceRef::from(&configuration.reference()),
             action,
             dry_run,
             rules,
-        },
+        }),
         stand_in: false,
     })
 }
@@ -136,12 +136,12 @@ pub(crate) fn closed(configuration: &Configuration) -> Option<AuthorizationPolic
     Some(AuthorizationPolicy {
         namespace: configuration.name.namespace.clone(),
         target: Target::readable(spec),
-        policy: Policy {
+        policy: Arc::new(Policy {
             source: ResourceRef::from(&configuration.reference()),
             action,
             dry_run: dry_run(configuration, &mut Vec::new()),
             rules,
-        },
+        }),
         stand_in: true,
     })
 }

@@ -6,6 +6,7 @@
 
 use super::Note;
 use crate::object::{Configuration, Kind};
+use linnet_mesh::authorization::PathPattern;
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -26,8 +27,31 @@ pub const RESOURCES_OF_NAMESPACE: usize = 10_000;
 /// Specs of all resources of a namespace in force, bytes of JSON.
 pub const SPECS_OF_NAMESPACE: usize = 32 << 20;
 
+/// What a resource takes once it is compiled, as [`compiled`] counts it, bytes. Room for as
+/// many rules as it may have.
+pub const COMPILED_OF_RESOURCE: usize = 32 << 20;
+/// The same of an AuthorizationPolicy or a RequestAuthentication: each sidecar that it is
+/// for holds it.
+pub const COMPILED_OF_POLICY: usize = 4 << 20;
+/// The same of all resources of a namespace in force, bytes.
+pub const COMPILED_OF_NAMESPACE: usize = 48 << 20;
+/// The same of a namespace's AuthorizationPolicies and RequestAuthentications, bytes. A
+/// sidecar may hold those of its own namespace and of the root namespaces, and the ones
+/// before while it reads new ones.
+pub const COMPILED_POLICIES_OF_NAMESPACE: usize = 8 << 20;
+/// The same of all resources that a controller has in force, bytes: three eighths of
+/// what its container may take.
+pub const COMPILED_OF_MESH: usize = 192 << 20;
+/// What each namespace has of that, whatever the others have taken, bytes.
+pub const COMPILED_FLOOR_OF_NAMESPACE: usize = 1 << 20;
+
+/// Labels, and places of tokens, that what stands in for a refused policy keeps, bytes.
+pub const STAND_IN: usize = 16 << 10;
+
 /// Remarks on a resource that are kept; the others are counted.
 pub const NOTES: usize = 32;
+/// A remark's field, and its text, bytes: what is longer is cut.
+pub const NOTE: usize = 1024;
 /// Sources of issuers' keys of a namespace, each counted once.
 pub const KEY_SOURCES_OF_NAMESPACE: usize = 256;
 
@@ -80,7 +104,7 @@ pub const TEXTS: [(Kind, &str, usize); 3] = [
 const REMARKS: usize = 16;
 
 /// Says what of a resource is more than it may have.
-pub(super) fn check(configuration: &Configuration) -> Vec<Note> {
+pub(crate) fn check(configuration: &Configuration) -> Vec<Note> {
     let mut walk = Walk {
         kind: configuration.kind,
         path: Vec::new(),
@@ -102,6 +126,12 @@ pub(super) fn check(configuration: &Configuration) -> Vec<Note> {
     }
     let mut notes = walk.notes;
     notes.extend(rules(configuration));
+    let (size, most) = (compiled(configuration), compiled_of_one(configuration.kind));
+    if notes.is_empty() && size > most {
+        let text =
+            format!("takes up to {size} bytes once it is compiled; more than {most} are not taken");
+        notes.push(Note::new("spec", text));
+    }
     notes
 }
 
@@ -118,6 +148,108 @@ pub(crate) fn size(spec: &Value) -> usize {
                 .sum::<usize>()
                 + 2
         }
+    }
+}
+
+/// Returns how many bytes one resource of a kind may take once it is compiled.
+fn compiled_of_one(kind: Kind) -> usize {
+    match is_policy(kind) {
+        true => COMPILED_OF_POLICY,
+        false => COMPILED_OF_RESOURCE,
+    }
+}
+
+/// Returns how many bytes remarks take.
+pub(crate) fn of_notes(notes: &[Note]) -> usize {
+    let notes = notes.iter();
+    notes
+        .map(|note| 128 + note.field.len() + note.text.len())
+        .sum()
+}
+
+/// Reports whether sidecars hold all resources of a kind that are for them, whatever they
+/// call.
+pub(crate) fn is_policy(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::AuthorizationPolicy | Kind::RequestAuthentication
+    )
+}
+
+/// Returns how many bytes a resource takes in memory once it is compiled, at most. It is
+/// worked out from the spec alone, so a resource can be refused before anything of it is
+/// compiled. Regular expressions are counted apart.
+pub fn compiled(configuration: &Configuration) -> usize {
+    let Configuration { kind, spec, .. } = configuration;
+    let hosts = spec
+        .get("hosts")
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
+    OF_EACH + OF_HOST * hosts + Charge::of(*kind).value(*kind, spec)
+}
+
+/// What each resource takes, whatever it says, bytes.
+const OF_EACH: usize = 4096;
+/// What a host takes, by which a resource is found, besides its text, bytes.
+const OF_HOST: usize = 640;
+/// What values take besides what they hold, bytes.
+struct Charge {
+    /// A text, besides its length.
+    text: usize,
+    /// A list, besides its entries.
+    list: usize,
+    /// An object in a list: its type has room for the fields that it leaves out.
+    entry: usize,
+    /// An object in a field.
+    object: usize,
+}
+
+impl Charge {
+    const fn of(kind: Kind) -> Self {
+        let (text, list, entry, object) = match kind {
+            Kind::AuthorizationPolicy => (80, 64, 448, 64),
+            Kind::RequestAuthentication => (96, 64, 512, 128),
+            Kind::VirtualService => (112, 96, 1024, 448),
+            Kind::HttpRoute | Kind::GrpcRoute => (112, 96, 1408, 256),
+            _ => (96, 96, 768, 768),
+        };
+        Self {
+            text,
+            list,
+            entry,
+            object,
+        }
+    }
+
+    fn value(&self, kind: Kind, value: &Value) -> usize {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => 64,
+            Value::String(text) => self.text + text.len() + more_of_text(kind, text),
+            Value::Array(values) => {
+                let values = values.iter().map(|value| match value {
+                    Value::Object(_) => self.entry + self.value(kind, value),
+                    value => self.value(kind, value),
+                });
+                self.list + values.sum::<usize>()
+            }
+            Value::Object(fields) => {
+                let fields = fields
+                    .iter()
+                    .map(|(name, value)| name.len() + self.value(kind, value));
+                self.object + fields.sum::<usize>()
+            }
+        }
+    }
+}
+
+/// What a text becomes besides itself: the other forms of a path, or the keys it spells out.
+fn more_of_text(kind: Kind, text: &str) -> usize {
+    match kind {
+        Kind::AuthorizationPolicy if PathPattern::may_have_forms(text) => {
+            PathPattern::most_of_forms(text)
+        }
+        Kind::RequestAuthentication if text.len() > TEXT => 3 * text.len(),
+        _ => 0,
     }
 }
 

@@ -4,7 +4,7 @@
 //! to refuse: without a good version of it, [`closed`] refuses all that are found
 //! where it looks. Keys that have to be fetched are the index's to add.
 
-use super::{Note, Target, spec, virtual_service::duration};
+use super::{Note, Target, limits, spec, virtual_service::duration};
 use crate::{
     object::Configuration,
     resource::{self, RequestAuthenticationSpec},
@@ -41,7 +41,7 @@ pub struct RequestAuthentication {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenRule {
     /// The rule, with the keys that it brings.
-    pub rule: JwtRule,
+    pub rule: Arc<JwtRule>,
     /// Its keys.
     pub keys: Keys,
 }
@@ -202,7 +202,7 @@ impl Reader<'_> {
             Keys::Own => String::new(),
         };
         TokenRule {
-            rule: JwtRule {
+            rule: Arc::new(JwtRule {
                 source,
                 position,
                 issuer: rule.issuer.clone(),
@@ -215,7 +215,7 @@ impl Reader<'_> {
                 payload_header,
                 claim_headers,
                 space_delimited: rule.space_delimited_claims.clone(),
-            },
+            }),
             keys,
         }
     }
@@ -360,6 +360,23 @@ pub(crate) fn scheme(url: &str) -> Result<bool, String> {
     }
 }
 
+/// Leaves so many places as what stands in for a policy may have: a resource that is refused
+/// for its size must not take that size all the same.
+fn bound(places: &mut Vec<Place>) {
+    let mut left = limits::STAND_IN;
+    places.truncate(limits::ENTRIES);
+    places.retain(|place| {
+        let length = match place {
+            Place::Header { name, prefix } => name.as_str().len() + prefix.len(),
+            Place::Parameter(name) | Place::Cookie(name) => name.len(),
+        };
+        let fits = length <= left;
+        left = left.saturating_sub(length);
+        fits
+    });
+    places.shrink_to_fit();
+}
+
 /// What stands in for a policy that can't be compiled: it refuses every token in
 /// the usual places, and in those that it names as far as they can be read.
 pub(super) fn closed(configuration: &Configuration) -> RequestAuthentication {
@@ -387,11 +404,12 @@ pub(super) fn closed(configuration: &Configuration) -> RequestAuthentication {
             .extend(named("fromParams").map(Place::Parameter));
         rule.places.extend(named("fromCookies").map(Place::Cookie));
     }
+    bound(&mut rule.places);
     RequestAuthentication {
         namespace: configuration.name.namespace.clone(),
         target: Target::readable(spec),
         rules: vec![TokenRule {
-            rule,
+            rule: Arc::new(rule),
             keys: Keys::Own,
         }],
         stand_in: true,

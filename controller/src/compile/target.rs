@@ -1,7 +1,7 @@
 //! The workloads that a policy of requests is for: by their labels, or as those
 //! behind Services.
 
-use super::Note;
+use super::{Note, limits};
 use crate::{
     object::{Configuration, Name},
     resource::{PolicyTargetReference, WorkloadSelector},
@@ -59,12 +59,15 @@ impl Target {
         Self::Services(services.collect())
     }
 
-    /// The selector's labels if all of it can be read; or else none, which selects
+    /// The selector's labels if all of it can be read and is not overlong; or else none, which selects
     /// the whole namespace.
     pub(super) fn readable(spec: &Value) -> Self {
         let Some(labels) = spec.pointer("/selector/matchLabels") else {
             return Self::Labels(BTreeMap::new());
         };
+        if limits::size(labels) > limits::STAND_IN {
+            return Self::Labels(BTreeMap::new());
+        }
         let labels: BTreeMap<String, String> =
             serde_json::from_value(labels.clone()).unwrap_or_default();
         if labels

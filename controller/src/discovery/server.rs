@@ -6,7 +6,7 @@
 use super::{
     handle::{Command, Handle, Open},
     stream::{Message, StreamId},
-    wire,
+    wire::{self, Delivery},
 };
 use axum::{
     Router,
@@ -19,8 +19,9 @@ use linnet_discovery::{
     proto::{self, proxy_message::Kind},
 };
 use linnet_mesh::SpiffeId;
-use linnet_runtime::{drain, serve::Peer};
+use linnet_runtime::{drain, serve::{Hangup, Peer}};
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -29,9 +30,9 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 /// Which proxies are let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub enum Admission {
 
 /// A proxy has this long to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
+/// A proxy has this long to take something of what it is told, and each time as long again.
+const STALL: Duration = Duration::from_secs(60);
 /// A proxy can be faster than the watch of its pod by this much.
 const POD_KNOWN: Duration = Duration::from_secs(10);
 
@@ -86,17 +89,28 @@ impl Server {
             .get::<Peer>()
             .and_then(|peer| peer.identity.clone())
             .ok_or_else(|| Status::unauthenticated("present a certificate of the mesh"))?;
+        let hangup = request.extensions().get::<Hangup>().cloned();
         let (queue, messages) = mpsc::channel(1);
+        let (gone, is_gone) = oneshot::channel();
+        let delivery = Arc::new(Delivery::default());
         let session = Session {
             id: self.streams.fetch_add(1, Ordering::Relaxed),
             identity,
             hub: self.hub.clone(),
             admission: self.admission,
             queue,
+            delivery: delivery.clone(),
         };
         let asked = wire::requests(request.into_body());
-        tokio::spawn(session.run(asked, self.drain.clone()));
-        Ok(wire::response(messages))
+        let drain = self.drain.clone();
+        tokio::spawn(async move {
+            if !session.run(asked, is_gone, drain).await
+                && let Some(hangup) = hangup
+            {
+                hangup.hang_up();
+            }
+        });
+        Ok(wire::response(messages, delivery, gone))
     }
 }
 
@@ -106,6 +120,19 @@ struct Session {
     hub: Handle,
     admission: Admission,
     queue: mpsc::Sender<Message>,
+    delivery: Arc<Delivery>,
+}
+
+/// Why a stream ends.
+enum End {
+    /// By itself; the hub counts it until nobody holds the response any more.
+    Own(Status),
+    /// By the hub, which has let go of it.
+    Hub(Status),
+    /// Nobody holds the response any more.
+    Gone,
+    /// The proxy has taken nothing for [`STALL`].
+    Stalled,
 }
 
 impl Drop for Session {
@@ -115,21 +142,99 @@ impl Drop for Session {
 }
 
 impl Session {
-    async fn run(self, messages: Streaming<proto::ProxyMessage>, drain: drain::Watch) {
+    /// Runs the stream, and returns once nobody holds its response any more, or with
+    /// `false` if somebody does for too long: what a proxy has yet to take is memory.
+    async fn run(
+        self,
+        messages: Streaming<proto::ProxyMessage>,
+        mut gone: oneshot::Receiver<Infallible>,
+        drain: drain::Watch,
+    ) -> bool {
+        let mut end = None;
         let ended = tokio::select! {
-            ended = self.talk(messages) => ended,
-            () = self.queue.closed() => Ok(()),
+            ended = self.talk(messages, &mut end) => ended,
+            _ = &mut gone => End::Gone,
+            () = self.stalled() => End::Stalled,
             // The proxy keeps what it has and asks another replica.
-            _guard = drain.signaled() => Err(Status::unavailable("the controller is shutting down")),
+            _guard = drain.signaled() => {
+                End::Own(Status::unavailable("the controller is shutting down"))
+            }
         };
-        if let Err(status) = ended {
+        let (status, patience) = match ended {
+            End::Gone => return true,
+            End::Stalled => {
+                let identity = &self.identity;
+                tracing::warn!(%identity, "discovery stream ended: nothing was taken for {STALL:?}");
+                return false;
+            }
+            // What was begun before it ends is only for who has taken it so far.
+            End::Hub(status) if self.waits_to_be_taken() => {
+                let _ = self.queue.try_send(Err(status));
+                return false;
+            }
+            End::Hub(status) => {
+                end = None;
+                (status, Duration::from_secs(1))
+            }
+            End::Own(status) => (status, HELLO),
+        };
+        if status.code() != Code::Ok {
             tracing::info!(identity = %self.identity, "discovery stream ended: {}", status.message());
+        }
+        let taken = async {
             // The queue may hold a message for a proxy that reads nothing more.
-            let _ = timeout(HELLO, self.queue.send(Err(status))).await;
+            let _ = self.queue.send(Err(status)).await;
+            let _ = (&mut gone).await;
+        };
+        let displaced = async {
+            match &mut end {
+                Some(end) => drop(end.await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = taken => true,
+            () = displaced => false,
+            () = sleep(patience) => false,
         }
     }
 
-    async fn talk(&self, mut messages: Streaming<proto::ProxyMessage>) -> Result<(), Status> {
+    /// Reports whether there is something that the proxy has yet to take.
+    fn waits_to_be_taken(&self) -> bool {
+        self.delivery.is_under_way() || self.queue.capacity() == 0
+    }
+
+    /// Returns when the proxy has taken nothing for [`STALL`] of what it is told.
+    async fn stalled(&self) {
+        let (mut chunks, mut since) = (0, Instant::now());
+        loop {
+            sleep(STALL / 4).await;
+            let taken = self.delivery.chunks();
+            if taken != chunks || !self.waits_to_be_taken() {
+                (chunks, since) = (taken, Instant::now());
+            } else if since.elapsed() >= STALL {
+                return;
+            }
+        }
+    }
+
+    /// Serves the stream. `end` says why the hub ends it, once it is let in.
+    async fn talk(
+        &self,
+        messages: Streaming<proto::ProxyMessage>,
+        end: &mut Option<oneshot::Receiver<Status>>,
+    ) -> End {
+        match self.listen(messages, end).await {
+            Ok(end) => end,
+            Err(status) => End::Own(status),
+        }
+    }
+
+    async fn listen(
+        &self,
+        mut messages: Streaming<proto::ProxyMessage>,
+        end: &mut Option<oneshot::Receiver<Status>>,
+    ) -> Result<End, Status> {
         let first = timeout(HELLO, messages.message())
             .await
             .map_err(|_| Status::deadline_exceeded("the first message did not come"))??;
@@ -142,15 +247,18 @@ impl Session {
             ));
         };
         // On its own, so that it takes no room in a stream that lives for long.
-        let mut end = Box::pin(self.open(hello)).await?;
+        let end = end.insert(Box::pin(self.open(hello)).await?);
         loop {
             let message = tokio::select! {
                 message = messages.message() => message?,
                 // The hub lets go of a stream after it says why, or when it stops.
-                end = &mut end => return Err(end.unwrap_or_else(|_| stopped(super::Stopped))),
+                end = &mut *end => {
+                    let reason = end.unwrap_or_else(|_| stopped(super::Stopped));
+                    return Ok(End::Hub(reason));
+                }
             };
             let Some(message) = message else {
-                return Ok(());
+                return Ok(End::Own(Status::ok("the proxy has ended it")));
             };
             limits::check(&message).map_err(|error| invalid(&error))?;
             let command = match message.kind {

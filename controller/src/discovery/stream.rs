@@ -2,7 +2,7 @@
 
 use super::{
     convergence::{Convergence, WaveId},
-    encoding::{Bytes, Encoding},
+    encoding::{Bytes, Encoding, Outgoing},
     views::{View, Views},
 };
 use crate::{index::Index, object::Name};
@@ -19,7 +19,7 @@ use tonic::Status;
 /// Names a stream for the life of the process.
 pub(super) type StreamId = u64;
 /// What a stream's queue carries; boxed, since a queue has room for 32 at least.
-pub(super) type Message = Result<Box<proto::ControllerMessage>, Status>;
+pub(super) type Message = Result<Box<Outgoing>, Status>;
 
 /// Waves that a proxy which reads nothing is counted in.
 const WAVES: usize = 1024;
@@ -243,7 +243,7 @@ impl Stream {
         views: &mut Views,
         convergence: &mut Convergence,
         encoding: &mut Encoding,
-    ) -> Option<proto::ControllerMessage> {
+    ) -> Option<Outgoing> {
         let mut dirty = std::mem::take(&mut self.dirty);
         // A target may lead to a service, and a service's routes to others.
         let mut leads_elsewhere = !dirty.targets.is_empty();
@@ -271,12 +271,12 @@ impl Stream {
             .removed
             .into_iter()
             .filter(|s| !self.services.contains_key(s));
-        updates.extend(gone.map(|service| Update::ServiceRemoved(service).encode()));
-        updates.extend(resolutions.iter().map(Update::encode));
+        updates.extend(gone.map(|service| whole(&Update::ServiceRemoved(service))));
+        updates.extend(resolutions.iter().map(whole));
         if dirty.inbound {
             let inbound = index.inbound(&self.pod, &self.identity);
             if self.inbound.as_ref() != Some(&inbound) {
-                updates.push(Update::Inbound(Arc::new(inbound.clone())).encode());
+                updates.push(encoding.inbound(&inbound));
                 self.inbound = Some(inbound);
             }
         }
@@ -300,9 +300,12 @@ impl Stream {
             }
         }
         self.in_flight.push_back((self.version, dirty.waves));
-        Some(proto::ControllerMessage {
-            version: self.version,
-            changed_at_micros: oldest.map_or(0, micros),
+        Some(Outgoing {
+            head: proto::ControllerMessage {
+                version: self.version,
+                changed_at_micros: oldest.map_or(0, micros),
+                updates: Vec::new(),
+            },
             updates,
         })
     }
@@ -428,25 +431,32 @@ fn tell(
     told: &mut Option<View>,
     view: Option<&View>,
     encoding: &mut Encoding,
-    updates: &mut Vec<Bytes>,
+    updates: &mut Vec<Vec<Bytes>>,
 ) {
     match (told.as_ref(), view) {
         (None, None) => {}
-        (Some(_), None) => updates.push(Update::ServiceRemoved(service.clone()).encode()),
+        (Some(_), None) => updates.push(whole(&Update::ServiceRemoved(service.clone()))),
         (None, Some(new)) => {
-            updates.push(encoding.service(&new.service));
-            updates.extend(encoding.endpoints(service, None, &new.endpoints));
+            updates.push(vec![encoding.service(&new.service)]);
+            let endpoints = encoding.endpoints(service, None, &new.endpoints);
+            updates.extend(endpoints.map(|update| vec![update]));
         }
         (Some(old), Some(new)) => {
             if !Arc::ptr_eq(&old.service, &new.service) && old.service != new.service {
-                updates.push(encoding.service(&new.service));
+                updates.push(vec![encoding.service(&new.service)]);
             }
             if !Arc::ptr_eq(&old.endpoints, &new.endpoints) {
-                updates.extend(encoding.endpoints(service, Some(&old.endpoints), &new.endpoints));
+                let update = encoding.endpoints(service, Some(&old.endpoints), &new.endpoints);
+                updates.extend(update.map(|update| vec![update]));
             }
         }
     }
     *told = view.cloned();
+}
+
+/// An update in one piece, for one proxy.
+fn whole(update: &Update) -> Vec<Bytes> {
+    vec![update.encode()]
 }
 
 fn micros(time: SystemTime) -> u64 {

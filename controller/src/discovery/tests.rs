@@ -11,7 +11,7 @@ use crate::{
     object::{Kind, Name, ObjectRef, parse_yaml},
     source::{self, Change, Sink},
 };
-use linnet_discovery::{Resolution, Target, Update, limits};
+use linnet_discovery::{Resolution, Target, Update, limits, proto};
 use linnet_mesh::TrustDomain;
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -124,6 +124,7 @@ impl Proxy {
             .expect("a message comes in time")
             .expect("the hub lives")
             .unwrap();
+        let message = proto::ControllerMessage::from(*message);
         let updates = message.updates.into_iter();
         (
             message.version,
@@ -380,6 +381,44 @@ fn route(number: usize, timeout: &str) -> String {
 }
 
 #[tokio::test]
+async fn pods_of_a_workload_share_one_encoding_of_their_policies_whenever_they_come() {
+    const PODS: usize = 20;
+    let policies = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: {name: paths}\nspec: {rules: [{to: [{operation: {paths: [/a, /b]}}]}]}\n---\n\
+         apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: tokens}\n\
+         spec: {jwtRules: [{issuer: a, jwksUri: 'https://a.example/keys'}, {issuer: b, jwksUri: 'https://b.example/keys'}]}\n---\n";
+    let mut hub = Hub::synced(policies).await;
+    let mut proxies = Vec::new();
+    for number in 0..PODS {
+        proxies.push(hub.open(&format!("p{number}"), false).await);
+        // Each is told in a round of its own, and nobody has taken anything yet.
+        hub.handle.proxies().await.unwrap();
+    }
+    let mut shared = Vec::new();
+    for (number, proxy) in proxies.iter_mut().enumerate() {
+        let message = proxy.queue.recv().await.unwrap().unwrap();
+        let pieces = &message.updates[0];
+        assert_eq!(pieces.len(), 1 + 3, "its own, a policy and two rules");
+        shared.push(pieces[1..].to_vec());
+        let places = |pieces: &Vec<_>| -> Vec<_> {
+            pieces
+                .iter()
+                .map(AsRef::<[u8]>::as_ref)
+                .map(<[u8]>::as_ptr)
+                .collect()
+        };
+        assert_eq!(places(&shared[0]), places(&shared[number]));
+        let message = proto::ControllerMessage::from(*message);
+        let Update::Inbound(inbound) = Update::decode(message.updates[0].clone()).unwrap() else {
+            panic!("it is told how it is called");
+        };
+        assert_eq!(inbound.workload.pod, format!("p{number}"));
+        assert_eq!(inbound.authorization.as_ref().unwrap().shared().len(), 1);
+        assert_eq!(inbound.authentication.as_ref().unwrap().rules().len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn an_edit_of_one_route_is_sent_to_its_subscribers_alone_and_encoded_once() {
     const SERVICES: usize = 1000;
     const PROXIES: usize = 1000;
@@ -411,8 +450,8 @@ async fn an_edit_of_one_route_is_sent_to_its_subscribers_alone_and_encoded_once(
     for message in &told {
         assert_eq!(message.updates.len(), 1, "the route and nothing else");
         assert_eq!(
-            message.updates[0].as_ptr(),
-            told[0].updates[0].as_ptr(),
+            message.updates[0][0].as_ptr(),
+            told[0].updates[0][0].as_ptr(),
             "one encoding for all"
         );
     }

@@ -6,21 +6,28 @@
 //! is written a page at a time, as it is sent, from the parts that all proxies
 //! share.
 
-use super::{encoding::Bytes, stream::Message};
+use super::{
+    encoding::{Bytes, Outgoing},
+    stream::Message,
+};
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
 use linnet_discovery::{limits, proto};
 use prost::{
     Message as _,
-    encoding::{WireType, encode_key, encode_varint},
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming, codec::BufferSettings};
 use tonic_prost::ProstCodec;
 
@@ -44,11 +51,36 @@ pub(super) fn requests(body: Body) -> Streaming<proto::ProxyMessage> {
     Streaming::new_request(decoder, body, None, Some(limits::MESSAGE))
 }
 
-/// What a proxy is told.
-pub(super) fn response(messages: mpsc::Receiver<Message>) -> Response {
+/// What a proxy takes of what it is told, for whoever waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Delivery {
+    /// Chunks that were taken so far.
+    chunks: AtomicU64,
+    /// A message has been begun, and not taken whole.
+    under_way: AtomicBool,
+}
+
+impl Delivery {
+    pub(super) fn chunks(&self) -> u64 {
+        self.chunks.load(Relaxed)
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.load(Relaxed)
+    }
+}
+
+/// What a proxy is told. `gone` is dropped when nobody holds the response any more.
+pub(super) fn response(
+    messages: mpsc::Receiver<Message>,
+    delivery: Arc<Delivery>,
+    gone: oneshot::Sender<Infallible>,
+) -> Response {
     let body = Messages {
         queue: messages,
         message: None,
+        delivery,
+        _gone: gone,
         ended: false,
     };
     let mut response = Response::new(Body::new(body));
@@ -62,6 +94,8 @@ struct Messages {
     queue: mpsc::Receiver<Message>,
     /// The message on its way.
     message: Option<Unsent>,
+    delivery: Arc<Delivery>,
+    _gone: oneshot::Sender<Infallible>,
     ended: bool,
 }
 
@@ -75,11 +109,16 @@ impl http_body::Body for Messages {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         while !self.ended {
             if let Some(chunk) = self.message.as_mut().and_then(Unsent::chunk) {
+                self.delivery.chunks.fetch_add(1, Relaxed);
                 return Poll::Ready(Some(Ok(Frame::data(chunk))));
             }
             self.message = None;
+            self.delivery.under_way.store(false, Relaxed);
             match ready!(self.queue.poll_recv(context)).transpose() {
-                Ok(Some(message)) => self.message = Some(Unsent::new(*message)),
+                Ok(Some(message)) => {
+                    self.delivery.under_way.store(true, Relaxed);
+                    self.message = Some(Unsent::new(*message));
+                }
                 Ok(None) => return Poll::Ready(Some(Ok(self.end(&Status::ok(""))))),
                 Err(status) => return Poll::Ready(Some(Ok(self.end(&status)))),
             }
@@ -104,22 +143,30 @@ impl Messages {
 struct Unsent {
     /// gRPC's header, and the message but for its updates.
     head: Vec<u8>,
-    /// The rest of the update that a chunk ended in.
-    update: Bytes,
-    updates: std::vec::IntoIter<Bytes>,
+    /// The rest of the piece that a chunk ended in.
+    piece: Bytes,
+    /// The other pieces of its update.
+    pieces: std::vec::IntoIter<Bytes>,
+    updates: std::vec::IntoIter<Vec<Bytes>>,
 }
 
 impl Unsent {
-    fn new(mut message: proto::ControllerMessage) -> Self {
-        let length = u32::try_from(message.encoded_len()).unwrap_or(u32::MAX);
-        let updates = std::mem::take(&mut message.updates);
+    fn new(message: Outgoing) -> Self {
+        let Outgoing { head, updates } = message;
+        let written = updates.iter().map(|pieces| {
+            let length = length(pieces);
+            key_len(UPDATES) + encoded_len_varint(length as u64) + length
+        });
+        let length = head.encoded_len() + written.sum::<usize>();
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
         // Not compressed.
-        let mut head = vec![0];
-        head.extend(length.to_be_bytes());
-        head.extend(message.encode_to_vec());
+        let mut begin = vec![0];
+        begin.extend(length.to_be_bytes());
+        begin.extend(head.encode_to_vec());
         Self {
-            head,
-            update: Bytes::new(),
+            head: begin,
+            piece: Bytes::new(),
+            pieces: Vec::new().into_iter(),
             updates: updates.into_iter(),
         }
     }
@@ -131,20 +178,27 @@ impl Unsent {
             let room = CHUNK.saturating_sub(chunk.len());
             if room == 0 {
                 break;
-            } else if !self.update.is_empty() {
-                let part = self.update.split_to(room.min(self.update.len()));
+            } else if !self.piece.is_empty() {
+                let part = self.piece.split_to(room.min(self.piece.len()));
                 chunk.extend_from_slice(&part);
-            } else if let Some(update) = self.updates.next() {
-                chunk.reserve_exact((PREFIX + update.len()).min(room + PREFIX));
+            } else if let Some(piece) = self.pieces.next() {
+                self.piece = piece;
+            } else if let Some(pieces) = self.updates.next() {
+                let length = length(&pieces);
+                chunk.reserve_exact((PREFIX + length).min(room + PREFIX));
                 encode_key(UPDATES, WireType::LengthDelimited, &mut chunk);
-                encode_varint(update.len() as u64, &mut chunk);
-                self.update = update;
+                encode_varint(length as u64, &mut chunk);
+                self.pieces = pieces.into_iter();
             } else {
                 break;
             }
         }
         (!chunk.is_empty()).then(|| chunk.into())
     }
+}
+
+fn length(pieces: &[Bytes]) -> usize {
+    pieces.iter().map(Bytes::len).sum()
 }
 
 #[cfg(test)]
@@ -154,17 +208,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_is_what_prost_writes_in_chunks_and_an_error_ends_the_stream() {
-        let updates = [1, 0, CHUNK - 20, 3 * CHUNK, 5].map(|length| vec![7; length].into());
+        let updates = [
+            &[1][..],
+            &[0],
+            &[],
+            &[CHUNK - 20],
+            &[2, 0, 3 * CHUNK, 1],
+            &[5],
+        ];
+        let updates = updates.map(|pieces| {
+            let pieces = pieces.iter().enumerate();
+            let pieces = pieces.map(|(at, &length)| vec![at as u8; length].into());
+            pieces.collect::<Vec<Bytes>>()
+        });
         let (sender, receiver) = mpsc::channel(2);
-        let message = proto::ControllerMessage {
-            version: 7,
-            changed_at_micros: u64::MAX,
+        let outgoing = || Outgoing {
+            head: proto::ControllerMessage {
+                version: 7,
+                changed_at_micros: u64::MAX,
+                updates: Vec::new(),
+            },
             updates: updates.to_vec(),
         };
-        sender.send(Ok(Box::new(message.clone()))).await.unwrap();
+        let message = proto::ControllerMessage::from(outgoing());
+        sender.send(Ok(Box::new(outgoing()))).await.unwrap();
         let end = Status::unavailable("later");
         sender.send(Err(end)).await.unwrap();
-        let mut body = response(receiver).into_body();
+        let delivery = Arc::new(Delivery::default());
+        let (gone, is_gone) = oneshot::channel();
+        let mut body = response(receiver, delivery.clone(), gone).into_body();
         let mut sent = Vec::new();
         let trailers = loop {
             match body.frame().await.unwrap().unwrap().into_data() {
@@ -183,6 +255,9 @@ mod tests {
         assert_eq!(trailers[Status::GRPC_STATUS], "14");
         assert_eq!(trailers["grpc-message"], "later");
         assert!(body.frame().await.is_none());
+        assert!(delivery.chunks() > 4 && !delivery.is_under_way());
+        drop(body);
+        assert!(is_gone.await.is_err());
     }
 
     #[tokio::test]

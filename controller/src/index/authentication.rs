@@ -13,7 +13,7 @@ use crate::{
 use linnet_mesh::authentication::{Authentication, Jwk, JwtRule};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Remarks on the keys of one source that are kept.
@@ -24,7 +24,14 @@ pub type KeySources = BTreeMap<KeySource, BTreeSet<Arc<str>>>;
 
 /// Keys that were fetched, and what is to be said of them.
 #[derive(Debug, Default)]
-pub(super) struct FetchedKeys(HashMap<KeySource, State>);
+pub(super) struct FetchedKeys {
+    sources: HashMap<KeySource, State>,
+    rules: Mutex<Rules>,
+}
+
+/// Rules with the keys that were fetched for them, so that all workloads share one. By
+/// the place in memory of the rule as it was compiled, which the value holds.
+type Rules = HashMap<usize, (Arc<JwtRule>, Arc<JwtRule>)>;
 
 #[derive(Debug, Default)]
 struct State {
@@ -37,7 +44,7 @@ struct State {
 impl FetchedKeys {
     /// Takes what a fetch has come to; whether the keys are others.
     fn take(&mut self, source: KeySource, fetched: KeyFetch) -> bool {
-        let state = self.0.entry(source).or_default();
+        let state = self.sources.entry(source).or_default();
         match fetched.keys {
             Ok(keys) => {
                 state.problem = None;
@@ -59,11 +66,33 @@ impl FetchedKeys {
         }
     }
 
-    fn rule(&self, rule: &TokenRule) -> JwtRule {
+    fn rule(&self, rule: &TokenRule) -> Arc<JwtRule> {
         let Keys::Fetched(source) = &rule.keys else {
             return rule.rule.clone();
         };
-        let state = self.0.get(source);
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = rules.entry(Arc::as_ptr(&rule.rule) as usize);
+        let known = known.or_insert_with(|| {
+            let with_keys = Arc::new(self.with_keys(&rule.rule, source));
+            (rule.rule.clone(), with_keys)
+        });
+        known.1.clone()
+    }
+
+    /// Forgets the rules of policies that are no longer in force.
+    pub(super) fn forget_unused(&mut self) {
+        let rules = self.rules.get_mut().unwrap_or_else(PoisonError::into_inner);
+        rules.retain(|_, (compiled, _)| Arc::strong_count(compiled) > 1);
+    }
+
+    /// Forgets the rules whose keys come from a URL.
+    fn forget_keys_of(&mut self, url: &str) {
+        let rules = self.rules.get_mut().unwrap_or_else(PoisonError::into_inner);
+        rules.retain(|_, (compiled, _)| compiled.keys_from != url);
+    }
+
+    fn with_keys(&self, rule: &JwtRule, source: &KeySource) -> JwtRule {
+        let state = self.sources.get(source);
         let keys = state.and_then(|state| state.keys.as_ref());
         let problem = || {
             let told = state.and_then(|state| state.problem.clone());
@@ -72,7 +101,7 @@ impl FetchedKeys {
         JwtRule {
             keys: keys.map(|keys| keys.to_vec()).unwrap_or_default(),
             problem: keys.is_none().then(problem),
-            ..rule.rule.clone()
+            ..rule.clone()
         }
     }
 }
@@ -91,7 +120,7 @@ impl Index {
             .filter(|policy| self.is_for(&policy.target, pod, labels))
             .flat_map(|policy| &policy.rules)
             .map(|rule| self.keys.rule(rule));
-        Authentication::new(rules.collect()).map(Arc::new)
+        Authentication::new(rules).map(Arc::new)
     }
 
     /// Where keys are to be fetched, and for the policies of which namespaces.
@@ -103,13 +132,14 @@ impl Index {
     pub(super) fn take_keys(&mut self, source: &KeySource, fetched: KeyFetch) {
         let users = &self.configurations.key_users;
         // Only where some are wanted no more is there a look at all.
-        if self.keys.0.len() > users.len() || !users.has(source) {
-            self.keys.0.retain(|known, _| users.has(known));
+        if self.keys.sources.len() > users.len() || !users.has(source) {
+            self.keys.sources.retain(|known, _| users.has(known));
         }
         if !users.has(source) {
             return;
         }
         if self.keys.take(source.clone(), fetched) {
+            self.keys.forget_keys_of(&source.url);
             self.touch_users(source);
         }
     }
@@ -127,7 +157,7 @@ impl Index {
         for (position, source) in policy.key_sources() {
             let field = if source.openid { "issuer" } else { "jwksUri" };
             let field = format!("spec.jwtRules[{position}].{field}");
-            let Some(state) = self.keys.0.get(source) else {
+            let Some(state) = self.keys.sources.get(source) else {
                 continue;
             };
             let used = state.notes.iter();

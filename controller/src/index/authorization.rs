@@ -22,7 +22,7 @@ impl Index {
                 .chain([&*pod.namespace])
                 .flat_map(|namespace| self.configurations.authorization_of(namespace))
                 .filter(|policy| self.is_for(&policy.target, pod, labels))
-                .map(|policy| policy.policy.clone().under(&self.trust_domains)),
+                .map(|policy| policy.policy.clone()),
         )
         .with_normalization(self.path_normalization);
         (!policies.is_empty()).then(|| Arc::new(policies))

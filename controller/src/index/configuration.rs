@@ -18,7 +18,8 @@ use crate::{
     },
     object::{Configuration, Kind, Name, ObjectRef},
 };
-use linnet_mesh::names;
+use linnet_discovery::limits::cut;
+use linnet_mesh::{TrustDomain, names};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -54,6 +55,8 @@ type Age = (i64, Name);
 
 #[derive(Debug, Default)]
 pub(super) struct Configurations {
+    /// The own trust domain, then its other names.
+    pub(super) trust_domains: Vec<TrustDomain>,
     entries: BTreeMap<ObjectRef, Entry>,
     routes_by_host: HashMap<Name, BTreeSet<Age>>,
     rules_by_host: HashMap<Name, BTreeSet<Age>>,
@@ -82,6 +85,13 @@ pub(super) struct Configurations {
 }
 
 impl Configurations {
+    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domains: vec![trust_domain],
+            ..Self::default()
+        }
+    }
+
     pub(super) fn entries(&self) -> impl Iterator<Item = (&ObjectRef, &Entry)> {
         self.entries.iter()
     }
@@ -137,14 +147,16 @@ impl Configurations {
                     .increment(1);
                 entry.notes = shortened(errors);
                 entry.rejected = true;
+                entry.cost = taken.with_notes(&entry.notes);
+                let refused = refused.with_notes(&entry.notes);
                 self.keep(&reference, (entry, refused), old, configuration, affected);
             }
             Ok(((compiled, notes), cost)) => {
-                entry.cost = cost;
                 for note in notes.iter().take(LOGGED) {
                     tracing::info!(origin = log, "{reference}: {note}");
                 }
                 entry.notes = shortened(notes);
+                entry.cost = cost.with_notes(&entry.notes);
                 entry.compiled = Some(compiled);
                 let same = old.as_ref().is_some_and(|old| {
                     old.compiled == entry.compiled && old.created == entry.created
@@ -170,18 +182,24 @@ impl Configurations {
         reference: &ObjectRef,
         context: &Context,
     ) -> (Judged, Cost) {
-        let spec = limits::size(&configuration.spec);
-        let room = self.usage.room(&reference.name.namespace, spec);
+        let cost = Cost::compiled(configuration, self.trust_domains.len());
+        let namespace = &reference.name.namespace;
+        let room = self.usage.room(namespace, cost);
         // What is refused is kept with its remarks, so it counts where there is room.
-        let refused = match &room {
-            Ok(_) => Cost::new(spec, 0),
-            Err(_) => Cost::default(),
+        let mut refused = Cost::refused(configuration);
+        if self.usage.room(namespace, refused).is_err() {
+            refused = Cost::default();
+        }
+        let too_much = limits::check(configuration);
+        let result = match too_much.is_empty() {
+            true => room.map_err(|note| vec![note]),
+            false => Err(too_much),
         };
-        let result = room.map_err(|note| vec![note]);
         let result = result.and_then(|mut regexes| {
-            let compiled = compile_within(configuration, context, &mut regexes)?;
-            self.key_users.check(&reference.name, &compiled.0)?;
-            Ok((compiled, Cost::new(spec, regexes.used())))
+            let (compiled, notes) = compile_within(configuration, context, &mut regexes)?;
+            self.key_users.check(&reference.name, &compiled)?;
+            let compiled = (compiled.under(&self.trust_domains), notes);
+            Ok((compiled, cost.with_regexes(regexes.used())))
         });
         (result, refused)
     }
@@ -380,6 +398,10 @@ fn shortened(mut notes: Vec<Note>) -> Vec<Note> {
         notes.truncate(limits::NOTES);
         let text = format!("{more} more; `linnet analyze` shows all");
         notes.push(Note::new("spec", text));
+    }
+    for note in &mut notes {
+        cut(&mut note.field, limits::NOTE);
+        cut(&mut note.text, limits::NOTE);
     }
     notes
 }

@@ -11,7 +11,7 @@ use linnet_mesh::authentication::{Algorithm, Authentication, Jwk, JwtRule, Place
 use std::sync::Arc;
 
 pub(super) fn decode(messages: Vec<proto::JwtRule>) -> Result<Option<Arc<Authentication>>> {
-    Ok(Authentication::new(all(messages)?).map(Arc::new))
+    Ok(Authentication::new(all::<JwtRule, _>(messages)?).map(Arc::new))
 }
 
 impl TryFrom<proto::JwtRule> for JwtRule {

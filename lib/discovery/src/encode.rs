@@ -5,6 +5,8 @@ use linnet_mesh::{
     AppProtocol, Endpoint, Inbound, InboundPort, MtlsMode, ResourceRef, Service, ServicePort,
     Workload,
     access_log::{AccessLog, Format, Scope},
+    authentication::JwtRule,
+    authorization::Policy,
     route::{
         Backend, Filters, HeaderFilters, HeaderMatch, HttpRoutes, HttpRule, QueryMatch,
         RequestMatch, StringMatch,
@@ -29,6 +31,38 @@ impl Update {
     /// As it goes over the wire: to be encoded once, whoever is told.
     pub fn encode(&self) -> Bytes {
         proto::Update::from(self).encode_to_vec().into()
+    }
+}
+
+/// A piece of an [`Update::Inbound`]. The pieces of one, encoded one by one and written one
+/// after the other, are the update: protobuf merges a message that comes in pieces. So
+/// what workloads share is encoded once for all of them.
+#[derive(Clone, Copy, Debug)]
+pub enum InboundPiece<'a> {
+    /// All but the policies and rules.
+    Own(&'a Inbound),
+    /// A policy.
+    Policy(&'a Policy),
+    /// A rule about tokens.
+    Rule(&'a JwtRule),
+}
+
+impl InboundPiece<'_> {
+    /// Encodes the piece.
+    pub fn encode(self) -> Bytes {
+        let inbound = match self {
+            Self::Own(inbound) => without_shared(inbound),
+            Self::Policy(policy) => proto::Inbound {
+                authorization: vec![policy.into()],
+                ..Default::default()
+            },
+            Self::Rule(rule) => proto::Inbound {
+                authentication: vec![rule.into()],
+                ..Default::default()
+            },
+        };
+        let kind = Some(proto::update::Kind::Inbound(inbound));
+        proto::Update { kind }.encode_to_vec().into()
     }
 }
 
@@ -282,38 +316,39 @@ impl From<&Workload> for proto::Workload {
 
 impl From<&Inbound> for proto::Inbound {
     fn from(inbound: &Inbound) -> Self {
+        let policies = inbound.authorization.iter().flat_map(|all| all.iter());
+        let rules = inbound.authentication.iter().flat_map(|all| all.rules());
         Self {
-            workload: Some(inbound.workload.as_ref().into()),
-            mtls: proto::MtlsMode::from(inbound.mtls).into(),
-            ports: inbound.ports.iter().map(Into::into).collect(),
-            mtls_source: inbound.mtls_source.as_ref().map(Into::into),
-            port_mtls_source: inbound.port_mtls_source.as_ref().map(Into::into),
-            path_normalization: proto::PathNormalization::from(
-                inbound
-                    .authorization
-                    .as_ref()
-                    .map(|policies| policies.normalization())
-                    .unwrap_or_default(),
-            )
-            .into(),
-            authorization: inbound
-                .authorization
-                .iter()
-                .flat_map(|policies| policies.iter())
-                .map(Into::into)
-                .collect(),
-            authentication: inbound
-                .authentication
-                .iter()
-                .flat_map(|authentication| authentication.rules())
-                .map(Into::into)
-                .collect(),
-            locality: destination::encode_locality(&inbound.locality),
-            labels: inbound.labels.clone().into_iter().collect(),
-            access_log: Some((&inbound.access_log.server).into()),
-            client_access_log: (inbound.access_log.client != inbound.access_log.server)
-                .then(|| (&inbound.access_log.client).into()),
+            authorization: policies.map(Into::into).collect(),
+            authentication: rules.map(|rule| (&**rule).into()).collect(),
+            ..without_shared(inbound)
         }
+    }
+}
+
+/// Encodes all but the policies and rules.
+fn without_shared(inbound: &Inbound) -> proto::Inbound {
+    proto::Inbound {
+        workload: Some(inbound.workload.as_ref().into()),
+        mtls: proto::MtlsMode::from(inbound.mtls).into(),
+        ports: inbound.ports.iter().map(Into::into).collect(),
+        mtls_source: inbound.mtls_source.as_ref().map(Into::into),
+        port_mtls_source: inbound.port_mtls_source.as_ref().map(Into::into),
+        path_normalization: proto::PathNormalization::from(
+            inbound
+                .authorization
+                .as_ref()
+                .map(|policies| policies.normalization())
+                .unwrap_or_default(),
+        )
+        .into(),
+        authorization: Vec::new(),
+        authentication: Vec::new(),
+        locality: destination::encode_locality(&inbound.locality),
+        labels: inbound.labels.clone().into_iter().collect(),
+        access_log: Some((&inbound.access_log.server).into()),
+        client_access_log: (inbound.access_log.client != inbound.access_log.server)
+            .then(|| (&inbound.access_log.client).into()),
     }
 }
 

@@ -22,6 +22,8 @@ pub mod proto {
     tonic::include_proto!("linnet.discovery.v1");
 }
 
+pub use encode::InboundPiece;
+
 use linnet_mesh::{Endpoint, Inbound, Service, ServicePort, Workload};
 use std::{
     fmt,

@@ -15,7 +15,7 @@ pub use token::{Claims, Token};
 
 use crate::{ResourceRef, field};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use std::{borrow::Cow, collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt, sync::Arc};
 use token::Parts;
 
 /// Longest token that is looked at, bytes; Envoy's figure is 8 KiB.
@@ -78,10 +78,10 @@ impl fmt::Display for JwtRule {
     }
 }
 
-/// All rules for one workload.
+/// All rules for one workload. Workloads share the rules that are for several.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Authentication {
-    rules: Vec<JwtRule>,
+    rules: Vec<Arc<JwtRule>>,
     /// The places of all rules, each once.
     places: Vec<Place>,
     /// Headers that are the sidecar's to write.
@@ -187,15 +187,13 @@ impl Refusal<'_> {
 
 impl Authentication {
     /// From rules; `None`: there are none.
-    pub fn new(rules: Vec<JwtRule>) -> Option<Self> {
+    pub fn new(rules: impl IntoIterator<Item = impl Into<Arc<JwtRule>>>) -> Option<Self> {
+        let rules: Vec<Arc<JwtRule>> = rules.into_iter().map(Into::into).collect();
         let mut places: Vec<Place> = Vec::new();
-        let mut own = HashSet::new();
+        let (mut known, mut own) = (HashSet::new(), HashSet::new());
         for rule in &rules {
-            for place in &rule.places {
-                if !places.contains(place) {
-                    places.push(place.clone());
-                }
-            }
+            let new = rule.places.iter().filter(|place| known.insert(*place));
+            places.extend(new.cloned());
             own.extend(rule.payload_header.iter().cloned());
             own.extend(rule.claim_headers.iter().map(|(name, _)| name.clone()));
         }
@@ -229,6 +227,7 @@ impl Authentication {
                 .iter()
                 .find(|old| old.keys_from == rule.keys_from && old.issuer == rule.issuer);
             if let Some(known) = known.filter(|known| !known.keys.is_empty()) {
+                let rule = Arc::make_mut(rule);
                 rule.keys.clone_from(&known.keys);
                 rule.problem = None;
             }
@@ -237,7 +236,7 @@ impl Authentication {
     }
 
     /// The rules, in the order they are asked.
-    pub fn rules(&self) -> &[JwtRule] {
+    pub fn rules(&self) -> &[Arc<JwtRule>] {
         &self.rules
     }
 
@@ -331,7 +330,7 @@ impl Authentication {
         }
         Err(first.unwrap_or_else(|| {
             // A policy that could not be compiled may have had a rule for it.
-            let stands_in = |rule: &&JwtRule| rule.issuer.is_empty();
+            let stands_in = |rule: &&Arc<JwtRule>| rule.issuer.is_empty();
             match self.rules.iter().find(stands_in) {
                 Some(rule) => refused(Reason::NoKeys, Some(rule)),
                 None => refused(Reason::Issuer, None),

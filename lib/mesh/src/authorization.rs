@@ -29,6 +29,7 @@ use rule::{Misfit, View};
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 /// What a policy does with requests that fit one of its rules.
@@ -57,7 +58,7 @@ impl Action {
 }
 
 /// A policy for one workload.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The resource.
     pub source: ResourceRef,
@@ -69,10 +70,10 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
-/// All policies for one workload.
+/// All policies for one workload. Workloads share the policies that are for several.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policies {
-    policies: Vec<Policy>,
+    policies: Vec<Arc<Policy>>,
     dry_run: bool,
     audit: bool,
     by_headers: bool,
@@ -228,8 +229,8 @@ pub enum Scope {
 
 impl Policies {
     /// Policies in the order they are asked.
-    pub fn new(policies: impl IntoIterator<Item = Policy>) -> Self {
-        let mut policies: Vec<Policy> = policies.into_iter().collect();
+    pub fn new(policies: impl IntoIterator<Item = impl Into<Arc<Policy>>>) -> Self {
+        let mut policies: Vec<Arc<Policy>> = policies.into_iter().map(Into::into).collect();
         policies.sort_by_key(|policy| policy.action);
         let mut by_paths = ByPaths::default();
         let mut relevant = Steps::NONE;
@@ -275,7 +276,12 @@ impl Policies {
 
     /// The policies.
     pub fn iter(&self) -> impl Iterator<Item = &Policy> {
-        self.policies.iter()
+        self.policies.iter().map(Arc::as_ref)
+    }
+
+    /// Returns the policies as workloads share them.
+    pub fn shared(&self) -> &[Arc<Policy>] {
+        &self.policies
     }
 
     /// Whether there is none.

@@ -39,6 +39,9 @@ pub const FLOOR_OF_NAMESPACE: usize = 256 << 10;
 /// and as much again that is about to replace it. So a sidecar can hold what a controller
 /// accepts.
 pub const OF_PROCESS: usize = 2 * OF_CONTROLLER;
+/// What the smallest expression takes: the engine does not count its own parts and pools,
+/// bytes.
+const OF_EACH: usize = 5 << 10;
 /// One automaton of an expression, bytes; the engine makes two of each.
 const OF_AUTOMATON: usize = 1 << 20;
 /// The same where the groups are asked for, since these multiply what matching takes.
@@ -273,7 +276,7 @@ fn known_or_compiled(usage: Use, pattern: &str, left: usize) -> Result<Regex, Re
         return Ok(Regex(compiled));
     }
     let engine = build(usage, pattern, left)?;
-    let size = engine.memory_usage() + size_of::<Compiled>() + 2 * pattern.len();
+    let size = engine.memory_usage() + OF_EACH + 2 * pattern.len();
     let of_process = OF_PROCESS.saturating_sub(SIZE.fetch_add(size, Ordering::Relaxed));
     let compiled = Arc::new(Compiled {
         id: NEXT.fetch_add(1, Ordering::Relaxed),

@@ -4,18 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
 use linnet_mesh::regexes::{self, Budget, OF_PROCESS, OF_RESOURCE, OF_THREAD};
-use std::fs;
-
-/// Anonymous memory of this process, bytes.
-fn memory() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let mut lines = status.lines();
-    let line = lines
-        .find_map(|line| line.strip_prefix("RssAnon:"))
-        .unwrap();
-    let kilobytes = line.trim().trim_end_matches(" kB");
-    kilobytes.parse::<usize>().unwrap() * 1024
-}
+use linnet_meter::{allocated, alone, resident};
 
 /// Patterns that take as much as they can, each another way.
 fn patterns(number: usize) -> [String; 6] {
@@ -31,7 +20,8 @@ fn patterns(number: usize) -> [String; 6] {
 
 #[test]
 fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
-    let before = memory();
+    let _alone = alone();
+    let before = resident();
     let text = "Ab1é.ddee00".repeat(400);
     let (mut kept, mut refused) = (Vec::new(), 0);
     for number in 0..120 {
@@ -49,11 +39,41 @@ fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
         assert!(regexes::size() <= OF_PROCESS);
     }
     assert!(refused > 20, "the bound is met: {} taken", kept.len());
-    let grown = memory().saturating_sub(before);
+    let grown = resident().saturating_sub(before);
     println!("{} taken, {} KiB", kept.len(), grown / 1024);
     // The allocator rounds up, and keeps what compiling took for a moment.
     assert!(grown < (OF_PROCESS + OF_THREAD) * 3 / 2, "{grown}");
     drop(kept);
     assert_eq!(regexes::size(), 0);
     assert!(Budget::of_resource().whole(&patterns(0)[0]).is_ok());
+}
+
+/// What is counted of an expression is what it takes, however little there is to it.
+#[test]
+fn what_an_expression_takes_is_counted() {
+    let _alone = alone();
+    for (what, pattern) in [
+        ("a text", "a"),
+        ("a class", "[a-z]+"),
+        ("words", r"\w+"),
+        ("alternatives", "GET|POST|PUT"),
+        ("groups", r"(\d+)\.(\d+)\."),
+    ] {
+        let (before, counted) = (allocated(), regexes::size());
+        let compiled: Vec<_> = (0..50)
+            .map(|number| {
+                let pattern = format!("{pattern}{number}");
+                let mut budget = Budget::of_resource();
+                (budget.whole(&pattern), budget.replace(&pattern))
+            })
+            .collect();
+        let (taken, counted) = (allocated() - before, regexes::size() - counted);
+        println!("{what}: {taken} bytes, {counted} counted");
+        assert!(
+            compiled
+                .iter()
+                .all(|(whole, replace)| whole.is_ok() && replace.is_ok())
+        );
+        assert!(taken <= counted, "{what}: {taken} bytes, {counted} counted");
+    }
 }

@@ -1,7 +1,8 @@
 //! Places for open connections, shared fairly among the addresses they come from.
 //!
 //! While a place is free, anybody gets it. When none is free, the address that holds
-//! the most gives up its longest idle connection, provided that the newcomer's
+//! the most gives up its longest idle connection (one that serves a request only if no
+//! idle one is found), provided that the newcomer's
 //! address holds at least two fewer. So one address that hoards connections keeps
 //! nobody else out, and no address is limited while there is room. Taking and
 //! returning a place costs a lock and a logarithm, whatever strangers do.
@@ -24,7 +25,8 @@ use tokio::time::Instant;
 /// Connections of one address that are compared when one of them must go. Among
 /// more than these the choice is only nearly the longest idle one.
 const SAMPLE: usize = 64;
-/// Connections that are looked at when no address holds more than others.
+/// Connections that are looked at when no address holds more than others, or when all of
+/// the smaller sample serve requests.
 const WIDE_SAMPLE: usize = 1024;
 
 /// The places of one listener, or of one direction. Clones share them.
@@ -197,9 +199,17 @@ impl Open {
             let held = self.holders.get(&holder)?;
             let start = self.cursor % held.len();
             self.cursor = self.cursor.wrapping_add(SAMPLE);
-            let sample = held.iter().cycle().skip(start);
-            let sample = sample.take(SAMPLE.min(held.len()));
-            return sample.min_by_key(|slot| slot.rank()).cloned();
+            let from_cursor = || held.iter().cycle().skip(start);
+            let sample = from_cursor().take(SAMPLE.min(held.len()));
+            let chosen = sample.min_by_key(|slot| slot.rank())?;
+            if !chosen.is_busy() {
+                return Some(chosen.clone());
+            }
+            // Whoever waits for an answer goes only when nobody is found idle.
+            let wide = from_cursor().take(WIDE_SAMPLE.min(held.len()));
+            let idle = wide.filter(|slot| !slot.is_busy());
+            let idle = idle.min_by_key(|slot| slot.rank());
+            return Some(idle.unwrap_or(chosen).clone());
         }
         let idle = u64::try_from(yields_after?.as_micros()).unwrap_or(u64::MAX);
         let idlest = self.holders.values().flatten().take(WIDE_SAMPLE);
@@ -212,7 +222,11 @@ impl Open {
 impl Slot {
     /// Sorts connections by whether they serve a request, then by their last use.
     fn rank(&self) -> (bool, u64) {
-        (self.busy.load(Relaxed) > 0, self.used.load(Relaxed))
+        (self.is_busy(), self.used.load(Relaxed))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Relaxed) > 0
     }
 
     fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
@@ -276,13 +290,29 @@ impl Activity {
         Busy(self.clone())
     }
 
+    /// Notes that a request begins, without a look at the clock: for tasks whose polls
+    /// count as uses. [`Activity::leave`] must follow.
+    pub fn enter(&self) {
+        self.slot.busy.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that a request has ended which [`Activity::enter`] noted.
+    pub fn leave(&self) {
+        self.slot.busy.fetch_sub(1, Relaxed);
+    }
+
     fn note_use(&self) {
         self.slot.used.store(self.places.now(), Relaxed);
     }
 
+    /// Ends the connection: its task ends, as it does when it loses its place.
+    pub fn end_connection(&self) {
+        self.slot.evict();
+    }
+
     /// Reports whether a request is in progress.
     pub fn is_busy(&self) -> bool {
-        self.slot.busy.load(Relaxed) > 0
+        self.slot.is_busy()
     }
 
     /// Reports whether there has been a request.
@@ -371,6 +401,27 @@ mod tests {
         drop((held, honest));
         assert_eq!(places.taken(), 0);
         assert!(places.0.open().sizes.is_empty() && places.0.open().holders.is_empty());
+    }
+
+    #[test]
+    fn whoever_waits_for_an_answer_goes_after_all_who_are_idle() {
+        let places = Places::new(200);
+        let held: Vec<_> = (0..200).map(|_| places.take(address(1)).unwrap()).collect();
+        // All but two serve a request, and these two were used last.
+        for (at, place) in held.iter().enumerate() {
+            if at != 100 && at != 150 {
+                place.activity().enter();
+            }
+        }
+        let newcomers: Vec<_> = (0..3).map(|_| places.take(address(2)).unwrap()).collect();
+        let gone: Vec<_> = (0..200).filter(|at| is_evicted(&held[*at])).collect();
+        assert_eq!(gone.len(), 3);
+        assert!(gone.contains(&100) && gone.contains(&150), "{gone:?}");
+        // An answer came.
+        held[7].activity().leave();
+        let _fourth = places.take(address(2)).unwrap();
+        assert!(is_evicted(&held[7]));
+        drop(newcomers);
     }
 
     #[test]

@@ -56,6 +56,8 @@ use running::{Request, Running};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an HTTP/2 peer is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// What waits to be written of one HTTP/2 stream at most, bytes.
+const SEND_BUFFER: usize = 64 * 1024;
 /// The pause after a failed accept: the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -79,6 +81,23 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Its identity, when it presented a certificate of the mesh.
     pub identity: Option<SpiffeId>,
+}
+
+/// Ends the connection that a request came by: in the extensions of requests whose
+/// response is a stream. A peer that takes nothing of such a response can't be told so by it.
+#[derive(Clone, Debug)]
+pub struct Hangup(Activity);
+
+impl Hangup {
+    /// Makes the handle of a connection.
+    pub fn new(activity: Activity) -> Self {
+        Self(activity)
+    }
+
+    /// Ends the connection, with all its requests.
+    pub fn hang_up(&self) {
+        self.0.end_connection();
+    }
 }
 
 /// Listens on an address. Where there is no IPv6, the unspecified address of
@@ -210,6 +229,7 @@ impl Connection {
             builder
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(streams)
+                .max_send_buf_size(SEND_BUFFER)
                 .keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(HEAD_TIMEOUT);
             let mut connection = Box::pin(builder.serve_connection(io, service));
@@ -312,8 +332,12 @@ impl hyper::service::Service<http::Request<Incoming>> for Answers {
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
         let busy = (self.activity.begin(), self.running.begin());
         request.extensions_mut().insert(self.peer.clone());
-        let answer = self.router.clone().oneshot(request);
         let limit = self.limit;
+        if limit.is_none() {
+            let hangup = Hangup::new(self.activity.clone());
+            request.extensions_mut().insert(hangup);
+        }
+        let answer = self.router.clone().oneshot(request);
         Box::pin(async move {
             let response = match limit {
                 Some(limit) => match timeout(limit, answer).await {
@@ -379,6 +403,7 @@ fn http_versions(streams: Option<u32>) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(HEAD_TIMEOUT);
     builder

@@ -4,7 +4,10 @@
 //! expressions of all have a bound besides, since the process's memory is one. Of these
 //! each namespace has a little that no other can take.
 
-use crate::compile::{Note, limits};
+use crate::{
+    compile::{Note, limits},
+    object::{Configuration, Kind},
+};
 use linnet_mesh::regexes::{self, Budget};
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,15 +20,48 @@ pub(in crate::index) struct Cost {
     spec: usize,
     /// Bytes of its compiled regular expressions.
     regexes: usize,
+    /// Bytes that it takes compiled, these aside.
+    compiled: usize,
+    /// The same, if each sidecar that it is for holds it.
+    policies: usize,
+    /// Bytes of the remarks on it.
+    notes: usize,
 }
 
 impl Cost {
-    pub(super) fn new(spec: usize, regexes: usize) -> Self {
+    /// What a resource takes, refused: its remarks, and at most what stands in for it.
+    pub(super) fn refused(configuration: &Configuration) -> Self {
         Self {
             resources: 1,
-            spec,
-            regexes,
+            spec: limits::size(&configuration.spec),
+            ..Self::default()
         }
+    }
+
+    /// What a resource takes in force, its regular expressions aside.
+    /// An AuthorizationPolicy has its principals under each name of the trust domain.
+    pub(super) fn compiled(configuration: &Configuration, trust_domains: usize) -> Self {
+        let compiled = match configuration.kind {
+            Kind::AuthorizationPolicy => limits::compiled(configuration) * trust_domains.max(1),
+            _ => limits::compiled(configuration),
+        };
+        let is_policy = limits::is_policy(configuration.kind);
+        Self {
+            compiled,
+            policies: if is_policy { compiled } else { 0 },
+            ..Self::refused(configuration)
+        }
+    }
+
+    /// The same with what its remarks take.
+    pub(super) fn with_notes(self, notes: &[Note]) -> Self {
+        let notes = limits::of_notes(notes);
+        Self { notes, ..self }
+    }
+
+    /// The same with what its regular expressions take.
+    pub(super) fn with_regexes(self, regexes: usize) -> Self {
+        Self { regexes, ..self }
     }
 }
 
@@ -34,6 +70,7 @@ impl Cost {
 pub(super) struct Usage {
     namespaces: HashMap<Arc<str>, Cost>,
     regexes: usize,
+    compiled: usize,
 }
 
 impl Usage {
@@ -45,7 +82,11 @@ impl Usage {
         own.resources += cost.resources;
         own.spec += cost.spec;
         own.regexes += cost.regexes;
+        own.compiled += cost.compiled;
+        own.policies += cost.policies;
+        own.notes += cost.notes;
         self.regexes += cost.regexes;
+        self.compiled += cost.compiled + cost.notes;
     }
 
     pub(super) fn remove(&mut self, namespace: &Arc<str>, cost: Cost) {
@@ -55,7 +96,11 @@ impl Usage {
         own.resources = own.resources.saturating_sub(cost.resources);
         own.spec = own.spec.saturating_sub(cost.spec);
         own.regexes = own.regexes.saturating_sub(cost.regexes);
+        own.compiled = own.compiled.saturating_sub(cost.compiled);
+        own.policies = own.policies.saturating_sub(cost.policies);
+        own.notes = own.notes.saturating_sub(cost.notes);
         self.regexes = self.regexes.saturating_sub(cost.regexes);
+        self.compiled = self.compiled.saturating_sub(cost.compiled + cost.notes);
         if *own == Cost::default() {
             self.namespaces.remove(namespace);
         }
@@ -64,19 +109,40 @@ impl Usage {
     /// What one more resource of a namespace may take for its regular expressions.
     ///
     /// # Errors
-    /// There is no room for a resource whose spec has so many bytes.
-    pub(super) fn room(&self, namespace: &str, spec: usize) -> Result<Budget, Note> {
+    /// There is no room for a resource that takes so much.
+    pub(super) fn room(&self, namespace: &str, cost: Cost) -> Result<Budget, Note> {
         let own = self.namespaces.get(namespace).copied().unwrap_or_default();
+        let of_mesh = limits::COMPILED_OF_MESH.saturating_sub(self.compiled);
+        let floor = limits::COMPILED_FLOOR_OF_NAMESPACE.saturating_sub(own.compiled);
+        if cost.compiled > of_mesh.max(floor) {
+            let text = format!(
+                "takes {} bytes once it is compiled; {} are left of the mesh's {}, so remove or shrink others and apply it again",
+                cost.compiled,
+                of_mesh.max(floor),
+                limits::COMPILED_OF_MESH
+            );
+            return Err(Note::new("spec", text));
+        }
         for (what, count, most) in [
             (
                 "resources",
-                own.resources + 1,
+                own.resources + cost.resources,
                 limits::RESOURCES_OF_NAMESPACE,
             ),
             (
                 "bytes of specs",
-                own.spec + spec,
+                own.spec + cost.spec,
                 limits::SPECS_OF_NAMESPACE,
+            ),
+            (
+                "bytes of compiled AuthorizationPolicies and RequestAuthentications",
+                own.policies + cost.policies,
+                limits::COMPILED_POLICIES_OF_NAMESPACE,
+            ),
+            (
+                "bytes of compiled resources",
+                own.compiled + own.notes + cost.compiled,
+                limits::COMPILED_OF_NAMESPACE,
             ),
         ] {
             if count > most {

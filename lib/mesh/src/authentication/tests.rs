@@ -520,7 +520,10 @@ fn keys_that_nobody_has_fetched_since_are_those_of_before() {
     let before = all(vec![from("a", vec![key(Some("old"))])]);
     let kept = |rule: JwtRule| all(vec![rule]).with_keys_of(&before).rules()[0].clone();
     let same = kept(from("a", vec![]));
-    assert_eq!((same.keys, same.problem), (vec![key(Some("old"))], None));
+    assert_eq!(
+        (same.keys.clone(), same.problem.clone()),
+        (vec![key(Some("old"))], None)
+    );
     let newer = vec![key(Some("new"))];
     assert_eq!(kept(from("a", newer.clone())).keys, newer);
     let others = JwtRule {

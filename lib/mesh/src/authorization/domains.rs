@@ -55,8 +55,8 @@ fn under(pattern: Pattern, domains: &[TrustDomain]) -> Vec<Pattern> {
     let with = |domain: &TrustDomain| {
         let text = format!("{domain}/{rest}");
         match &pattern {
-            Pattern::Prefix(_) => Pattern::Prefix(text),
-            _ => Pattern::Exact(text),
+            Pattern::Prefix(_) => Pattern::Prefix(text.into()),
+            _ => Pattern::Exact(text.into()),
         }
     };
     domains.iter().map(with).collect()

@@ -46,7 +46,7 @@ pub enum Invalid {
 }
 
 /// Values of which one must fit, and values of which none may.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match<T> {
     /// One of these; empty: whatever.
     pub any: Vec<T>,
@@ -92,29 +92,30 @@ impl<T> Match<T> {
     }
 }
 
-/// A condition on text.
+/// A condition on text. A tenant may write very many, so one takes three words and its
+/// text, however short that is.
 #[derive(Clone, Debug)]
 pub enum Pattern {
     /// The same text.
-    Exact(String),
+    Exact(Box<str>),
     /// `x*`
-    Prefix(String),
+    Prefix(Box<str>),
     /// `*x`
-    Suffix(String),
+    Suffix(Box<str>),
     /// `*`: any text. Where it may be empty, [`Pattern::fits_present`] counts that too.
     Present,
     /// A path template with `{*}` and `{**}`.
-    Template(Template),
+    Template(Box<Template>),
 }
 
 /// A path template: `{*}` is one segment, `{**}` is any rest.
 #[derive(Clone, Debug)]
 pub struct Template {
-    text: String,
+    text: Box<str>,
     /// What stands before `{**}`, or all.
-    segments: Vec<Segment>,
+    segments: Box<[Segment]>,
     /// What stands behind `{**}`, with the slash before it.
-    end: Option<String>,
+    end: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -137,6 +138,8 @@ impl PartialEq for Pattern {
     }
 }
 
+impl Eq for Pattern {}
+
 impl FromStr for Pattern {
     type Err = Invalid;
 
@@ -148,11 +151,11 @@ impl FromStr for Pattern {
             return Ok(Self::Present);
         }
         let (rest, pattern) = if let Some(rest) = text.strip_suffix('*') {
-            (rest, Self::Prefix(rest.to_owned()))
+            (rest, Self::Prefix(rest.into()))
         } else if let Some(rest) = text.strip_prefix('*') {
-            (rest, Self::Suffix(rest.to_owned()))
+            (rest, Self::Suffix(rest.into()))
         } else {
-            (text, Self::Exact(text.to_owned()))
+            (text, Self::Exact(text.into()))
         };
         if rest.contains('*') {
             return Err(Invalid::Wildcard(text.to_owned()));
@@ -180,7 +183,8 @@ impl Pattern {
     /// A wildcard or an operator in the wrong place.
     pub fn path(text: &str) -> Result<Self, Invalid> {
         if text.contains(['{', '}']) {
-            return Template::new(text).map(Self::Template);
+            let template = Template::new(text)?;
+            return Ok(Self::Template(Box::new(template)));
         }
         text.parse()
     }
@@ -197,9 +201,9 @@ impl Pattern {
     /// Whether a text fits.
     pub fn matches(&self, text: &str) -> bool {
         match self {
-            Self::Exact(exact) => text == exact,
-            Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
-            Self::Suffix(suffix) => text.ends_with(suffix.as_str()),
+            Self::Exact(exact) => *text == **exact,
+            Self::Prefix(prefix) => text.starts_with(&**prefix),
+            Self::Suffix(suffix) => text.ends_with(&**suffix),
             Self::Present => !text.is_empty(),
             Self::Template(template) => template.matches(text),
         }
@@ -246,9 +250,9 @@ impl Template {
             }
         }
         Ok(Self {
-            text: text.to_owned(),
-            segments,
-            end,
+            text: text.into(),
+            segments: segments.into(),
+            end: end.map(String::into_boxed_str),
         })
     }
 
@@ -256,7 +260,7 @@ impl Template {
     /// the memory.
     fn matches(&self, path: &str) -> bool {
         let mut rest = path;
-        for segment in &self.segments {
+        for segment in self.segments.iter() {
             let Some(behind) = rest.strip_prefix('/') else {
                 return false;
             };
@@ -274,7 +278,7 @@ impl Template {
             None => rest.is_empty(),
             Some(end) => {
                 let behind = rest.strip_prefix('/');
-                behind.is_some_and(|behind| behind.ends_with(end.as_str()))
+                behind.is_some_and(|behind| behind.ends_with(&**end))
             }
         }
     }
@@ -284,9 +288,9 @@ impl Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceAccount {
     /// The namespace.
-    pub namespace: String,
+    pub namespace: Box<str>,
     /// The name.
-    pub name: String,
+    pub name: Box<str>,
 }
 
 impl ServiceAccount {
@@ -301,14 +305,15 @@ impl ServiceAccount {
             return Err(Invalid::ServiceAccount(text.to_owned()));
         }
         Ok(Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+            namespace: namespace.into(),
+            name: name.into(),
         })
     }
 
     pub(super) fn is(&self, identity: Option<&SpiffeId>) -> bool {
-        identity
-            .is_some_and(|id| id.namespace() == self.namespace && id.service_account() == self.name)
+        identity.is_some_and(|id| {
+            *id.namespace() == *self.namespace && *id.service_account() == *self.name
+        })
     }
 }
 

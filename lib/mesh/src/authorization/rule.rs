@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// One rule: each of its parts must fit.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Who calls: one of these; empty: anybody.
     pub from: Vec<Source>,
@@ -24,7 +24,7 @@ pub struct Rule {
 }
 
 /// Who calls.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     /// SPIFFE IDs without their scheme.
     pub principals: Match<Pattern>,
@@ -41,7 +41,7 @@ pub struct Source {
 }
 
 /// What is called.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operation {
     /// `Host` or `:authority`, ASCII case aside.
     pub hosts: Match<Pattern>,
@@ -54,7 +54,7 @@ pub struct Operation {
 }
 
 /// A further condition.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// The attribute, as the policy writes it.
     pub key: String,
@@ -63,7 +63,7 @@ pub struct Condition {
 }
 
 /// What an attribute must be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Demand {
     /// `request.headers[name]`
     Header(HeaderName, Match<Pattern>),

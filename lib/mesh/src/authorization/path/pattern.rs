@@ -5,19 +5,28 @@
 //! What a wildcard leaves open is not touched: a segment that `*` may continue has no
 //! parameters yet and is no dot segment.
 
-use super::{MAX_READINGS, Reading, Step, Steps, explore};
+use super::{MAX_BYTES, MAX_PAIRS, MAX_READINGS, Reading, Step, Steps, explore};
 use crate::authorization::pattern::{Invalid, Pattern};
 use std::{borrow::Cow, fmt, str::FromStr};
 
 /// A condition on a path.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
     /// The condition as the policy writes it.
     written: Pattern,
+    /// Other forms of it; `None`: no step changes the value, as is the rule.
+    forms: Option<Box<Forms>>,
+}
+
+/// What steps make of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Forms {
     /// The steps that change the value.
     relevant: Steps,
-    /// The value after each set of these steps; empty where none changes it.
-    forms: Vec<(Steps, Pattern)>,
+    /// The place in `values` of the value after each set of these steps.
+    after: Box<[(Steps, u8)]>,
+    /// Each form once; there are [`MAX_READINGS`] at most.
+    values: Box<[Pattern]>,
 }
 
 /// Where a value's text stands in the paths that fit it.
@@ -31,18 +40,33 @@ enum Place {
 
 impl PathPattern {
     /// Returns the steps that change the value.
-    pub(in crate::authorization) const fn relevant(&self) -> Steps {
-        self.relevant
+    pub(in crate::authorization) fn relevant(&self) -> Steps {
+        self.forms.as_ref().map_or(Steps::NONE, |f| f.relevant)
+    }
+
+    /// Reports whether a value may have other forms, at a glance.
+    pub fn may_have_forms(text: &str) -> bool {
+        let of_steps = |pair: &[u8]| matches!(pair, [b'/', b'/' | b'.']);
+        text.contains(['%', '\\', ';']) || text.as_bytes().windows(2).any(of_steps)
+    }
+
+    /// Returns how many bytes a value's other forms take at most.
+    pub fn most_of_forms(text: &str) -> usize {
+        let values = MAX_READINGS * size_of::<Pattern>() + MAX_BYTES.min(MAX_READINGS * text.len());
+        size_of::<Forms>() + MAX_PAIRS * size_of::<(Steps, u8)>() + values
     }
 
     /// Reports whether a reading, which these steps made, fits.
     pub fn matches(&self, path: &str, steps: Steps) -> bool {
-        if self.forms.is_empty() {
-            return self.written == Pattern::Present || self.written.matches(path);
-        }
-        let steps = steps.within(self.relevant);
-        let mut forms = self.forms.iter().filter(|(of, _)| *of == steps);
-        forms.any(|(_, form)| form.matches(path))
+        let Some(forms) = &self.forms else {
+            return matches!(self.written, Pattern::Present) || self.written.matches(path);
+        };
+        let steps = steps.within(forms.relevant);
+        let mut after = forms.after.iter().filter(|(of, _)| *of == steps);
+        after.any(|(_, place)| {
+            let value = forms.values.get(usize::from(*place));
+            value.is_some_and(|value| value.matches(path))
+        })
     }
 }
 
@@ -52,26 +76,41 @@ impl FromStr for PathPattern {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let written = Pattern::path(text)?;
         let (literal, place) = match &written {
-            Pattern::Exact(text) => (text.clone(), Place::Whole),
-            Pattern::Prefix(text) => (text.clone(), Place::Start),
-            Pattern::Suffix(text) => (text.clone(), Place::End),
-            Pattern::Template(_) => (text.to_owned(), Place::Template),
-            Pattern::Present => (String::new(), Place::Whole),
+            Pattern::Exact(text) => (&**text, Place::Whole),
+            Pattern::Prefix(text) => (&**text, Place::Start),
+            Pattern::Suffix(text) => (&**text, Place::End),
+            Pattern::Template(_) => (text, Place::Template),
+            Pattern::Present => ("", Place::Whole),
         };
-        let relevant = relevant(&literal, place).ok_or_else(|| too_many(text))?;
-        let mut forms = Vec::new();
-        if relevant != Steps::NONE {
-            let made = explore(&literal, &STEPS, relevant, |step, text| {
-                place.apply(step, text)
+        let relevant = relevant(literal, place).ok_or_else(|| too_many(text))?;
+        let forms = match relevant {
+            Steps::NONE => None,
+            relevant => Some(Box::new(Forms::new(literal, place, relevant, text)?)),
+        };
+        Ok(Self { written, forms })
+    }
+}
+
+impl Forms {
+    fn new(literal: &str, place: Place, relevant: Steps, written: &str) -> Result<Self, Invalid> {
+        let made = explore(literal, &STEPS, relevant, |step, text| {
+            place.apply(step, text)
+        });
+        let (mut texts, mut after) = (Vec::<Cow<'_, str>>::new(), Vec::new());
+        for Reading { text, steps } in made.map_err(|_| too_many(written))? {
+            let known = texts.iter().position(|known| *known == text);
+            let position = known.unwrap_or_else(|| {
+                texts.push(text);
+                texts.len() - 1
             });
-            for Reading { text: made, steps } in made.map_err(|_| too_many(text))? {
-                forms.push((steps, place.pattern(&made)?));
-            }
+            let position = u8::try_from(position).map_err(|_| too_many(written))?;
+            after.push((steps, position));
         }
+        let values = texts.iter().map(|text| place.pattern(text));
         Ok(Self {
-            written,
             relevant,
-            forms,
+            after: after.into(),
+            values: values.collect::<Result<_, _>>()?,
         })
     }
 }
@@ -151,9 +190,9 @@ impl Place {
 
     fn pattern(self, text: &str) -> Result<Pattern, Invalid> {
         Ok(match self {
-            Self::Whole => Pattern::Exact(text.to_owned()),
-            Self::Start => Pattern::Prefix(text.to_owned()),
-            Self::End => Pattern::Suffix(text.to_owned()),
+            Self::Whole => Pattern::Exact(text.into()),
+            Self::Start => Pattern::Prefix(text.into()),
+            Self::End => Pattern::Suffix(text.into()),
             Self::Template => Pattern::path(text)?,
         })
     }
