@@ -26,7 +26,10 @@ use linnet_admission::{
     server::{self, Limits, Turn},
 };
 use linnet_mesh::names;
-use linnet_runtime::{drain, serve::{self, ListenerKind, Transport}};
+use linnet_runtime::{
+    drain,
+    serve::{self, ListenerKind, Transport},
+};
 use serde_json::Value;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;

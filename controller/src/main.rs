@@ -4,7 +4,12 @@ use linnet_controller::{
     Deps, Source,
     config::{Environment, Platform},
 };
-use linnet_runtime::{drain, process::{self, Error}, readiness::Readiness, signal};
+use linnet_runtime::{
+    drain,
+    process::{self, Error},
+    readiness::Readiness,
+    signal,
+};
 use std::process::ExitCode;
 
 #[global_allocator]

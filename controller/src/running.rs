@@ -11,7 +11,11 @@ use crate::{
     status, trust_bundle,
 };
 use arc_swap::ArcSwap;
-use linnet_runtime::{drain, health, readiness::Readiness, serve::{self, ListenerKind, TlsConfig, Transport}};
+use linnet_runtime::{
+    drain, health,
+    readiness::Readiness,
+    serve::{self, ListenerKind, TlsConfig, Transport},
+};
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},

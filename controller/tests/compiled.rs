@@ -15,7 +15,11 @@ use linnet_controller::{
     source::Change,
 };
 use linnet_discovery::Update;
-use linnet_mesh::{ResourceRef, SpiffeId, TrustDomain, authorization::{Action, Rule}, regexes};
+use linnet_mesh::{
+    ResourceRef, SpiffeId, TrustDomain,
+    authorization::{Action, Rule},
+    regexes,
+};
 use linnet_meter::{MIB, allocated, alone};
 use serde_json::{Value, json};
 use std::{

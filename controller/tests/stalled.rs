@@ -18,12 +18,16 @@ use linnet_controller::{
     source::{self, Change, Sink},
 };
 use linnet_discovery::{
-        limits,
-        proto::{self, proxy_message::Kind},
-    };
+    limits,
+    proto::{self, proxy_message::Kind},
+};
 use linnet_mesh::TrustDomain;
 use linnet_meter::{MIB, allocated, alone};
-use linnet_runtime::{drain, places::Places, serve::{Hangup, Peer}};
+use linnet_runtime::{
+    drain,
+    places::Places,
+    serve::{Hangup, Peer},
+};
 use prost::Message;
 use std::{convert::Infallible, time::Duration};
 use tokio::{

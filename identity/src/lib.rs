@@ -19,7 +19,11 @@ mod serving;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use linnet_runtime::{drain, health, readiness::{self, Readiness}, serve::{self, ListenerKind, Transport}};
+use linnet_runtime::{
+    drain, health,
+    readiness::{self, Readiness},
+    serve::{self, ListenerKind, Transport},
+};
 use linnet_workload::Federation;
 use time::OffsetDateTime;
 use tokio::time::sleep;

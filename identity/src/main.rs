@@ -9,7 +9,12 @@ use linnet_identity::{
     bundle,
     config::{Environment, Platform},
 };
-use linnet_runtime::{drain, process::{self, Error}, readiness::Readiness, signal};
+use linnet_runtime::{
+    drain,
+    process::{self, Error},
+    readiness::Readiness,
+    signal,
+};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

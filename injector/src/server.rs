@@ -6,7 +6,11 @@ use arc_swap::ArcSwap;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::Client;
 use linnet_admission::{Keeper, server};
-use linnet_runtime::{drain, health, readiness::Readiness, serve::{ListenerKind, Transport, serve}};
+use linnet_runtime::{
+    drain, health,
+    readiness::Readiness,
+    serve::{ListenerKind, Transport, serve},
+};
 use tokio::net::TcpListener;
 
 use crate::{

@@ -14,7 +14,11 @@ use crate::{
     why::Explainer,
 };
 use linnet_mesh::{SpiffeId, TrustDomain, names::CONTROL_PLANE_NAMESPACE};
-use linnet_runtime::{drain, files, health, logging, readiness::Readiness, serve::{self, ListenerKind, Transport}};
+use linnet_runtime::{
+    drain, files, health, logging,
+    readiness::Readiness,
+    serve::{self, ListenerKind, Transport},
+};
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},

@@ -11,7 +11,11 @@ use linnet_identity::{
     limit::{Budget, Limits},
 };
 use linnet_injector::{InjectionConfig, webhook::Webhook};
-use linnet_runtime::{drain, logging, readiness::Readiness, serve::{ListenerKind, Transport, serve}};
+use linnet_runtime::{
+    drain, logging,
+    readiness::Readiness,
+    serve::{ListenerKind, Transport, serve},
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,

@@ -19,7 +19,10 @@ use linnet_discovery::{
     proto::{self, proxy_message::Kind},
 };
 use linnet_mesh::SpiffeId;
-use linnet_runtime::{drain, serve::{Hangup, Peer}};
+use linnet_runtime::{
+    drain,
+    serve::{Hangup, Peer},
+};
 use std::{
     convert::Infallible,
     sync::{

@@ -552,9 +552,7 @@ fn failure(
         (Some(told), _) => told,
         (None, Some(http2)) if http2.is_library() => Error::Malformed { address, reason },
         // The sidecar itself reset the stream, whose body broke off.
-        (None, Some(http2)) if http2.is_reset() && !http2.is_remote() => {
-            Error::BadRequest(reason)
-        }
+        (None, Some(http2)) if http2.is_reset() && !http2.is_remote() => Error::BadRequest(reason),
         _ => Error::Upstream {
             address,
             reason,

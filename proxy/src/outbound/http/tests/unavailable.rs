@@ -27,8 +27,8 @@ use linnet_mesh::{
     protocol::MeshProtocol,
     route::{Filters, HttpRule, Mirror, RetryPolicy, Share},
 };
-use linnet_workload::testing::{Authority, Leaf};
 use linnet_runtime::drain;
+use linnet_workload::testing::{Authority, Leaf};
 use std::{
     cell::Cell,
     net::SocketAddr,
