@@ -278,7 +278,10 @@ impl Balancer {
             None => group.choose(now, avoid, |key| asker.key(key), &mut rand::rng())?,
         };
         let mut in_flight = InFlight::new(chosen.clone(), called.pool.clone(), now);
-        in_flight.watch.clone_from(&group.watch);
+        if let Some(watch) = &group.watch {
+            in_flight.watch = Some(watch.clone());
+            in_flight.returns = chosen.health.availability.returns();
+        }
         in_flight.others = group.others;
         in_flight.desperate = group.desperate && chosen.is_unavailable();
         in_flight.cookie = asker.take_cookie().map(Box::new);

@@ -19,6 +19,9 @@ pub(crate) struct InFlight {
     pub(crate) pool: Rc<Pool>,
     started: Instant,
     pub(super) watch: Option<Rc<Watch>>,
+    /// How often the endpoint had become available again when this began, where somebody
+    /// watches.
+    pub(super) returns: u64,
     pub(super) cookie: Option<Box<HeaderValue>>,
     /// Endpoints that the request could go to instead.
     pub(crate) others: usize,
@@ -40,6 +43,7 @@ impl InFlight {
             pool,
             started: now,
             watch: None,
+            returns: 0,
             cookie: None,
             others: 0,
             desperate: false,
@@ -153,14 +157,23 @@ impl InFlight {
     /// watches.
     pub(crate) fn blame(&self) -> Option<Blame> {
         let watch = self.watch.clone()?;
-        let candidate = self.candidate.clone();
-        Some(Blame { candidate, watch })
+        Some(Blame {
+            candidate: self.candidate.clone(),
+            watch,
+            returns: self.returns,
+        })
     }
 
     /// Takes note of how it went, for outlier detection.
     pub(crate) fn judge(&self, verdict: Verdict) {
         if let Some(watch) = &self.watch {
-            watch.note(&self.candidate, verdict, clock::instant());
+            note(
+                watch,
+                &self.candidate,
+                self.returns,
+                verdict,
+                clock::instant(),
+            );
         }
     }
 
@@ -179,13 +192,23 @@ impl InFlight {
 pub(crate) struct Blame {
     candidate: Rc<Candidate>,
     watch: Rc<Watch>,
+    returns: u64,
+}
+
+/// Takes note of how an attempt went that began after so many returns. A failure of one
+/// that began before the last return tells nothing against who is back.
+fn note(watch: &Watch, candidate: &Candidate, returns: u64, verdict: Verdict, now: Instant) {
+    let is_old = candidate.health.availability.returns() != returns;
+    if !(is_old && verdict.is_failure()) {
+        watch.note(candidate, verdict, now);
+    }
 }
 
 impl Blame {
     /// No answer came in time.
     pub(crate) fn fall(&self) {
-        let now = Instant::now();
-        self.watch.note(&self.candidate, Verdict::Failed, now);
+        let (candidate, now) = (&self.candidate, Instant::now());
+        note(&self.watch, candidate, self.returns, Verdict::Failed, now);
     }
 }
 

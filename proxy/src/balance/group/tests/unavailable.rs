@@ -1,7 +1,7 @@
 //! Endpoints that can't be reached.
 
 use super::*;
-use crate::availability::Repeatable;
+use crate::{availability::Repeatable, balance::InFlight};
 use proptest::prelude::{
     Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
 };
@@ -233,4 +233,35 @@ fn an_ejection_for_what_was_answered_outlasts_an_absence() {
     world.candidates[1].health.availability.mark_available();
     assert_eq!(world.drawn(2), [0, 2]);
     assert_eq!(world.drawn(40), [0, 1, 2]);
+}
+
+/// What was on its way when the endpoint went away may fail long after it is back.
+#[test]
+fn what_began_before_a_return_tells_nothing_against_who_is_back() {
+    let outlier = OutlierDetection {
+        consecutive_5xx: Some(1),
+        ..OutlierDetection::DEFAULT
+    };
+    let world = World::with(3, ejecting(outlier));
+    let attempt = || {
+        let candidate = world.candidates[1].clone();
+        let pool = crate::pool::Pool::new(Arc::default());
+        let returns = candidate.health.availability.returns();
+        let mut attempt = InFlight::new(candidate, pool, world.at(1));
+        attempt.watch = world.group(1).watch;
+        attempt.returns = returns;
+        attempt
+    };
+    let before = attempt();
+    world.lose(1, 1);
+    let probe = attempt();
+    world.candidates[1].health.availability.mark_available();
+    for late in [before, probe] {
+        late.judge(Verdict::Failed);
+        late.blame().unwrap().fall();
+        assert!(!world.is_ejected(1));
+    }
+    let after = attempt();
+    after.judge(Verdict::Failed);
+    assert!(world.is_ejected(1));
 }

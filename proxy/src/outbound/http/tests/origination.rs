@@ -123,6 +123,13 @@ impl World {
         path.to_str().unwrap().to_owned()
     }
 
+    /// Makes `client.pem` and `client.key`, which the server's authority vouches for.
+    fn make_client_certificate(&self) {
+        let (chain, key) = leaf(&self.authority, "client.example");
+        std::fs::write(self.path("client.pem"), chain).unwrap();
+        std::fs::write(self.path("client.key"), key).unwrap();
+    }
+
     /// Trusts the server's authority.
     fn origination(&self) -> Origination {
         Origination {
@@ -258,9 +265,7 @@ async fn another_authority_is_refused_unless_nothing_is_asked() {
 async fn mutual_presents_a_certificate_where_simple_has_none() {
     local(async {
         let world = World::start("secure.example", true).await;
-        let (chain, key) = leaf(&world.authority, "client.example");
-        std::fs::write(world.path("client.pem"), chain).unwrap();
-        std::fs::write(world.path("client.key"), key).unwrap();
+        world.make_client_certificate();
         let server = Origination {
             sni: Some("secure.example".to_owned()),
             ..world.origination()
@@ -288,9 +293,7 @@ async fn http2_is_translated_for_a_server_that_speaks_http1_alone() {
         for mutual in [false, true] {
             local(async {
                 let world = World::speaking(&names, "secure.example", mutual).await;
-                let (chain, key) = leaf(&world.authority, "client.example");
-                std::fs::write(world.path("client.pem"), chain).unwrap();
-                std::fs::write(world.path("client.key"), key).unwrap();
+                world.make_client_certificate();
                 let server = Origination {
                     sni: Some("secure.example".to_owned()),
                     ..world.origination()
