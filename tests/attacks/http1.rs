@@ -375,3 +375,47 @@ async fn pipelined_requests_are_two() {
     }
     assert_eq!(front.app.targets(), ["/1", "/2", "/1", "/2"]);
 }
+
+/// Through both sidecars, and as a peer: they end the body, and are no request.
+#[tokio::test]
+async fn trailers_go_on_behind_the_body() {
+    let body = "5\r\nhello\r\n0\r\nx-sum: 1\r\nHost: other\r\n\r\n";
+    for announced in ["", "trailer: x-sum\r\n"] {
+        let headers = format!("transfer-encoding: chunked\r\n{announced}");
+        one_request(&post(&headers, body), |seen| {
+            let body = String::from_utf8_lossy(&seen.body);
+            assert_eq!(body, "5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n");
+        })
+        .await;
+    }
+}
+
+/// Half a body is none, whichever way it is framed.
+#[tokio::test]
+async fn a_body_that_breaks_off_is_no_request() {
+    for (headers, body) in [
+        ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n"),
+        ("content-length: 10\r\n", "hello"),
+    ] {
+        let front = Front::start().await;
+        let bytes = post(headers, body);
+        let app = crate::wire::send_and_end(front.as_app().await, bytes.as_bytes()).await;
+        let peer = crate::wire::send_and_end(front.as_peer().await, bytes.as_bytes()).await;
+        assert_eq!([app, peer], ["", ""], "{headers}");
+        assert!(front.app.seen().is_empty(), "{:?}", front.app.seen());
+        front.serves_others().await;
+    }
+}
+
+/// Whoever has said all may end its side, and still hear.
+#[tokio::test]
+async fn a_client_that_sends_no_more_is_answered() {
+    let front = Front::start().await;
+    let bytes = b"GET /slow HTTP/1.1\r\nhost: payment\r\n\r\n";
+    let app = crate::wire::send_and_end(front.as_app().await, bytes).await;
+    let peer = crate::wire::send_and_end(front.as_peer().await, bytes).await;
+    for answer in [app, peer] {
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.ends_with("ok"), "{answer}");
+    }
+}

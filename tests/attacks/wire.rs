@@ -48,6 +48,18 @@ pub(crate) async fn send<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes
     String::from_utf8_lossy(&said).into_owned()
 }
 
+/// Sends bytes, says that there are no more, and reads until the end of the connection.
+pub(crate) async fn send_and_end<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    bytes: &[u8],
+) -> String {
+    stream.write_all(bytes).await.unwrap();
+    // It may have been refused already.
+    let _ = stream.shutdown().await;
+    let said = answer(&mut stream, |_| false).await;
+    String::from_utf8_lossy(&said).into_owned()
+}
+
 /// A TLS connection to a mesh port.
 pub(crate) async fn dial(
     address: SocketAddr,

@@ -260,6 +260,9 @@ impl HttpBody for Body {
             }
             Poll::Pending => {}
         }
+        if matches!(self.meter, Some(Meter::Response(_))) && is_last(&polled) {
+            self.kind = Kind::Text(None);
+        }
         if let Some(Meter::Request(exchange)) = &self.meter
             && exchange.progress.is_watched()
         {
@@ -295,6 +298,15 @@ impl HttpBody for Body {
             Kind::Copy(copy) => copy.size_hint(),
             Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
+    }
+}
+
+/// Reports whether a body says by this that nothing comes after it.
+fn is_last(polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) -> bool {
+    match polled {
+        Poll::Ready(Some(Ok(frame))) => frame.is_trailers(),
+        Poll::Ready(None) => true,
+        Poll::Ready(Some(Err(_))) | Poll::Pending => false,
     }
 }
 
