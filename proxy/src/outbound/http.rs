@@ -32,6 +32,7 @@ use crate::{
 };
 use ::http::{Request, Response, StatusCode, header::HOST};
 use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
+use linnet_runtime::places::Activity;
 use std::{
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
@@ -47,6 +48,7 @@ pub(super) fn stack(
     thread: Rc<Thread>,
     destination: Rc<Destination>,
     source: Option<IpAddr>,
+    connection: Option<Rc<Activity>>,
 ) -> Stack<impl Fn(&Exchange) + Clone> {
     let route = Route {
         thread,
@@ -58,7 +60,7 @@ pub(super) fn stack(
         move |exchange: &Exchange| route.record_unplaced(exchange)
     };
     ServiceBuilder::new()
-        .layer(MeasureLayer)
+        .layer(MeasureLayer { connection })
         .layer(RescueLayer {
             unplaced,
             tells_undelivered: false,
