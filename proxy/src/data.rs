@@ -10,6 +10,7 @@ use crate::{
     thread::{Shared, Thread},
 };
 use linnet_discovery::Target;
+use linnet_runtime::places::Activity;
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
@@ -117,9 +118,10 @@ async fn accept(thread: Rc<Thread>, role: Role, listener: TcpListener) {
                     continue;
                 };
                 let (thread, role) = (thread.clone(), role.clone());
+                let activity = Some(Rc::new(place.activity()));
                 tokio::task::spawn_local(place.hold(Coarse::new(async move {
                     let _counted = thread.count_connection();
-                    connection(thread, role, stream, canonical(peer)).await;
+                    connection(thread, role, stream, canonical(peer), activity).await;
                 })));
             }
             Err(error) => {
@@ -143,7 +145,13 @@ async fn drained(thread: &Thread) {
     }
 }
 
-async fn connection(thread: Rc<Thread>, role: Role, stream: TcpStream, peer: SocketAddr) {
+async fn connection(
+    thread: Rc<Thread>,
+    role: Role,
+    stream: TcpStream,
+    peer: SocketAddr,
+    activity: Option<Rc<Activity>>,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "a connection ended as it arrived");
         return;
@@ -154,22 +162,23 @@ async fn connection(thread: Rc<Thread>, role: Role, stream: TcpStream, peer: Soc
                 thread,
                 stream,
                 host_target(&host),
+                activity,
             ))
             .await;
         }
         Role::OutboundRedirected => {
             if let Some(address) = redirected_from(&stream, peer, "outbound") {
                 let target = Target::Address(address);
-                Box::pin(outbound::serve_connection(thread, stream, target)).await;
+                Box::pin(outbound::serve_connection(thread, stream, target, activity)).await;
             }
         }
         Role::InboundExplicit(app) => {
             let port = app.port();
-            arrive(thread, stream, peer, port, app).await;
+            arrive(thread, stream, peer, port, app, activity).await;
         }
         Role::InboundRedirected => {
             if let Some(app) = redirected_from(&stream, peer, "inbound") {
-                arrive(thread, stream, peer, app.port(), app).await;
+                arrive(thread, stream, peer, app.port(), app, activity).await;
             }
         }
     }
@@ -181,12 +190,14 @@ async fn arrive(
     peer: SocketAddr,
     port: u16,
     app: SocketAddr,
+    activity: Option<Rc<Activity>>,
 ) {
     let arrival = Arrival {
         thread,
         peer,
         port,
         app,
+        activity,
     };
     Box::pin(inbound::serve_connection(arrival, stream)).await;
 }
@@ -213,7 +224,7 @@ mod tests {
     /// The largest step of a connection's life is on the heap while it lasts.
     #[test]
     fn an_idle_connection_keeps_no_state_of_what_is_over() {
-        fn size<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        fn size<A, B, C, D, E, F>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
             size_of::<F>()
         }
         let (task, most) = (size(connection), 384);

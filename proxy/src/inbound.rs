@@ -37,6 +37,7 @@ use linnet_mesh::{
     AppProtocol, Endpoint, MtlsMode, ServicePort, Workload, access_log::AccessLog,
     protocol::MeshProtocol,
 };
+use linnet_runtime::places::Activity;
 use std::{
     cell::Cell,
     net::{IpAddr, SocketAddr},
@@ -61,6 +62,8 @@ pub(crate) struct Arrival {
     pub(crate) port: u16,
     /// Where the application listens.
     pub(crate) app: SocketAddr,
+    /// What the connection does, for whoever must give way.
+    pub(crate) activity: Option<Rc<Activity>>,
 }
 
 /// Who is calling.
@@ -134,8 +137,8 @@ impl Arrival {
         let stream = Stream::Server(Box::new(stream));
         match protocol {
             MeshProtocol::Shared => return Box::pin(self.serve_shared(stream, caller)).await,
-            MeshProtocol::Http1 => self.serve_http(stream, HttpVersion::Http1, caller).await,
-            MeshProtocol::Http2 => self.serve_http(stream, HttpVersion::Http2, caller).await,
+            MeshProtocol::Http1 => self.serve_own(stream, HttpVersion::Http1, caller).await,
+            MeshProtocol::Http2 => self.serve_own(stream, HttpVersion::Http2, caller).await,
             MeshProtocol::Opaque => {
                 return Box::pin(self.serve_opaque(stream, expected, caller)).await;
             }
@@ -156,16 +159,34 @@ impl Arrival {
                 return;
             };
             let (arrival, caller) = (self.clone(), caller.clone());
+            let activity = Some(Rc::new(place.activity()));
+            // The connection is not idle while a stream is open; idle streams go by themselves.
+            let open = self.activity.as_ref().map(|connection| connection.begin());
             tokio::task::spawn_local(place.hold(Coarse::new(async move {
+                let _open = open;
                 let stream = Stream::Shared(stream);
-                arrival.serve_http(stream, HttpVersion::Http1, caller).await;
+                let version = HttpVersion::Http1;
+                arrival.serve_http(stream, version, caller, activity).await;
             })));
         };
         Ok(mux::serve(client, accept, shared.drain.clone()).await?)
     }
 
-    async fn serve_http(self: &Rc<Self>, client: Stream, version: HttpVersion, caller: Caller) {
-        let stack = http::stack(self.clone(), caller);
+    /// Serves requests of the connection itself.
+    async fn serve_own(self: &Rc<Self>, client: Stream, version: HttpVersion, caller: Caller) {
+        let activity = self.activity.clone();
+        self.serve_http(client, version, caller, activity).await;
+    }
+
+    /// Serves requests of the connection, or of a stream of it.
+    async fn serve_http(
+        self: &Rc<Self>,
+        client: Stream,
+        version: HttpVersion,
+        caller: Caller,
+        activity: Option<Rc<Activity>>,
+    ) {
+        let stack = http::stack(self.clone(), caller, activity);
         let drain = self.thread.shared.drain.clone();
         Box::pin(serve(client, version, stack, drain, true)).await;
     }

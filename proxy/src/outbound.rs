@@ -24,6 +24,7 @@ use crate::{
 use bytes::Bytes;
 use linnet_discovery::Target;
 use linnet_mesh::{AppProtocol, Endpoint, Workload, protocol::MeshProtocol};
+use linnet_runtime::places::Activity;
 use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -43,7 +44,12 @@ pub(crate) enum Destination {
 }
 
 /// Serves one connection of the workload.
-pub(crate) async fn serve_connection(thread: Rc<Thread>, client: TcpStream, target: Target) {
+pub(crate) async fn serve_connection(
+    thread: Rc<Thread>,
+    client: TcpStream,
+    target: Target,
+    activity: Option<Rc<Activity>>,
+) {
     let resolved = Box::pin(thread.directory().resolve(target.clone())).await;
     let destination = match resolved {
         Some(Resolved::Service(cell)) => Destination::Service(thread.balancer(&cell)),
@@ -59,6 +65,7 @@ pub(crate) async fn serve_connection(thread: Rc<Thread>, client: TcpStream, targ
         target,
         source: client.peer_addr().ok().map(|address| address.ip()),
         destination: Rc::new(destination),
+        activity,
     };
     if let Err(error) = connection.serve(client).await {
         tracing::debug!(target = %connection.target, %error, "an outbound connection ended early");
@@ -71,6 +78,8 @@ struct Connection {
     destination: Rc<Destination>,
     /// Where the client's connection comes from.
     source: Option<IpAddr>,
+    /// What the connection does, for whoever must give way.
+    activity: Option<Rc<Activity>>,
 }
 
 impl Connection {
@@ -109,7 +118,7 @@ impl Connection {
                     }
                 };
                 let (thread, destination) = (self.thread.clone(), self.destination.clone());
-                let stack = http::stack(thread, destination, self.source);
+                let stack = http::stack(thread, destination, self.source, self.activity.clone());
                 let drain = self.thread.shared.drain.clone();
                 Box::pin(serve(client, version, stack, drain, false)).await;
                 Ok(())

@@ -19,6 +19,7 @@ use crate::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use linnet_mesh::{authentication::Authentication, route::grpc};
+use linnet_runtime::places::Activity;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
@@ -73,6 +74,8 @@ pub(crate) struct Exchange {
     record: RefCell<Option<Box<Record>>>,
     /// Whose headers the request's trailers may not bring.
     rules: OnceCell<Arc<Authentication>>,
+    /// The connection that it came by.
+    connection: Option<Rc<Activity>>,
 }
 
 /// Where a request counts as in flight.
@@ -172,7 +175,17 @@ impl Exchange {
             grant: RefCell::default(),
             record: RefCell::default(),
             rules: OnceCell::new(),
+            connection: None,
         }
+    }
+
+    /// Returns the exchange of a connection, which is not idle before it ends.
+    pub(crate) fn of(mut self, connection: Option<Rc<Activity>>) -> Self {
+        if let Some(connection) = &connection {
+            connection.enter();
+        }
+        self.connection = connection;
+        self
     }
 
     pub(crate) fn is_grpc(&self) -> bool {
@@ -361,6 +374,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            connection.leave();
+        }
         if let Some(load) = self.load.take() {
             if self.broken.get() {
                 load.broke();

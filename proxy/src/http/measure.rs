@@ -9,6 +9,7 @@ use super::{
 };
 use http::{Method, Request, Response};
 use http_body::Body as _;
+use linnet_runtime::places::Activity;
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
@@ -19,14 +20,18 @@ use std::{
 use tower::{Layer, Service};
 
 /// Layer of [`Measure`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MeasureLayer;
+#[derive(Clone, Debug)]
+pub(crate) struct MeasureLayer {
+    /// The connection that requests come by; it is not idle while one is under way.
+    pub(crate) connection: Option<Rc<Activity>>,
+}
 
 impl<S> Layer<S> for MeasureLayer {
     type Service = Measure<S>;
 
     fn layer(&self, inner: S) -> Measure<S> {
-        Measure { inner }
+        let connection = self.connection.clone();
+        Measure { inner, connection }
     }
 }
 
@@ -34,6 +39,7 @@ impl<S> Layer<S> for MeasureLayer {
 #[derive(Clone, Debug)]
 pub(crate) struct Measure<S> {
     inner: S,
+    connection: Option<Rc<Activity>>,
 }
 
 impl<S> Service<Request<Body>> for Measure<S>
@@ -54,7 +60,7 @@ where
         let grpc = found.has(Found::CONTENT_TYPE)
             && speaks_grpc(request.headers())
             && request.method() != Method::CONNECT;
-        let exchange = Rc::new(Exchange::new(grpc));
+        let exchange = Rc::new(Exchange::new(grpc).of(self.connection.clone()));
         let request = request.map(|body| body.count_request(exchange.clone()));
         let call = Call {
             request,

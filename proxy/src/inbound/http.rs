@@ -22,6 +22,7 @@ use crate::{
     telemetry::RequestProtocol,
 };
 use ::http::{HeaderName, HeaderValue, Response, Version};
+use linnet_runtime::places::Activity;
 use std::{
     cell::OnceCell,
     pin::Pin,
@@ -43,7 +44,11 @@ static INTERNAL: [HeaderName; 3] = [
 type Stack<U> = Measure<Rescue<Upgrade<Authorize<Forward>>, U>>;
 
 /// The stack for one connection.
-pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exchange) + Clone> {
+pub(super) fn stack(
+    arrival: Rc<Arrival>,
+    caller: Caller,
+    connection: Option<Rc<Activity>>,
+) -> Stack<impl Fn(&Exchange) + Clone> {
     let authorize = AuthorizeLayer {
         arrival: arrival.clone(),
         caller: caller.clone(),
@@ -68,7 +73,7 @@ pub(super) fn stack(arrival: Rc<Arrival>, caller: Caller) -> Stack<impl Fn(&Exch
         move |exchange: &Exchange| exchange.record_in(state.slots.sink(exchange.protocol))
     };
     ServiceBuilder::new()
-        .layer(MeasureLayer)
+        .layer(MeasureLayer { connection })
         .layer(RescueLayer {
             unplaced,
             tells_undelivered,

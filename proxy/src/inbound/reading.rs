@@ -186,7 +186,7 @@ impl Arrival {
                 self.thread.remember(&target, FirstSpeaker::Client);
                 let client = client(bytes);
                 if let Some(version) = version(&finding, expected) {
-                    self.serve_http(client, version, caller).await;
+                    self.serve_own(client, version, caller).await;
                     return Ok(());
                 }
                 let caller = match (caller, finding) {

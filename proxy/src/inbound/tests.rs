@@ -32,6 +32,7 @@ mod callers;
 mod fields;
 mod log;
 mod open;
+mod places;
 mod reading;
 mod server_name;
 mod targets;
@@ -149,18 +150,29 @@ impl World {
     }
 
     async fn plain(&self) -> TcpStream {
+        let (client, stream, peer) = self.accepted().await;
+        let arrival = self.arrival(peer, None);
+        tokio::task::spawn_local(serve_connection(arrival, stream));
+        client
+    }
+
+    /// Both ends of a connection that nobody serves yet, and the client's address.
+    async fn accepted(&self) -> (TcpStream, TcpStream, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (stream, peer) = accepted.unwrap();
-        let arrival = Arrival {
+        (client.unwrap(), stream, peer)
+    }
+
+    fn arrival(&self, peer: SocketAddr, activity: Option<Rc<Activity>>) -> Arrival {
+        Arrival {
             thread: self.thread.clone(),
             peer,
             port: self.app.port(),
             app: self.app,
-        };
-        tokio::task::spawn_local(serve_connection(arrival, stream));
-        client.unwrap()
+            activity,
+        }
     }
 
     async fn mesh(&self, account: &str, protocol: MeshProtocol) -> Stream {

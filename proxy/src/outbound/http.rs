@@ -35,6 +35,7 @@ use ::http::{Request, Response, StatusCode, header::HOST};
 use http_body::Body as _;
 use linnet_discovery::Target;
 use linnet_mesh::route::{Backend, HttpRoutes, HttpRule, RequestParts, RetryPolicy};
+use linnet_runtime::places::Activity;
 use std::{
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
@@ -50,6 +51,7 @@ pub(super) fn stack(
     thread: Rc<Thread>,
     destination: Rc<Destination>,
     source: Option<IpAddr>,
+    connection: Option<Rc<Activity>>,
 ) -> Stack<impl Fn(&Exchange) + Clone> {
     let route = Route {
         thread,
@@ -61,7 +63,7 @@ pub(super) fn stack(
         move |exchange: &Exchange| route.record_unplaced(exchange)
     };
     ServiceBuilder::new()
-        .layer(MeasureLayer)
+        .layer(MeasureLayer { connection })
         .layer(RescueLayer {
             unplaced,
             tells_undelivered: false,

@@ -284,7 +284,7 @@ impl Sidecar {
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let target = Target::Host(HOST.into());
-        let serve = serve_connection(self.thread.clone(), accepted.unwrap().0, target);
+        let serve = serve_connection(self.thread.clone(), accepted.unwrap().0, target, None);
         tokio::task::spawn_local(serve);
         client.unwrap()
     }

@@ -96,6 +96,7 @@ impl Callee {
                     peer,
                     port: app.port(),
                     app,
+                    activity: None,
                 };
                 tokio::task::spawn_local(inbound::serve_connection(arrival, stream));
             }
