@@ -7,11 +7,12 @@ use std::{
 };
 
 /// The crates that run in a cluster.
-const CRATES: [&str; 7] = [
-    "runtime",
+const CRATES: [&str; 8] = [
+    "lib/runtime",
+    "lib/workload",
     "proxy",
     "identity",
-    "admission",
+    "lib/admission",
     "injector",
     "controller",
     "init",

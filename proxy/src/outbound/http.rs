@@ -91,6 +91,7 @@ impl Callee for Route {
             Destination::Service(balancer) => {
                 let (cell, key) = (&balancer.cell, &balancer.cell.key);
                 let known = cell.service().map(|service| service.hostname.clone());
+                let known = known.filter(|host| !host.is_empty());
                 let host = known.unwrap_or_else(|| format!("{}.{}", key.name, key.namespace));
                 on_port(&host, key.port)
             }
