@@ -32,7 +32,7 @@ use crate::{
 };
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use hyper::client::conn::{TrySendError, http2};
+use hyper::client::conn::http2;
 use linnet_mesh::{AppProtocol, Endpoint, names};
 use std::{
     cell::{Cell, RefCell},
@@ -422,15 +422,8 @@ async fn send_http1(
                 (head, body) = (spare, Body::empty());
             }
             (Err(error), spare) => {
-                if let Some(error) = unseen::by_http1(connections, &connection, &error) {
-                    let unsent = spare.filter(|_| manner.keep_head);
-                    return Err(Failure {
-                        error,
-                        unsent: unsent.map(|head| Request::from_parts(head, Body::empty())),
-                        resent: false,
-                    });
-                }
-                return Err(broken(connections, &mut connection, &error));
+                let unseen = unseen::by_http1(connections, &connection, &error, spare);
+                return Err(unseen.unwrap_or_else(|| broken(connections, &mut connection, &error)));
             }
         }
     }
@@ -508,13 +501,12 @@ async fn send_http2(
                     request = unsent;
                 }
                 unsent => {
-                    let failure = failure(connections, pool, failed, unsent);
-                    let told = failure.error.is_said_by_sidecar() && failure.unsent.is_none();
-                    let unsent = match told {
-                        true => kept.map(|request| *request),
-                        false => failure.unsent,
+                    let error = failed.into_error();
+                    let unseen = match unsent {
+                        None => unseen::by_http2(connections, pool, &error, kept),
+                        Some(_) => None,
                     };
-                    return Err(Failure { unsent, ..failure });
+                    return Err(unseen.unwrap_or_else(|| failure(connections, &error, unsent)));
                 }
             },
         }
@@ -534,13 +526,12 @@ fn copy_of_head(request: &Request<Body>) -> Request<Body> {
 
 fn failure(
     connections: &Connections,
-    pool: &Pool,
-    failed: TrySendError<Request<Body>>,
+    error: &hyper::Error,
     unsent: Option<Request<Body>>,
 ) -> Failure {
-    let error = failed.into_error();
     let cause = error.source().map(|cause| format!(": {cause}"));
     let http2 = error.source().and_then(|cause| cause.downcast_ref());
+<<<<<<< HEAD
     let http2: Option<&h2::Error> = http2;
     let refused = http2.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM);
     let told = unseen::by_http2(connections, pool, &error).filter(|_| unsent.is_none());
@@ -561,6 +552,15 @@ fn failure(
     };
     Failure {
         error,
+=======
+    let reason = http2.and_then(h2::Error::reason);
+    Failure {
+        error: Error::Upstream {
+            address: connections.endpoint.address,
+            reason: format!("{error}{}", cause.unwrap_or_default()),
+            refused: reason == Some(h2::Reason::REFUSED_STREAM),
+        },
+>>>>>>> s12f
         unsent,
         resent: false,
     }

@@ -7,23 +7,25 @@
 //! refused, or names the last one that it will look at (RFC 9113, 6.8 and 8.7); or it
 //! refuses this workload's certificate, before which TLS gives it nothing to pass on.
 
-use super::Connections;
+use super::{Connections, Failure};
 use crate::{
     clock,
     error::Error,
-    http::{lease::Http1, one},
+    http::{body::Body, lease::Http1, one},
     pool::Pool,
     stream::Stream,
 };
+use http::{Request, request};
 use std::{error::Error as _, io};
 
 /// Returns the failure of a request that a connection of HTTP/1.1 broke at, if the
-/// endpoint's sidecar says that it was not seen.
+/// endpoint's sidecar says that it was not seen. `kept`: its head.
 pub(super) fn by_http1(
     connections: &Connections,
     connection: &Http1,
     error: &one::Error,
-) -> Option<Error> {
+    kept: Option<request::Parts>,
+) -> Option<Failure> {
     let stream = connection.codec.unanswered()?.stream();
     if !connections.is_meshed(&connection.pool) {
         return None;
@@ -31,7 +33,8 @@ pub(super) fn by_http1(
     if let one::Error::Io(error) = error
         && error.kind() == io::ErrorKind::PermissionDenied
     {
-        return Some(certificate(connections, &error.to_string()));
+        let kept = kept.map(|head| Request::from_parts(head, Body::empty()));
+        return Some(failure(certificate(connections, &error.to_string()), kept));
     }
     // Not what failed here, such as the request's own body.
     let hung_up = matches!(error, one::Error::Io(_) | one::Error::Incomplete);
@@ -40,26 +43,46 @@ pub(super) fn by_http1(
         Stream::Client(stream) => stream.has_ended(),
         Stream::Plain(_) | Stream::Server(_) | Stream::Rewound(_) => false,
     };
-    (hung_up && in_order).then(|| refused(connections, "it takes no more on this connection"))
+    (hung_up && in_order).then(|| {
+        let kept = kept.map(|head| Request::from_parts(head, Body::empty()));
+        failure(
+            refused(connections, "it takes no more on this connection"),
+            kept,
+        )
+    })
 }
 
-/// Returns the same of a stream of HTTP/2.
+/// Returns the same of a stream of HTTP/2; `kept`: the request without its body.
 pub(super) fn by_http2(
     connections: &Connections,
     pool: &Pool,
     error: &hyper::Error,
-) -> Option<Error> {
+    kept: Option<Box<Request<Body>>>,
+) -> Option<Failure> {
+    let kept = kept.map(|request| *request);
     if !connections.is_meshed(pool) {
         return None;
     }
     if let Some(refusal) = refusal(error) {
-        return Some(certificate(connections, &refusal.to_string()));
+        return Some(failure(
+            certificate(connections, &refusal.to_string()),
+            kept,
+        ));
     }
     let error: &h2::Error = error.source()?.downcast_ref()?;
     let refused_stream = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     let beyond_last = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
     let told = error.is_remote() && (refused_stream || beyond_last);
-    told.then(|| refused(connections, "it takes no more streams"))
+    told.then(|| failure(refused(connections, "it takes no more streams"), kept))
+}
+
+/// The failure of what was sent to a sidecar, which can be sent again with its body.
+fn failure(error: Error, unsent: Option<Request<Body>>) -> Failure {
+    Failure {
+        error,
+        unsent,
+        resent: false,
+    }
 }
 
 fn refused(connections: &Connections, reason: &'static str) -> Error {
