@@ -6,6 +6,7 @@
 //! requests; those it has end in peace.
 
 mod carrier;
+mod ended;
 mod open;
 mod translate;
 
@@ -34,7 +35,6 @@ use hyper::client::conn::{TrySendError, http2};
 use linnet_mesh::{AppProtocol, Endpoint, names};
 use std::{
     cell::{Cell, RefCell},
-    error::Error as _,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -428,27 +428,12 @@ fn broken(connections: &Connections, connection: &mut Http1, error: &one::Error)
     let error = match answered_by_http2 && translate::is_application(connections, &connection.pool)
     {
         true => translate::answered_by_http2(connections),
-        false => ended(connections, error),
+        false => ended::over_http1(connections.endpoint.address, error),
     };
     Failure {
         error,
         unsent: None,
         resent: false,
-    }
-}
-
-/// The failure of who was sent a request: its own, or of what was to be sent.
-fn ended(connections: &Connections, error: &one::Error) -> Error {
-    let address = connections.endpoint.address;
-    let reason = error.to_string();
-    match error {
-        one::Error::Body(_) => Error::BadRequest(reason),
-        error if error.is_malformed() => Error::Malformed { address, reason },
-        _ => Error::Upstream {
-            address,
-            reason,
-            refused: false,
-        },
     }
 }
 
@@ -515,27 +500,8 @@ fn failure(
     failed: TrySendError<Request<Body>>,
     unsent: Option<Request<Body>>,
 ) -> Failure {
-    let error = failed.into_error();
-    let cause = error.source().map(|cause| format!(": {cause}"));
-    let http2 = error.source().and_then(|cause| cause.downcast_ref());
-    let http2: Option<&h2::Error> = http2;
-    let refused = http2.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM);
-    let (address, reason) = (
-        connections.endpoint.address,
-        format!("{error}{}", cause.unwrap_or_default()),
-    );
-    let error = match http2 {
-        Some(http2) if http2.is_library() => Error::Malformed { address, reason },
-        // The sidecar itself reset the stream, whose body broke off.
-        Some(http2) if http2.is_reset() && !http2.is_remote() => Error::BadRequest(reason),
-        _ => Error::Upstream {
-            address,
-            reason,
-            refused,
-        },
-    };
     Failure {
-        error,
+        error: ended::over_http2(connections.endpoint.address, &failed.into_error()),
         unsent,
         resent: false,
     }
