@@ -329,8 +329,11 @@ impl Drop for Body {
             Some(Meter::Request(exchange)) if exchange.progress.is_watched() => {
                 exchange.progress.ended();
             }
+            // What is made here stays unread where a HEAD was asked.
             Some(Meter::Response(exchange))
-                if !self.is_end_stream() && self.size_hint().exact() != Some(0) =>
+                if !matches!(self.kind, Kind::Text(_))
+                    && !self.is_end_stream()
+                    && self.size_hint().exact() != Some(0) =>
             {
                 exchange.client_left();
             }

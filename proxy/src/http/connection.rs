@@ -6,6 +6,7 @@
 //! requests; those it has end in peace.
 
 mod carrier;
+mod ended;
 mod open;
 mod shared;
 mod translate;
@@ -36,7 +37,6 @@ use hyper::client::conn::http2;
 use linnet_mesh::{AppProtocol, Endpoint, names};
 use std::{
     cell::{Cell, RefCell},
-    error::Error as _,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -435,27 +435,12 @@ fn broken(connections: &Connections, connection: &mut Http1, error: &one::Error)
     let error = match answered_by_http2 && translate::is_application(connections, &connection.pool)
     {
         true => translate::answered_by_http2(connections),
-        false => ended(connections, error),
+        false => ended::over_http1(connections.endpoint.address, error),
     };
     Failure {
         error,
         unsent: None,
         resent: false,
-    }
-}
-
-/// The failure of who was sent a request: its own, or of what was to be sent.
-fn ended(connections: &Connections, error: &one::Error) -> Error {
-    let address = connections.endpoint.address;
-    let reason = error.to_string();
-    match error {
-        one::Error::Body(_) => Error::BadRequest(reason),
-        error if error.is_malformed() => Error::Malformed { address, reason },
-        _ => Error::Upstream {
-            address,
-            reason,
-            refused: false,
-        },
     }
 }
 
@@ -529,6 +514,7 @@ fn failure(
     error: &hyper::Error,
     unsent: Option<Request<Body>>,
 ) -> Failure {
+<<<<<<< HEAD
     let cause = error.source().map(|cause| format!(": {cause}"));
     let http2 = error.source().and_then(|cause| cause.downcast_ref());
 <<<<<<< HEAD
@@ -561,6 +547,10 @@ fn failure(
             refused: reason == Some(h2::Reason::REFUSED_STREAM),
         },
 >>>>>>> s12f
+=======
+    Failure {
+        error: ended::over_http2(connections.endpoint.address, &failed.into_error()),
+>>>>>>> s12byt
         unsent,
         resent: false,
     }

@@ -14,7 +14,7 @@ use super::{
     write::{self, Encoder},
 };
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Version, response};
+use http::{Request, Response, StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     cell::RefCell,
@@ -141,25 +141,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         }
     }
 
-    /// Tells the client what the upstream has said before its answer. Ready when it has
-    /// gone away.
-    fn poll_inform(&mut self, context: &mut Context<'_>, version: Version) -> Poll<()> {
-        for head in interim::take() {
-            // An HTTP/1.0 client would take it for the answer (RFC 9110, 15.2).
-            if version == Version::HTTP_11 && self.wire.out().has_room() {
-                write::interim(self.wire.out(), &head);
-            }
-            head::recycle(head.headers);
-        }
-        if self.wire.is_flushed() {
-            return Poll::Pending;
-        }
-        match self.wire.poll_flush(context) {
-            Poll::Ready(Err(_)) => Poll::Ready(()),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-        }
-    }
-
     /// Reads what nobody wants of a body, if it is all there: whether the
     /// connection can go on.
     fn skip_body(&mut self) -> bool {
@@ -267,9 +248,9 @@ where
             poll_fn(|context| {
                 let polled = answering.as_mut().poll(context);
                 let mut link = link.borrow_mut();
-                let gone = link.poll_inform(context, asked.version).is_ready();
+                let informed = interim::poll_inform(&mut link.wire, context, asked.version);
                 match polled {
-                    _ if gone => Poll::Ready(None),
+                    _ if informed.is_err() => Poll::Ready(None),
                     // Nobody is left to hear it.
                     Poll::Ready(_) if link.reader == Reader::Gone => Poll::Ready(None),
                     Poll::Ready(answer) => Poll::Ready(Some(answer)),

@@ -20,6 +20,7 @@ use tokio::{
 const HANGS: Duration = Duration::from_secs(20);
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: payment\r\n\r\n";
+const HEAD: &str = "HEAD / HTTP/1.1\r\nhost: payment\r\n\r\n";
 const CHUNKS: &str =
     "POST / HTTP/1.1\r\nhost: payment\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
 const LENGTH: &str = "POST / HTTP/1.1\r\nhost: payment\r\ncontent-length: 10\r\n\r\nhello";
@@ -110,6 +111,7 @@ fn cases() -> Vec<Case> {
             cases.push(server(upload, "hello", "", act.clone()));
         }
         cases.push(server(GET, "\r\n\r\n", "", act.clone()));
+        cases.push(server(HEAD, "\r\n\r\n", "", act.clone()));
         cases.push(server(GET, "\r\n\r\n", "HTTP/1.1 200 O", act.clone()));
         let hints = "HTTP/1.1 103 Early Hints\r\n\r\n";
         cases.push(Case {
@@ -133,6 +135,13 @@ fn cases() -> Vec<Case> {
     });
     cases.push(client(GET, "\r\n\r\n", "", Rst));
     cases.push(client(GET, "\r\n\r\n", HALF, Rst));
+    // An answer to HEAD is whole without its body.
+    cases.push(Case {
+        server: says("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n"),
+        status: "HTTP/1.1 200",
+        flag: "-",
+        ..client(HEAD, "\r\n\r\n", "", Waits)
+    });
     // Whoever sends no more may hear.
     for (answer, rest) in [("", OK), (HALF, "half")] {
         cases.push(Case {
