@@ -96,7 +96,7 @@ impl Head {
         if let Some(rewrite) = &rule.filters.rewrite {
             let matched = rule.matched_path(&self.parts());
             rewrite
-                .apply(matched, &mut sent.uri, &mut sent.headers)
+                .apply(matched, None, &mut sent.uri, &mut sent.headers)
                 .map_err(|error| error.to_string())?;
         }
         for edits in [&rule.filters.headers.request, &backend.headers.request] {
