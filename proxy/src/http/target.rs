@@ -143,7 +143,15 @@ pub(super) fn as_text(head: &[u8]) -> Option<(Bytes, Vec<u8>)> {
     if str::from_utf8(&target).is_ok() {
         return None;
     }
-    let mut text = head.to_vec();
+    // What follows the head is not its to hold.
+    let feeds = head.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    let ends = feeds.filter_map(|(at, _)| match head[at + 1..] {
+        [b'\n', ..] => Some(at + 2),
+        [b'\r', b'\n', ..] => Some(at + 3),
+        _ => None,
+    });
+    let end = ends.min().unwrap_or(head.len());
+    let mut text = head[..end].to_vec();
     for byte in &mut text[range] {
         if !byte.is_ascii() {
             *byte = b'_';
@@ -226,5 +234,31 @@ mod tests {
             assert_eq!(blame(head), reason, "{head:?}");
         }
         assert_eq!(read("/a#b", None).unwrap_err(), FRAGMENT);
+    }
+
+    #[test]
+    fn a_head_that_is_no_text_is_made_one_up_to_its_end() {
+        for (head, text) in [
+            (
+                &b"GET /\xe9 HTTP/1.1\r\n\r\nmore\n\n"[..],
+                Some(&b"GET /_ HTTP/1.1\r\n\r\n"[..]),
+            ),
+            (
+                b"GET /\xe9 HTTP/1.1\na: b\n\nmore",
+                Some(b"GET /_ HTTP/1.1\na: b\n\n"),
+            ),
+            (
+                b"GET /\xe9 HTTP/1.1\r\na: \xe9",
+                Some(b"GET /_ HTTP/1.1\r\na: \xe9"),
+            ),
+            (b"GET / HTTP/1.1\r\na: \xe9\r\n\r\n", None),
+            (b"GET /\xe9", None),
+        ] {
+            let made = as_text(head);
+            assert_eq!(made.as_ref().map(|(text, _)| &text[..]), text);
+            if let Some((_, target)) = made {
+                assert_eq!(target, b"/\xe9");
+            }
+        }
     }
 }

@@ -757,6 +757,16 @@ fn a_federated_identity_has_no_namespace_and_account_of_ours() {
     }
 }
 
+fn with_headers(headers: &HeaderMap) -> HttpRequest<'_> {
+    HttpRequest {
+        method: "GET",
+        authority: "shop",
+        path: "/",
+        headers,
+        token: None,
+    }
+}
+
 /// Reports whether one rule with one condition lets a request through.
 fn passes_by(
     request: &HttpRequest<'_>,
@@ -794,13 +804,7 @@ fn a_value_that_is_not_text_is_no_way_around_a_policy() {
     ] {
         let mut headers = HeaderMap::new();
         headers.insert("x-a", HeaderValue::from_bytes(value).unwrap());
-        let request = HttpRequest {
-            method: "GET",
-            authority: "shop",
-            path: "/",
-            headers: &headers,
-            token: None,
-        };
+        let request = with_headers(&headers);
         let key = "request.headers[x-a]";
         let decided = passes_by(&request, action, key, any, none);
         assert_eq!(decided, passes, "{value:?} {action:?} {any:?} {none:?}");
@@ -814,13 +818,7 @@ fn cookies_in_several_fields_are_one_value() {
     for cookie in ["a=1", "b=2"] {
         headers.append("cookie", HeaderValue::from_static(cookie));
     }
-    let request = HttpRequest {
-        method: "GET",
-        authority: "shop",
-        path: "/",
-        headers: &headers,
-        token: None,
-    };
+    let request = with_headers(&headers);
     let key = "request.headers[cookie]";
     assert!(passes_by(&request, Action::Allow, key, &["a=1; b*"], &[]));
     assert!(!passes_by(&request, Action::Deny, key, &["a=1; b=2"], &[]));

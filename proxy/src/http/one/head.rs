@@ -93,7 +93,8 @@ pub(super) fn skip_empty_lines(unread: &mut Bytes) -> usize {
 /// # Errors
 /// It is malformed or too large.
 pub(super) fn request(unread: &mut Bytes) -> Head<Request<()>, Asked> {
-    match parse_request(unread, unread.clone(), None) {
+    let bytes = unread.clone();
+    match parse_request(unread, &bytes, None) {
         Err(Error::Malformed(why)) => retry_request(unread, why),
         parsed => parsed,
     }
@@ -105,7 +106,7 @@ pub(super) fn request(unread: &mut Bytes) -> Head<Request<()>, Asked> {
 fn retry_request(unread: &mut Bytes, why: &'static str) -> Head<Request<()>, Asked> {
     let head = &unread[..unread.len().min(LARGEST_HEAD + 1)];
     if let Some((text, sent)) = target::as_text(head) {
-        return parse_request(unread, text, Some(&sent));
+        return parse_request(unread, &text, Some(&sent));
     }
     Err(Error::Malformed(target::blame(head).unwrap_or(why)))
 }
@@ -113,14 +114,14 @@ fn retry_request(unread: &mut Bytes, why: &'static str) -> Head<Request<()>, Ask
 /// Parses a head. `bytes`: what is unread, as text; `sent`: its target, where it is no text.
 fn parse_request(
     unread: &mut Bytes,
-    bytes: Bytes,
+    bytes: &Bytes,
     sent: Option<&[u8]>,
 ) -> Head<Request<()>, Asked> {
     let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut parsed = httparse::Request::new(&mut []);
     let status = httparse::ParserConfig::default().parse_request_with_uninit_headers(
         &mut parsed,
-        &bytes,
+        bytes,
         &mut headers,
     );
     if status.is_err() && bytes.starts_with(HTTP2_PREFACE) {
@@ -151,7 +152,7 @@ fn parse_request(
         head: method == Method::HEAD,
         connect: method == Method::CONNECT,
     };
-    let headers = request_headers(&bytes, parsed.headers, &mut asked)?;
+    let headers = request_headers(bytes, parsed.headers, &mut asked)?;
     let mut request = Request::new(());
     *request.version_mut() = asked.version;
     *request.method_mut() = method;
