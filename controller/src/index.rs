@@ -13,6 +13,7 @@ mod configuration;
 mod inbound;
 mod locality;
 mod mutual_tls;
+mod overruled;
 mod resolve;
 mod telemetry;
 mod verdicts;
@@ -48,6 +49,7 @@ pub struct Index {
     configurations: Configurations,
     /// Keys that were fetched.
     keys: authentication::FetchedKeys,
+    overruled: overruled::Overruled,
     problems: BTreeMap<String, String>,
     synced: bool,
     pods_are_told: bool,
@@ -106,6 +108,7 @@ impl Index {
             trust_domain,
             cluster: Cluster::default(),
             keys: authentication::FetchedKeys::default(),
+            overruled: overruled::Overruled::default(),
             problems: BTreeMap::new(),
             synced: false,
             pods_are_told: false,
@@ -147,11 +150,16 @@ impl Index {
         self.judged |= change.is_judged();
         match change {
             Change::Apply(Object::Service(service)) => {
-                self.touch_dependents(&service.name.clone());
+                let name = service.name.clone();
+                self.touch_dependents(&name);
                 self.cluster.set_service(service, &mut self.affected);
+                self.service_changed(&name);
             }
             Change::Apply(Object::EndpointSlice(slice)) => {
+                let name = slice.name.clone();
+                self.slice_changes(&name);
                 self.cluster.set_slice(slice, &mut self.affected);
+                self.slice_changes(&name);
             }
             Change::Apply(Object::Pod(pod)) => self.cluster.set_pod(pod, &mut self.affected),
             Change::Apply(Object::Node(node)) => self.cluster.set_node(node, &mut self.affected),
@@ -170,8 +178,12 @@ impl Index {
                     Kind::Service => {
                         self.touch_dependents(name);
                         self.cluster.remove_service(name, &mut self.affected);
+                        self.service_changed(name);
                     }
-                    Kind::EndpointSlice => self.cluster.remove_slice(name, &mut self.affected),
+                    Kind::EndpointSlice => {
+                        self.slice_changes(name);
+                        self.cluster.remove_slice(name, &mut self.affected);
+                    }
                     Kind::Pod => self.cluster.remove_pod(name, &mut self.affected),
                     Kind::Node => self.cluster.remove_node(name, &mut self.affected),
                     Kind::Namespace => self.cluster.remove_namespace(name, &mut self.affected),

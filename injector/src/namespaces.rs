@@ -2,7 +2,10 @@
 //!
 //! The cache may be a moment behind: a namespace is labelled and its first pod
 //! created within milliseconds. The webhook is only called where the API server
-//! saw a reason, so a verdict of "nobody asked" is checked against a fresh read.
+//! saw a reason, so a verdict of "nobody asked" is checked against a fresh read. Reads are
+//! few, whoever asks ([`lookups`]).
+
+mod lookups;
 
 use std::{collections::BTreeMap, future::Future, pin::Pin};
 
@@ -18,6 +21,7 @@ use kube::{
     },
 };
 use linnet_runtime::{drain, readiness};
+use lookups::Lookups;
 
 /// A namespace's labels.
 pub type Labels = BTreeMap<String, String>;
@@ -58,7 +62,7 @@ impl Namespaces for BTreeMap<String, Labels> {
 /// The cluster's namespaces.
 pub struct ClusterNamespaces {
     store: Store<PartialObjectMeta<Namespace>>,
-    client: Client,
+    lookups: Lookups,
 }
 
 impl ClusterNamespaces {
@@ -91,7 +95,16 @@ impl ClusterNamespaces {
             // An error means that the watch has ended: the process is ending.
             let _: Result<(), _> = synced.wait_until_ready().await;
         });
-        Self { store, client }
+        let lookups = Lookups::new(Box::new(move |name| {
+            let api: Api<Namespace> = Api::all(client.clone());
+            let name = name.to_owned();
+            Box::pin(async move {
+                let found = api.get_metadata_opt(&name).await;
+                let found = found.map_err(|error| error.to_string())?;
+                Ok(found.map(|namespace| namespace.metadata.labels.unwrap_or_default()))
+            })
+        }));
+        Self { store, lookups }
     }
 }
 
@@ -102,15 +115,7 @@ impl Namespaces for ClusterNamespaces {
     }
 
     fn fresh<'a>(&'a self, name: &'a str) -> Fresh<'a> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        Box::pin(async move {
-            match api.get_metadata(name).await {
-                Ok(namespace) => Ok(namespace.metadata.labels.unwrap_or_default()),
-                Err(error) => Err(Unavailable {
-                    name: name.to_owned(),
-                    reason: error.to_string(),
-                }),
-            }
-        })
+        let is_known = self.store.get(&ObjectRef::new(name)).is_some();
+        Box::pin(self.lookups.fresh(name, is_known))
     }
 }

@@ -51,6 +51,8 @@ pub enum Admission {
 const HELLO: Duration = Duration::from_secs(10);
 /// A proxy has this long to take something of what it is told, and each time as long again.
 const STALL: Duration = Duration::from_secs(60);
+/// A proxy whose stream the hub has ended has this long to take what was begun.
+const UNCOUNTED: Duration = Duration::from_secs(1);
 /// A proxy can be faster than the watch of its pod by this much.
 const POD_KNOWN: Duration = Duration::from_secs(10);
 
@@ -170,14 +172,10 @@ impl Session {
                 tracing::warn!(%identity, "discovery stream ended: nothing was taken for {STALL:?}");
                 return false;
             }
-            // What was begun before it ends is only for who has taken it so far.
-            End::Hub(status) if self.waits_to_be_taken() => {
-                let _ = self.queue.try_send(Err(status));
-                return false;
-            }
+            // The hub does not count it any more.
             End::Hub(status) => {
                 end = None;
-                (status, Duration::from_secs(1))
+                (status, UNCOUNTED)
             }
             End::Own(status) => (status, HELLO),
         };

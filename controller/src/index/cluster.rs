@@ -92,8 +92,8 @@ impl Cluster {
             .filter_map(|name| self.slices.get(name))
     }
 
-    pub(super) fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices.values()
+    pub(super) fn slice(&self, name: &Name) -> Option<&EndpointSlice> {
+        self.slices.get(name)
     }
 
     pub(super) fn slices_of_pod(&self, pod: &Name) -> impl Iterator<Item = &EndpointSlice> {

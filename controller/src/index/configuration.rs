@@ -158,21 +158,35 @@ impl Configurations {
                 entry.notes = shortened(notes);
                 entry.cost = cost.with_notes(&entry.notes);
                 entry.compiled = Some(compiled);
-                let same = old.as_ref().is_some_and(|old| {
-                    old.compiled == entry.compiled && old.created == entry.created
-                });
-                if !same {
-                    if let Some(old) = old {
-                        self.unlink(&reference, &old, affected);
-                    }
-                    self.link(&reference, &entry, affected);
-                }
-                self.entries.insert(reference.clone(), entry);
+                self.accept(&reference, entry, old, affected);
             }
         }
         if let Some(entry) = self.entries.get(&reference) {
             self.usage.add(&reference.name.namespace, entry.cost);
         }
+    }
+
+    /// A version takes force. One that says the same as the one before leaves that in
+    /// its place, since others share what it was compiled to.
+    fn accept(
+        &mut self,
+        reference: &ObjectRef,
+        mut entry: Entry,
+        old: Option<Entry>,
+        affected: &mut Affected,
+    ) {
+        match old {
+            Some(old) if old.compiled == entry.compiled && old.created == entry.created => {
+                entry.compiled = old.compiled;
+            }
+            old => {
+                if let Some(old) = old {
+                    self.unlink(reference, &old, affected);
+                }
+                self.link(reference, &entry, affected);
+            }
+        }
+        self.entries.insert(reference.clone(), entry);
     }
 
     /// Compiles a version, and says what it takes in force and what it takes refused.

@@ -1,18 +1,12 @@
 //! How a workload is to be called, for its own sidecar.
 
 use super::Index;
-use crate::{
-    compile::{Note, Status, Verdict},
-    object::Name,
-};
+use crate::object::Name;
 use linnet_mesh::{
-    AppProtocol, Inbound, InboundPort, ResourceRef, ServicePort, SpiffeId, Workload,
-    access_log::AccessLogs, destination::Locality,
+    AppProtocol, Inbound, InboundPort, ServicePort, SpiffeId, Workload, access_log::AccessLogs,
+    destination::Locality,
 };
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 impl Index {
     /// How a pod is to be called. One that the source doesn't know (it need
@@ -80,67 +74,6 @@ impl Index {
         ways.into_iter()
             .map(|(_, target, key, protocol)| (target, key, protocol))
             .collect()
-    }
-
-    /// Verdicts on Services that declare a pod's port to speak no HTTP, where another Service
-    /// declares it to speak HTTP: HTTP counts, for both.
-    pub(super) fn overruled_ports(&self) -> impl Iterator<Item = Verdict> + use<> {
-        // By pod and its port: the Services' ports that lead there.
-        let mut declared = HashMap::<(&Name, u16), Vec<_>>::new();
-        for slice in self.cluster.slices() {
-            let Some(service) = self.cluster.service(&slice.service) else {
-                continue;
-            };
-            for port in &service.ports {
-                let mut targets = slice.ports.iter();
-                let Some((_, target)) = targets.find(|(name, _)| *name == port.name) else {
-                    continue;
-                };
-                for pod in slice
-                    .endpoints
-                    .iter()
-                    .filter_map(|known| known.pod.as_ref())
-                {
-                    let said = (&service.name, port.port, port.protocol);
-                    declared.entry((pod, *target)).or_default().push(said);
-                }
-            }
-        }
-        let mut overruled: BTreeMap<String, Verdict> = BTreeMap::new();
-        let mut declared: Vec<_> = declared.into_iter().collect();
-        declared.sort_by_key(|((pod, target), _)| (pod.to_string(), *target));
-        for ((pod, target), said) in declared {
-            let of_http = said.iter().filter(|(_, _, protocol)| protocol.is_http());
-            let Some((by, ..)) = of_http.min_by_key(|(name, ..)| name.to_string()) else {
-                continue;
-            };
-            for (service, port, protocol) in &said {
-                if *protocol == AppProtocol::Opaque {
-                    let key = format!("{service}:{port}");
-                    let verdict = overruled_port(service, *port, by, pod, target);
-                    overruled.entry(key).or_insert(verdict);
-                }
-            }
-        }
-        overruled.into_values()
-    }
-}
-
-fn overruled_port(service: &Name, port: u16, by: &Name, pod: &Name, target: u16) -> Verdict {
-    let text = format!(
-        "port {port} leads to port {target} of pod {pod}, which Service {by} declares to speak \
-         HTTP: it is read as HTTP; declare the same in both Services"
-    );
-    Verdict {
-        resource: ResourceRef {
-            kind: "Service".to_owned(),
-            namespace: service.namespace.to_string(),
-            name: service.name.to_string(),
-        },
-        origin: None,
-        generation: 0,
-        status: Status::Conflicting,
-        messages: vec![Note::new("spec.ports", text)],
     }
 }
 

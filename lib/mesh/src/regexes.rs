@@ -28,7 +28,7 @@ pub use scratch::OF_THREAD;
 /// Longest pattern, bytes: reading one takes up to three kilobytes a byte for a moment.
 pub const LONGEST: usize = 2048;
 /// Compiled expressions of one resource, bytes.
-pub const OF_RESOURCE: usize = 2 << 20;
+pub const OF_RESOURCE: usize = 5 << 20;
 /// Compiled expressions of all resources of a namespace, bytes.
 pub const OF_NAMESPACE: usize = 8 << 20;
 /// Compiled expressions of all resources that a controller has in force, bytes.

@@ -514,43 +514,8 @@ fn failure(
     error: &hyper::Error,
     unsent: Option<Request<Body>>,
 ) -> Failure {
-<<<<<<< HEAD
-    let cause = error.source().map(|cause| format!(": {cause}"));
-    let http2 = error.source().and_then(|cause| cause.downcast_ref());
-<<<<<<< HEAD
-    let http2: Option<&h2::Error> = http2;
-    let refused = http2.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM);
-    let told = unseen::by_http2(connections, pool, &error).filter(|_| unsent.is_none());
-    let (address, reason) = (
-        connections.endpoint.address,
-        format!("{error}{}", cause.unwrap_or_default()),
-    );
-    let error = match (told, http2) {
-        (Some(told), _) => told,
-        (None, Some(http2)) if http2.is_library() => Error::Malformed { address, reason },
-        // The sidecar itself reset the stream, whose body broke off.
-        (None, Some(http2)) if http2.is_reset() && !http2.is_remote() => Error::BadRequest(reason),
-        _ => Error::Upstream {
-            address,
-            reason,
-            refused,
-        },
-    };
     Failure {
-        error,
-=======
-    let reason = http2.and_then(h2::Error::reason);
-    Failure {
-        error: Error::Upstream {
-            address: connections.endpoint.address,
-            reason: format!("{error}{}", cause.unwrap_or_default()),
-            refused: reason == Some(h2::Reason::REFUSED_STREAM),
-        },
->>>>>>> s12f
-=======
-    Failure {
-        error: ended::over_http2(connections.endpoint.address, &failed.into_error()),
->>>>>>> s12byt
+        error: ended::over_http2(connections.endpoint.address, error),
         unsent,
         resent: false,
     }

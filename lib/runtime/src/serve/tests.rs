@@ -197,7 +197,11 @@ impl World {
             None => Box::new(stream),
             Some(config) => {
                 let connector = tokio_rustls::TlsConnector::from(config.clone());
-                Box::new(connector.connect("server".try_into().unwrap(), stream).await?)
+                Box::new(
+                    connector
+                        .connect("server".try_into().unwrap(), stream)
+                        .await?,
+                )
             }
         })
     }

@@ -47,7 +47,9 @@ impl PathPattern {
     /// Reports whether a value may have other forms, at a glance.
     pub fn may_have_forms(text: &str) -> bool {
         let of_steps = |pair: &[u8]| matches!(pair, [b'/', b'/' | b'.']);
-        text.contains(['%', '\\', ';']) || text.as_bytes().windows(2).any(of_steps)
+        text.starts_with('.')
+            || text.contains(['%', '\\', ';'])
+            || text.as_bytes().windows(2).any(of_steps)
     }
 
     /// Returns how many bytes a value's other forms take at most.
@@ -195,5 +197,34 @@ impl Place {
             Self::End => Pattern::Suffix(text.into()),
             Self::Template => Pattern::path(text)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes(pattern: &Pattern) -> usize {
+        pattern.to_string().len()
+    }
+
+    proptest! {
+        /// Whoever counts a value before it is compiled counts its other forms.
+        #[test]
+        fn the_forms_of_a_value_are_foreseen(text in r"[/a.%25cCfFeE;\\]{1,60}\*?") {
+            let Ok(value) = text.parse::<PathPattern>() else {
+                return Ok(());
+            };
+            let Some(forms) = value.forms else {
+                return Ok(());
+            };
+            prop_assert!(PathPattern::may_have_forms(&text), "{}", text);
+            let taken = size_of::<Forms>()
+                + size_of_val(&*forms.after)
+                + size_of_val(&*forms.values)
+                + forms.values.iter().map(bytes).sum::<usize>();
+            prop_assert!(taken <= PathPattern::most_of_forms(&text), "{}: {}", text, taken);
+        }
     }
 }
