@@ -281,8 +281,8 @@ impl Error {
         )
     }
 
-    /// Whether the request itself can't be sent, wherever it goes.
-    pub(crate) fn is_caller_s(&self) -> bool {
+    /// Reports whether the request itself can't be sent, whichever endpoint it goes to.
+    pub(crate) fn is_caller_fault(&self) -> bool {
         matches!(
             self,
             Self::BadRequest(_) | Self::CallerGone | Self::Denied { .. }

@@ -98,7 +98,7 @@ impl InFlight {
         }
     }
 
-    /// How it ended tells nothing of the endpoint.
+    /// Takes note that the request's end says nothing about the endpoint.
     pub(crate) fn excuse(&self) {
         self.settled.set(true);
     }

@@ -37,7 +37,7 @@ pub(crate) fn fill(directory: &Directory, config: &StaticConfig) {
         directory.apply(vec![
             Update::Service(Arc::new(Service {
                 key: key.clone(),
-                hostname: service.host.clone(),
+                hostname: hostname(&service.host).to_owned(),
                 protocol: AppProtocol::Detect,
                 http: None,
                 subsets: vec![],
@@ -53,6 +53,11 @@ pub(crate) fn fill(directory: &Directory, config: &StaticConfig) {
             Update::Resolution(target, Resolution::Service(key)),
         ]);
     }
+}
+
+/// Returns the host of `name.namespace…:port`.
+fn hostname(host: &str) -> &str {
+    host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
 /// The service port that `name.namespace…:port` names.

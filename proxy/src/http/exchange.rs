@@ -316,8 +316,8 @@ impl Exchange {
         self.response_bytes.set(self.response_bytes.get() + bytes);
     }
 
-    /// The response's body has broken off, by itself: a client that leaves reads on no
-    /// more. The upstream is not to blame where the request broke off before.
+    /// Takes note that the response's body has broken off by itself: a client that leaves
+    /// reads no more of it. The upstream is not to blame if the request broke off before.
     pub(crate) fn broke(&self, fault: &Fault) {
         if let Some(fault) = self.request_fault.get() {
             return self.flag(fault.of_client());
@@ -326,17 +326,18 @@ impl Exchange {
         self.broken.set(*fault != Fault::Own);
     }
 
-    /// The client has not taken the response to its end.
+    /// Takes note that the client has not read the response to its end.
     pub(crate) fn client_left(&self) {
         self.flag(Flags::DC);
     }
 
-    /// What is answered, nobody hears: it is as if nothing were.
+    /// Takes note that no client is left to hear the answer: the exchange counts as not
+    /// answered.
     pub(crate) fn unheard(&self) {
         self.unheard.set(true);
     }
 
-    /// The request's body has broken off.
+    /// Takes note that the request's body has broken off.
     pub(crate) fn request_broke(&self, fault: Fault) {
         // The first says why: what follows comes of it.
         let _ = self.request_fault.set(Box::new(fault));

@@ -21,7 +21,7 @@ use std::{
 };
 use tower::{Layer, Service};
 
-/// Who knows by which host it is called.
+/// A service of the stack that knows by which host it is called.
 pub(crate) trait Callee {
     /// Returns the host, for requests that name none.
     fn host(&self) -> String;

@@ -36,7 +36,7 @@ impl Route {
         let mut in_flight = goal.choose(&[], &outgoing.asker(self.source))?;
         if policy.is_some() || in_flight.others > 0 {
             let kept = outgoing.keep().await;
-            kept.map_err(|error| caller_s(exchange).unwrap_or(error))?;
+            kept.map_err(|error| caller_fault(exchange).unwrap_or(error))?;
         }
         let mut pass = Pass::default();
         let mut retries = Retries::new(policy, goal);
@@ -73,14 +73,14 @@ impl Route {
                     wait
                 }
                 Err(mut failure) => {
-                    if let Some(error) = caller_s(exchange) {
+                    if let Some(error) = caller_fault(exchange) {
                         failure.error = error;
                     }
                     match is_client_slow(&failure.error, exchange) {
                         true => in_flight.excuse(),
                         false => in_flight.failed(&failure.error),
                     }
-                    if failure.error.is_overflow() || failure.error.is_caller_s() {
+                    if failure.error.is_overflow() || failure.error.is_caller_fault() {
                         return Err(failure.error);
                     }
                     pass.note(&in_flight);
@@ -125,12 +125,12 @@ impl Route {
     }
 }
 
-/// Why a request could not be sent whole, where that is not the endpoint's fault.
-pub(super) fn caller_s(exchange: Option<&Rc<Exchange>>) -> Option<Error> {
+/// Returns why a request could not be sent whole, where that is not the endpoint's fault.
+pub(super) fn caller_fault(exchange: Option<&Rc<Exchange>>) -> Option<Error> {
     exchange.and_then(|exchange| exchange.request_error())
 }
 
-/// Whether it is the client that a request in time has waited for.
+/// Reports whether an attempt took too long because its client did not go on sending.
 fn is_client_slow(error: &Error, exchange: Option<&Rc<Exchange>>) -> bool {
     matches!(error, Error::Timeout { .. })
         && exchange.is_some_and(|exchange| exchange.progress.is_client_s_turn())

@@ -282,7 +282,7 @@ async fn run(case: Case, endpoints: usize) -> (String, Vec<String>, usize) {
         // The connection goes on after a whole answer.
         match (flags[0].as_str(), &case.server) {
             ("-", Act::Says(text)) => {
-                rest = hear(&mut client, &text[text.len() - 2..]).await.into()
+                rest = hear(&mut client, &text[text.len() - 2..]).await.into();
             }
             _ if case.status.contains("HTTP/1.1 50") => {
                 for _ in case.status.matches("HTTP") {
