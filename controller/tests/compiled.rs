@@ -145,8 +145,11 @@ fn with_texts(value: &Value, change: &dyn Fn(&str) -> String) -> Value {
     }
 }
 
+/// Makes another text of the one in the entry with a number.
+type Rewrite = dyn Fn(usize, &str) -> String;
+
 /// A specification of which one list or map has many entries.
-fn stretched(spec: &Value, path: &str, change: &dyn Fn(usize, &str) -> String) -> Option<Value> {
+fn stretched(spec: &Value, path: &str, change: &Rewrite) -> Option<Value> {
     let mut spec = spec.clone();
     match spec.pointer_mut(path)? {
         Value::Array(values) if !values.is_empty() => {
@@ -175,7 +178,7 @@ fn no_resource_takes_more_than_it_is_charged_for() {
     let mut index = index();
     let (mut cases, mut worst) = (0, BTreeMap::<&str, (usize, String)>::new());
     let mut beyond = Vec::new();
-    let changes: [&dyn Fn(usize, &str) -> String; 3] = [
+    let changes: [&Rewrite; 3] = [
         &|_, text| text.to_owned(),
         &|at, text| format!("{text}{at}"),
         &|_, text| text.chars().take(2).collect(),
@@ -349,6 +352,10 @@ fn fails_closed(index: &Index, kind: Kind, refused: &[ObjectRef]) {
 }
 
 /// What a sidecar of the namespace reads takes no more than the namespace may.
+#[expect(
+    clippy::print_stdout,
+    reason = "a figure, for whoever reads the test's output"
+)]
 fn told_to_a_sidecar(index: &Index, what: &str) {
     let identity: SpiffeId = "spiffe://cluster.local/ns/evil/sa/a".parse().unwrap();
     let inbound = Arc::new(index.inbound(&Name::new("evil", "p"), &identity));

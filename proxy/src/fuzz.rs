@@ -6,7 +6,7 @@
 )]
 
 use crate::{
-    detect::{Expected, Finding, Hello, classify, classify_as},
+    detect::{Expected, Finding, FirstLine, Hello, Line, classify, classify_as},
     io::{
         Rewind,
         tls::{Client, Server},
@@ -28,13 +28,22 @@ pub fn is_http1(data: &[u8]) -> bool {
 }
 
 /// Detection: what a beginning was found to be, the whole is found to be, however
-/// the bytes come in.
+/// the bytes come in. Where policies go by HTTP, a beginning with control bytes may be
+/// relayed: then whoever relays it finds the request's line before that has ended.
 pub fn detection(data: &[u8]) {
     for expected in [Expected::Anything, Expected::PerhapsHttp, Expected::Http] {
         let whole = classify_as(data, expected);
         let beginnings = (1..data.len()).filter(|end| *end < EACH_BEGINNING || end % 997 == 0);
         for end in beginnings {
-            if let Some(found) = classify_as(&data[..end], expected) {
+            let Some(found) = classify_as(&data[..end], expected) else {
+                continue;
+            };
+            let relayed = expected == Expected::PerhapsHttp && found == Finding::Opaque;
+            if relayed && whole == Some(Finding::Http1) {
+                let mut line = FirstLine::default();
+                let told = [&data[..end], &data[end..]].map(|piece| line.read(piece));
+                assert_eq!(told, [Line::Unfinished, Line::Request], "after {end} bytes");
+            } else {
                 assert_eq!(Some(found), whole, "the first {end} bytes say otherwise");
             }
         }

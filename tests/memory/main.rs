@@ -85,7 +85,7 @@ async fn pour(sidecar: SocketAddr, first: &[u8], again: &[u8], times: usize) -> 
 }
 
 #[tokio::test]
-async fn a_flood_leaves_little_in_resident() {
+async fn a_flood_leaves_little_in_memory() {
     let mesh = Mesh::new();
     let app = support::sample().await.addresses().http.unwrap();
     let services = "inboundMtls: PERMISSIVE\nservices: {}\n";

@@ -41,7 +41,7 @@ pub const FLOOR_OF_NAMESPACE: usize = 256 << 10;
 pub const OF_PROCESS: usize = 2 * OF_CONTROLLER;
 /// What the smallest expression takes: the engine does not count its own parts and pools,
 /// bytes.
-const OF_EACH: usize = 5 << 10;
+const OF_EACH: usize = 8 << 10;
 /// One automaton of an expression, bytes; the engine makes two of each.
 const OF_AUTOMATON: usize = 1 << 20;
 /// The same where the groups are asked for, since these multiply what matching takes.
