@@ -6,6 +6,13 @@
 use linnet_mesh::regexes::{self, Budget, OF_PROCESS, OF_RESOURCE, OF_THREAD};
 use linnet_meter::{allocated, alone, resident};
 
+/// Runs a test alone in this process, and lets go of what its thread keeps before the next.
+fn measured(test: fn()) {
+    let _alone = alone();
+    let ended = std::thread::spawn(test).join();
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
 /// Patterns that take as much as they can, each another way.
 fn patterns(number: usize) -> [String; 6] {
     [
@@ -20,7 +27,10 @@ fn patterns(number: usize) -> [String; 6] {
 
 #[test]
 fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
-    let _alone = alone();
+    measured(bound);
+}
+
+fn bound() {
     let before = resident();
     let text = "Ab1é.ddee00".repeat(400);
     let (mut kept, mut refused) = (Vec::new(), 0);
@@ -51,7 +61,10 @@ fn a_process_takes_no_more_than_its_bound_and_gives_it_back() {
 /// What is counted of an expression is what it takes, however little there is to it.
 #[test]
 fn what_an_expression_takes_is_counted() {
-    let _alone = alone();
+    measured(counted);
+}
+
+fn counted() {
     for (what, pattern) in [
         ("a text", "a"),
         ("a class", "[a-z]+"),
