@@ -1,7 +1,11 @@
 //! Whatever patterns there are, and however many: what a process takes for them. A process
 //! of its own, since all of a process share one bound.
 
-#![allow(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failing unwrap is a failing test, and figures are for whoever reads its output"
+)]
 
 use linnet_mesh::regexes::{self, Budget, OF_PROCESS, OF_RESOURCE, OF_THREAD};
 use linnet_meter::{allocated, alone, resident};
