@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Method, Uri};
 
 use crate::client::{Call, Protocol, Target};
+use crate::duration;
 use crate::load::Plan;
 use crate::server::{Config, Upstream};
 
@@ -65,7 +66,7 @@ pub struct ServeArguments {
     server_first: Option<SocketAddr>,
     /// Time to go on as before after SIGTERM, while those who call learn that
     /// this pod is going.
-    #[arg(long, value_parser = duration, default_value = "0s")]
+    #[arg(long, value_parser = duration::parse, default_value = "0s")]
     pub linger: Duration,
 }
 
@@ -98,7 +99,7 @@ pub struct CallArguments {
     #[arg(long)]
     count: Option<u64>,
     /// Time to call for, such as 300s.
-    #[arg(long, value_parser = duration)]
+    #[arg(long, value_parser = duration::parse)]
     duration: Option<Duration>,
     /// Connections, each with one call at a time.
     #[arg(long, default_value_t = 1)]
@@ -107,7 +108,7 @@ pub struct CallArguments {
     #[arg(long, value_parser = rate)]
     rate: Option<f64>,
     /// Longest time for one call, such as 500ms.
-    #[arg(long, value_parser = duration, default_value = "10s")]
+    #[arg(long, value_parser = duration::parse, default_value = "10s")]
     timeout: Duration,
     /// HTTP method.
     #[arg(long, default_value = "GET")]
@@ -178,7 +179,7 @@ pub struct GetArguments {
     #[arg(long = "header", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Longest time, such as 500ms.
-    #[arg(long, value_parser = duration, default_value = "10s")]
+    #[arg(long, value_parser = duration::parse, default_value = "10s")]
     timeout: Duration,
 }
 
@@ -196,31 +197,12 @@ impl GetArguments {
 /// Why an argument is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ArgumentError {
-    /// Not a duration.
-    #[error("`{0}` is no duration: write a number and a unit, such as 100ms, 15s or 5m")]
-    Duration(String),
     /// Not a rate.
     #[error("`{0}` is no rate: write calls a second, more than 0")]
     Rate(String),
     /// Not a header.
     #[error("`{0}` is no header: write name: value")]
     Header(String),
-}
-
-/// Parses `100ms`, `15s`, `5m` and `1h`.
-pub fn duration(text: &str) -> Result<Duration, ArgumentError> {
-    let refused = || ArgumentError::Duration(text.to_owned());
-    let unit_start = text.find(|c: char| c.is_ascii_alphabetic());
-    let (number, unit) = text.split_at(unit_start.ok_or_else(refused)?);
-    let scale = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(refused()),
-    };
-    let number: f64 = number.parse().map_err(|_| refused())?;
-    Duration::try_from_secs_f64(number * scale).map_err(|_| refused())
 }
 
 fn rate(text: &str) -> Result<f64, ArgumentError> {
@@ -244,16 +226,6 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("100ms"), Ok(Duration::from_millis(100)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
-        for bad in ["", "5", "s", "-1s", "1d", "1e300h"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 pub mod args;
 pub mod client;
+pub mod duration;
 pub mod load;
 pub mod server;
 

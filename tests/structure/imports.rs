@@ -1,6 +1,6 @@
 //! ARCHITECTURE.md's table of parts says what each Cargo.toml says.
 
-use super::root;
+use super::{members, root};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -43,13 +43,7 @@ fn declared(folder: &str) -> Option<BTreeSet<String>> {
 #[test]
 fn the_table_of_parts_is_what_the_manifests_say() {
     let documented = documented();
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
-    let members = manifest.split("members = [").nth(1).unwrap();
-    let members = members.split(']').next().unwrap();
-    let members = members.split('"').skip(1).step_by(2);
-    for folder in
-        members.filter(|folder| !folder.starts_with("benches/") && !folder.starts_with("tests/"))
-    {
+    for folder in &members() {
         let allowed = documented.get(folder);
         let allowed = allowed.unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {folder}/"));
         if let Some(allowed) = allowed {

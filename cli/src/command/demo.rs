@@ -42,7 +42,7 @@ const WARM_UP: u64 = 50;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// End after so long, for example 15s or 2m; without it Ctrl-C ends it
-    #[arg(long, value_parser = linnet_sample::args::duration)]
+    #[arg(long, value_parser = linnet_sample::duration::parse)]
     duration: Option<Duration>,
     /// Print one JSON object at the end, and nothing before
     #[arg(long, short)]

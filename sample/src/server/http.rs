@@ -237,7 +237,7 @@ fn parameter(route: &str, argument: &str) -> Option<Answer> {
             response
         }
         "delay" => {
-            let delay = crate::args::duration(argument).ok()?;
+            let delay = crate::duration::parse(argument).ok()?;
             return Some(Box::pin(async move {
                 tokio::time::sleep(delay.min(Duration::from_secs(600))).await;
                 text(StatusCode::OK, Bytes::from_static(b"ok\n"))
