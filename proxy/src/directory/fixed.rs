@@ -37,7 +37,7 @@ pub(crate) fn fill(directory: &Directory, config: &StaticConfig) {
         directory.apply(vec![
             Update::Service(Arc::new(Service {
                 key: key.clone(),
-                hostname: hostname(&service.host).to_owned(),
+                hostname: parts(&service.host).0.to_owned(),
                 protocol: AppProtocol::Detect,
                 http: None,
                 subsets: vec![],
@@ -55,14 +55,14 @@ pub(crate) fn fill(directory: &Directory, config: &StaticConfig) {
     }
 }
 
-/// Returns the host of `name.namespace…:port`.
-fn hostname(host: &str) -> &str {
-    host.rsplit_once(':').map_or(host, |(name, _)| name)
+/// Returns host and port of `name.namespace…:port`; the port is HTTP's where there is none.
+fn parts(host: &str) -> (&str, &str) {
+    host.rsplit_once(':').unwrap_or((host, "80"))
 }
 
 /// The service port that `name.namespace…:port` names.
 fn key(host: &str) -> ServicePort {
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
+    let (name, port) = parts(host);
     let mut labels = name.split('.');
     ServicePort {
         name: labels.next().unwrap_or(name).into(),

@@ -7,6 +7,7 @@
 
 mod carrier;
 mod ended;
+mod first;
 mod open;
 mod shared;
 mod translate;
@@ -127,6 +128,16 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// Returns a failure of the first connection that took the request; `unsent`: what is
+    /// left of it to be sent again.
+    pub(crate) fn new(error: Error, unsent: Option<Request<Body>>) -> Self {
+        Self {
+            error,
+            unsent,
+            resent: false,
+        }
+    }
+
     /// Whether no application has seen anything of the request, and that tells
     /// against the endpoint: another one may serve it.
     pub(crate) fn is_unseen(&self) -> bool {
@@ -262,13 +273,8 @@ impl Connections {
     /// The failure of such an answer; all threads know from now on.
     fn undelivered(&self, unsent: Option<Request<Body>>) -> Failure {
         self.availability.mark_undelivered(clock::instant());
-        Failure {
-            error: Error::Undelivered {
-                address: self.endpoint.address,
-            },
-            unsent,
-            resent: false,
-        }
+        let address = self.endpoint.address;
+        Failure::new(Error::Undelivered { address }, unsent)
     }
 
     /// Whether there is no connection at all.
@@ -303,20 +309,6 @@ impl Idle {
     }
 }
 
-impl Shared {
-    /// Whether it takes no new requests.
-    fn is_over(&self, now: Instant) -> bool {
-        let policy = &self.pool.policy.pool;
-        let idle = self.streams.idle_since().zip(policy.http_idle_timeout);
-        self.sender.is_closed()
-            || now >= self.until
-            || idle.is_some_and(|(since, longest)| now - since >= longest)
-            || policy
-                .max_requests_per_connection
-                .is_some_and(|most| self.served >= most)
-    }
-}
-
 /// Sends a request to an endpoint, in the version it has and by a pool's
 /// policy.
 pub(crate) async fn send(
@@ -344,11 +336,7 @@ pub(crate) async fn send(
 }
 
 fn unsent(error: Error, request: Request<Body>) -> Failure {
-    Failure {
-        error,
-        unsent: Some(request),
-        resent: false,
-    }
+    Failure::new(error, Some(request))
 }
 
 async fn send_http1(
@@ -437,11 +425,7 @@ fn broken(connections: &Connections, connection: &mut Http1, error: &one::Error)
         true => translate::answered_by_http2(connections),
         false => ended::over_http1(connections.endpoint.address, error),
     };
-    Failure {
-        error,
-        unsent: None,
-        resent: false,
-    }
+    Failure::new(error, None)
 }
 
 async fn send_http2(
@@ -491,7 +475,8 @@ async fn send_http2(
                         None => unseen::by_http2(connections, pool, &error, kept),
                         Some(_) => None,
                     };
-                    return Err(unseen.unwrap_or_else(|| failure(connections, &error, unsent)));
+                    let ended = || ended::over_http2(connections.endpoint.address, &error);
+                    return Err(unseen.unwrap_or_else(|| Failure::new(ended(), unsent)));
                 }
             },
         }
@@ -507,16 +492,4 @@ fn copy_of_head(request: &Request<Body>) -> Request<Body> {
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     copy
-}
-
-fn failure(
-    connections: &Connections,
-    error: &hyper::Error,
-    unsent: Option<Request<Body>>,
-) -> Failure {
-    Failure {
-        error: ended::over_http2(connections.endpoint.address, error),
-        unsent,
-        resent: false,
-    }
 }

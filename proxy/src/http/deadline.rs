@@ -92,9 +92,8 @@ impl End {
     pub(crate) fn of(limit: Duration, exchange: &Rc<Exchange>) -> Self {
         let awaited = exchange.progress.is_awaited();
         Self {
-            timer: Box::pin(clock::sleep_until(clock::now() + limit)),
             after: awaited.then(|| (exchange.clone(), limit)),
-            carried: false,
+            ..Self::from_now(limit)
         }
     }
 

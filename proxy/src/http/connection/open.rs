@@ -2,8 +2,9 @@
 
 use super::{
     Connections, Shared,
+    first::{First, Probe, spoken},
     shared::{self, Taken},
-    translate::{self, First, Probe, Speaks},
+    translate::{self, Speaks},
     unseen,
 };
 use crate::{
@@ -239,7 +240,7 @@ pub(super) async fn handshake(
         .map_err(|error| upstream_error(connections, &error))?;
     // By its word, where it has given it.
     if application && chose_http2.is_none() {
-        speaks_http2(connections, translate::spoken(first).await)?;
+        speaks_http2(connections, spoken(first).await)?;
     }
     let streams = Streams::new();
     // The SETTINGS of an application have been read by now, those of others may come later.

@@ -17,6 +17,7 @@ use crate::{
 use hyper::client::conn::http2;
 use linnet_mesh::protocol::MeshProtocol;
 use std::rc::Rc;
+use tokio::time::Instant;
 
 /// Most HTTP/2 connections to one endpoint that streams are spread over, by thread. With 100
 /// streams each, the usual limit, they hold 6,400 requests.
@@ -31,8 +32,11 @@ pub(super) type Taken = (http2::SendRequest<Body>, StreamSlot);
 /// Returns how many streams an endpoint takes at a time until it has said so: sidecars take
 /// what this one does.
 pub(super) fn streams_at_first(connections: &Connections, pool: &Pool) -> usize {
-    let meshed = pool.policy.tls.is_mesh() && connections.endpoint.identity.is_some();
-    (if meshed { MOST_STREAMS } else { USUAL_STREAMS }) as usize
+    let most = match connections.is_meshed(pool) {
+        true => MOST_STREAMS,
+        false => USUAL_STREAMS,
+    };
+    most as usize
 }
 
 impl Connections {
@@ -76,6 +80,18 @@ impl Connections {
 }
 
 impl Shared {
+    /// Whether it takes no new requests.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        let policy = &self.pool.policy.pool;
+        let idle = self.streams.idle_since().zip(policy.http_idle_timeout);
+        self.sender.is_closed()
+            || now >= self.until
+            || idle.is_some_and(|(since, longest)| now - since >= longest)
+            || policy
+                .max_requests_per_connection
+                .is_some_and(|most| self.served >= most)
+    }
+
     /// Whether it can take one more stream by a pool's policy.
     pub(super) fn may_take(&self, pool: &Rc<Pool>) -> bool {
         let most = pool.policy.pool.max_concurrent_streams;

@@ -22,26 +22,11 @@ use http::{
 };
 use http_body::Body as _;
 use linnet_mesh::{AppProtocol, destination::ClientTls};
-use std::{
-    cell::Cell,
-    pin::Pin,
-    rc::Rc,
-    sync::OnceLock,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::oneshot,
-    time::Instant,
-};
+use std::{cell::Cell, pin::Pin, rc::Rc, sync::OnceLock, time::Duration};
+use tokio::time::Instant;
 
 /// How long it is believed which versions an application speaks.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// How long a server may take for its SETTINGS; a slower one is taken at its word.
-const SETTINGS: Duration = Duration::from_secs(1);
-/// The type of a SETTINGS frame (RFC 9113, 6.5).
-const SETTINGS_TYPE: u8 = 4;
 /// On each data thread one in so many files may be an HTTP/1.1 connection that serves a
 /// stream of HTTP/2: the streams of a connection are many, and each needs one.
 pub(crate) const FILES_SHARE: usize = 32;
@@ -248,11 +233,7 @@ async fn to_http1(
     })?;
     answer.permit.stream = Some(slot);
     as_http2_response(&mut answer.response)
-        .map_err(|reason| Failure {
-            error: not_http2(connections, reason),
-            unsent: None,
-            resent: false,
-        })
+        .map_err(|reason| Failure::new(not_http2(connections, reason), None))
         .map(|()| answer)
 }
 
@@ -353,127 +334,9 @@ fn translating() -> Option<StreamSlot> {
     TRANSLATED.with(|streams| (streams.count() < *most).then(|| streams.open()))
 }
 
-/// What the first bytes of a server say of its version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum First {
-    Http2,
-    Other,
-    /// There were none.
-    Closed,
-    /// There were none in time.
-    Silent,
-}
-
-/// A connection whose first bytes are looked at as they are read.
-pub(super) struct Probe<S> {
-    stream: S,
-    head: [u8; 4],
-    have: usize,
-    told: Option<oneshot::Sender<First>>,
-}
-
-impl<S> Probe<S> {
-    pub(super) fn new(stream: S) -> (Self, oneshot::Receiver<First>) {
-        let (told, first) = oneshot::channel();
-        let probe = Self {
-            stream,
-            head: [0; 4],
-            have: 0,
-            told: Some(told),
-        };
-        (probe, first)
-    }
-
-    fn look(&mut self, bytes: &[u8]) {
-        let new = bytes.len().min(self.head.len() - self.have);
-        self.head[self.have..self.have + new].copy_from_slice(&bytes[..new]);
-        self.have += new;
-        let first = match self.head {
-            _ if self.have == 0 => First::Closed,
-            // Nobody's SETTINGS are as long as any text would be.
-            [long, ..] if long != 0 => First::Other,
-            _ if self.have < self.head.len() => return,
-            [.., kind] if kind == SETTINGS_TYPE => First::Http2,
-            _ => First::Other,
-        };
-        self.tell(first);
-    }
-
-    fn tell(&mut self, first: First) {
-        if let Some(told) = self.told.take() {
-            // Nobody may wait any more.
-            let _ = told.send(first);
-        }
-    }
-}
-
-/// Waits until it is known what a server speaks.
-pub(super) async fn spoken(first: oneshot::Receiver<First>) -> First {
-    match clock::timeout(SETTINGS, first).await {
-        Ok(Ok(first)) => first,
-        Ok(Err(_)) => First::Closed,
-        Err(_) => First::Silent,
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Probe<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
-        if self.told.is_some() {
-            match read {
-                Ok(()) => self.look(&buffer.filled()[before..]),
-                Err(_) => self.look(&[]),
-            }
-        }
-        Poll::Ready(read)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Probe<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, data)
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncReadExt;
 
     /// An application may be replaced by another.
     #[tokio::test(start_paused = true)]
@@ -524,34 +387,6 @@ mod tests {
             };
             let found = (header(CONTENT_LENGTH), header(TRANSFER_ENCODING));
             assert_eq!(found, expected, "{method} {length:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_server_is_known_by_its_first_bytes_in_pieces_of_any_size() {
-        for (said, expected) in [
-            (&b"\x00\x00\x06\x04\x00\x00\x00\x00\x00"[..], First::Http2),
-            (b"HTTP/1.1 400 Bad Request\r\n\r\n", First::Other),
-            (b"\x00\x00\x08\x07\x00\x00\x00\x00\x00", First::Other),
-            (b"", First::Closed),
-        ] {
-            for piece in 1..=9 {
-                let (mut near, far) = tokio::io::duplex(64);
-                let (mut probe, first) = Probe::new(far);
-                let mut read = Vec::new();
-                for part in said.chunks(piece) {
-                    tokio::io::AsyncWriteExt::write_all(&mut near, part)
-                        .await
-                        .unwrap();
-                    let mut seen = [0; 64];
-                    let length = probe.read(&mut seen).await.unwrap();
-                    read.extend_from_slice(&seen[..length]);
-                }
-                drop(near);
-                probe.read_to_end(&mut read).await.unwrap();
-                assert_eq!(read, said);
-                assert_eq!(spoken(first).await, expected, "{said:?} by {piece}");
-            }
         }
     }
 }

@@ -30,11 +30,12 @@ pub(super) fn by_http1(
     if !connections.is_meshed(&connection.pool) {
         return None;
     }
+    let kept = kept.map(|head| Request::from_parts(head, Body::empty()));
     if let one::Error::Io(error) = error
         && error.kind() == io::ErrorKind::PermissionDenied
     {
-        let kept = kept.map(|head| Request::from_parts(head, Body::empty()));
-        return Some(failure(certificate(connections, &error.to_string()), kept));
+        let error = certificate(connections, &error.to_string());
+        return Some(Failure::new(error, kept));
     }
     // Not what failed here, such as the request's own body.
     let hung_up = matches!(error, one::Error::Io(_) | one::Error::Incomplete);
@@ -44,11 +45,8 @@ pub(super) fn by_http1(
         Stream::Plain(_) | Stream::Server(_) | Stream::Rewound(_) => false,
     };
     (hung_up && in_order).then(|| {
-        let kept = kept.map(|head| Request::from_parts(head, Body::empty()));
-        failure(
-            refused(connections, "it takes no more on this connection"),
-            kept,
-        )
+        let error = refused(connections, "it takes no more on this connection");
+        Failure::new(error, kept)
     })
 }
 
@@ -64,25 +62,14 @@ pub(super) fn by_http2(
         return None;
     }
     if let Some(refusal) = refusal(error) {
-        return Some(failure(
-            certificate(connections, &refusal.to_string()),
-            kept,
-        ));
+        let error = certificate(connections, &refusal.to_string());
+        return Some(Failure::new(error, kept));
     }
     let error: &h2::Error = error.source()?.downcast_ref()?;
     let refused_stream = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
     let beyond_last = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
     let told = error.is_remote() && (refused_stream || beyond_last);
-    told.then(|| failure(refused(connections, "it takes no more streams"), kept))
-}
-
-/// The failure of what was sent to a sidecar, which can be sent again with its body.
-fn failure(error: Error, unsent: Option<Request<Body>>) -> Failure {
-    Failure {
-        error,
-        unsent,
-        resent: false,
-    }
+    told.then(|| Failure::new(refused(connections, "it takes no more streams"), kept))
 }
 
 fn refused(connections: &Connections, reason: &'static str) -> Error {

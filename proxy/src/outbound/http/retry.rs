@@ -67,11 +67,7 @@ impl<'a> Retries<'a> {
         }
         let rule = self.goal.rule.map(ToString::to_string);
         let rule = rule.unwrap_or_default();
-        Err(Failure {
-            error: Error::Timeout { rule, limit },
-            unsent: None,
-            resent: false,
-        })
+        Err(Failure::new(Error::Timeout { rule, limit }, None))
     }
 
     /// The endpoints that a retry avoids.

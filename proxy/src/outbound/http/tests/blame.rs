@@ -323,14 +323,15 @@ async fn over_http_1_each_side_answers_for_its_own_faults() {
                 }
             }
         }
-        assert!(
-            wrong.is_empty(),
-            "{} wrong:\n{}",
-            wrong.len(),
-            wrong.join("\n")
-        );
+        assert_none(&wrong);
     })
     .await;
+}
+
+/// Fails with all cases that went wrong.
+fn assert_none(wrong: &[String]) {
+    let text = wrong.join("\n");
+    assert!(wrong.is_empty(), "{} wrong:\n{text}", wrong.len());
 }
 
 /// How one side of an exchange of HTTP/2 errs.
@@ -487,12 +488,7 @@ async fn over_http_2_each_side_answers_for_its_own_faults() {
                 }
             }
         }
-        assert!(
-            wrong.is_empty(),
-            "{} wrong:\n{}",
-            wrong.len(),
-            wrong.join("\n")
-        );
+        assert_none(&wrong);
     })
     .await;
 }
