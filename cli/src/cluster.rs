@@ -369,9 +369,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cluster_that_does_not_answer_is_named() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        drop(listener);
+        let url = format!("http://{}", linnet_runtime::testing::closed());
         let config = Config::new(url.parse().unwrap());
         let client = Client::try_from(config).unwrap();
         let error = Cluster::with_client(client, url.clone())

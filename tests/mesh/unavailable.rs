@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use linnet_proxy::server::Running;
+use linnet_runtime::testing::closed;
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -52,12 +53,6 @@ async fn echo() -> (SocketAddr, Arc<AtomicUsize>) {
         }
     });
     (address, requests)
-}
-
-/// An address where nobody listens.
-async fn closed() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// A caller of a service with an endpoint for each of these applications.
@@ -155,7 +150,7 @@ async fn an_endpoint_without_its_application_fails_nobody() {
     for speaks in [Speaks::Http1, Speaks::Http2, Speaks::Grpc] {
         for body in ["", "charge"] {
             let mesh = Mesh::new();
-            let apps = [echo().await.0, closed().await];
+            let apps = [echo().await.0, closed()];
             let half = Shop::start(&mesh, &apps).await;
             let began = Instant::now();
             let failed = failures(half.caller.outbound[0], speaks, body, 200).await;

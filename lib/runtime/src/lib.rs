@@ -14,4 +14,6 @@ pub mod process;
 pub mod readiness;
 pub mod serve;
 pub mod signal;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod tls;

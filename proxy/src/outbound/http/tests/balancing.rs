@@ -13,6 +13,7 @@ use linnet_mesh::{
     },
     route::Filters,
 };
+use linnet_runtime::testing::closed;
 use std::{convert::Infallible, future, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -79,9 +80,7 @@ async fn the_last_endpoint_is_never_ejected() {
 async fn who_refuses_connections_is_ejected_and_nobody_notices() {
     local(async {
         let good = Upstream::ok().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let closed = listener.local_addr().unwrap();
-        drop(listener);
+        let closed = closed();
         let outlier = OutlierDetection {
             split_local_origin: true,
             consecutive_local_origin_failures: Some(3),

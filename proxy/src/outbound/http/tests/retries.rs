@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
 use linnet_mesh::route::{Filters, HttpRule, RetryOn, RetryPolicy};
+use linnet_runtime::testing::closed;
 use std::{net::SocketAddr, time::Duration};
 use tokio::net::TcpListener;
 
@@ -32,12 +33,6 @@ fn post(body: impl Into<Bytes>) -> Request<Full<Bytes>> {
 async fn failing(times: usize) -> Upstream {
     Upstream::start(move |number| async move { status(if number < times { 503 } else { 200 }) })
         .await
-}
-
-/// An address that refuses connections.
-async fn closed() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
 }
 
 #[tokio::test]
@@ -177,7 +172,7 @@ async fn a_body_too_large_to_keep_is_sent_once() {
 async fn a_retry_goes_to_an_endpoint_that_was_not_tried() {
     local(async {
         let upstream = Upstream::ok().await;
-        let addresses = [closed().await, closed().await, upstream.address];
+        let addresses = [closed(), closed(), upstream.address];
         for _ in 0..10 {
             let sidecar = Sidecar::new(retrying(policy(RetryOn::CONNECT_FAILURE)), &addresses);
             assert_eq!(sidecar.get("/").await.status(), 200);

@@ -27,7 +27,7 @@ use linnet_mesh::{
     protocol::MeshProtocol,
     route::{Filters, HttpRule, Mirror, RetryPolicy, Share},
 };
-use linnet_runtime::drain;
+use linnet_runtime::{drain, testing::closed};
 use linnet_workload::testing::{Authority, Leaf};
 use std::{
     cell::Cell,
@@ -38,17 +38,11 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 /// Requests of each combination.
 const REQUESTS: usize = 10;
-
-/// An address where nobody listens.
-async fn closed() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
-}
 
 /// A callee's sidecar before an application.
 struct Callee {
@@ -198,8 +192,8 @@ impl Trouble {
     /// Such an endpoint, and how often it has been tried, where that can be known.
     async fn start(self, authority: &Authority) -> (Endpoint, Box<dyn Fn() -> usize>) {
         match self {
-            Self::Refused => (meshed(closed().await), Box::new(|| 0)),
-            Self::PlainRefused => (Endpoint::at(closed().await), Box::new(|| 0)),
+            Self::Refused => (meshed(closed()), Box::new(|| 0)),
+            Self::PlainRefused => (Endpoint::at(closed()), Box::new(|| 0)),
             Self::HangsUp => {
                 let (address, count) = accepting(true).await;
                 (meshed(address), Box::new(move || count.get()))
@@ -225,7 +219,7 @@ impl Trouble {
                 )
             }
             Self::NoApplication | Self::Draining => {
-                let callee = Callee::start(authority, "payment", closed().await).await;
+                let callee = Callee::start(authority, "payment", closed()).await;
                 if matches!(self, Self::Draining) {
                     let signal = callee.signal.take().unwrap();
                     tokio::task::spawn_local(signal.drain());
@@ -371,7 +365,7 @@ async fn a_silent_client_is_not_reset_for_want_of_one_application() {
         let sidecar = Sidecar::new(None, &[]);
         let good = Callee::start(&sidecar.authority, "payment", app).await;
         for known in [false, true] {
-            let bad = Callee::start(&sidecar.authority, "payment", closed().await).await;
+            let bad = Callee::start(&sidecar.authority, "payment", closed()).await;
             sidecar.replace(vec![good.endpoint(), bad.endpoint()]);
             for number in 0..REQUESTS {
                 assert!(is_greeted(&sidecar).await, "{number}, {known}");
@@ -464,7 +458,7 @@ async fn subsets_keys_and_places_leave_who_can_not_serve() {
                 locality: far,
                 ..of_v1(app.address)
             };
-            sidecar.replace(vec![of_v1(closed().await), of_v1(closed().await), good]);
+            sidecar.replace(vec![of_v1(closed()), of_v1(closed()), good]);
             for _ in 0..REQUESTS {
                 let answer = ask(&sidecar, Speaks::Http1, "charge").await;
                 assert_eq!(answer.status(), 200);
@@ -481,7 +475,7 @@ async fn all_refusing_is_one_pass_and_a_503() {
         let sidecar = Sidecar::new(None, &[]);
         let mut callees = Vec::new();
         for _ in 0..3 {
-            callees.push(Callee::start(&sidecar.authority, "payment", closed().await).await);
+            callees.push(Callee::start(&sidecar.authority, "payment", closed()).await);
         }
         sidecar.replace(callees.iter().map(Callee::endpoint).collect());
         let answer = sidecar.get("/").await;
@@ -523,12 +517,15 @@ async fn back_again(outlier: Option<OutlierDetection>) {
             ..DestinationPolicy::default()
         };
         let sidecar = Sidecar::by(policy, None, &[]);
-        let (one, other) = (Upstream::ok().await, closed().await);
+        let one = Upstream::ok().await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let other = socket.local_addr().unwrap();
         sidecar.replace(vec![Endpoint::at(one.address), Endpoint::at(other)]);
         for _ in 0..REQUESTS {
             assert_eq!(sidecar.get("/").await.status(), 200);
         }
-        let listener = TcpListener::bind(other).await.unwrap();
+        let listener = socket.listen(8).unwrap();
         let back = Upstream::on(listener, |_| async { status(200) }).await;
         while back.count() == 0 {
             assert_eq!(sidecar.get("/").await.status(), 200);
@@ -592,7 +589,7 @@ async fn an_opaque_connection_is_opened_elsewhere() {
         });
         let (hangs_up, attempts) = accepting(true).await;
         sidecar.replace(vec![
-            Endpoint::at(closed().await),
+            Endpoint::at(closed()),
             meshed(hangs_up),
             Endpoint::at(echo),
         ]);
@@ -739,7 +736,7 @@ async fn seen_once(body: &'static str) {
 async fn a_stranger_is_not_told() {
     local(async {
         let authority = Authority::default();
-        let callee = Callee::start(&authority, "payment", closed().await).await;
+        let callee = Callee::start(&authority, "payment", closed()).await;
         let open = Update::Inbound(Arc::new(Inbound::default()));
         callee.thread.directory().apply(vec![open]);
         let mut client = TcpStream::connect(callee.address).await.unwrap();
@@ -979,7 +976,7 @@ async fn a_silent_client_goes_past_an_endpoint_that_refuses_the_certificate() {
 async fn the_next_client_that_speaks_first_goes_past_an_endpoint_that_refuses_the_certificate() {
     local(async {
         let sidecar = Sidecar::new(None, &[]);
-        let bad = Callee::with(distrustful(&sidecar.authority), usize::MAX, closed().await).await;
+        let bad = Callee::with(distrustful(&sidecar.authority), usize::MAX, closed()).await;
         sidecar.replace(vec![bad.endpoint()]);
         let mut client = sidecar.connect().await;
         client.write_all(b"\x00\x01hello").await.unwrap();
