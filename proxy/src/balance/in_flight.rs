@@ -144,7 +144,7 @@ impl InFlight {
     }
 
     /// Nothing is known of how it went, and nothing was sent.
-    pub(super) fn withdraw(self) {
+    pub(crate) fn withdraw(self) {
         self.excuse();
     }
 

@@ -5,13 +5,16 @@
 //! where no application has seen anything, so any method may be sent again. It is
 //! bounded in endpoints and in time, and costs a service no more attempts than it
 //! has endpoints: who fails is known to all threads, and where all are known to be
-//! unavailable, each further attempt is paid for by the retry budget.
+//! unavailable, each further attempt is paid for by the retry budget, and the pass has
+//! one `connectTimeout`. Endpoints of which nothing is known are tried for longer: when
+//! a zone is gone, a short `connectTimeout` is no reason not to get to the next one.
 
 use crate::{
     balance::{Asker, Balancer, InFlight},
     clock,
     error::Error,
 };
+use linnet_mesh::destination::ConnectionPool;
 use std::{fmt::Display, net::SocketAddr, rc::Rc, time::Instant};
 
 /// Most endpoints that one request is sent to.
@@ -79,8 +82,9 @@ impl Pass {
         }
         let now = clock::instant();
         let began = *self.began.get_or_insert(now);
-        let longest = failed.pool.policy.pool.connect_timeout;
-        if now.saturating_duration_since(began) > longest {
+        let spent = now.saturating_duration_since(began);
+        let timeout = failed.pool.policy.pool.connect_timeout;
+        if spent > timeout.max(ConnectionPool::CONNECT_TIMEOUT) {
             return None;
         }
         if failed.desperate && !goal.balancer.budget.spend(now) {
@@ -89,6 +93,10 @@ impl Pass {
         let next = goal
             .balancer
             .choose_other(goal.subset, &self.tried, asker)?;
+        if next.desperate && spent > timeout {
+            next.withdraw();
+            return None;
+        }
         goal.balancer.cell.standing.count_moved();
         Some(next)
     }

@@ -20,8 +20,8 @@ use linnet_discovery::Update;
 use linnet_mesh::{
     Endpoint, Inbound, MtlsMode,
     destination::{
-        Balance, ConsistentHash, DestinationPolicy, HashAlgorithm, HashKey, Locality,
-        LocalityPolicy, OutlierDetection,
+        Balance, ConnectionPool, ConsistentHash, DestinationPolicy, HashAlgorithm, HashKey,
+        Locality, LocalityPolicy, OutlierDetection,
     },
     names::header::UNDELIVERED,
     protocol::MeshProtocol,
@@ -568,6 +568,46 @@ async fn a_silent_endpoint_holds_few_requests_and_not_for_long() {
         }
         assert!(began.elapsed() < Duration::from_secs(8));
         assert!(accepted.get() <= 3, "{}", accepted.get());
+    })
+    .await;
+}
+
+/// An address of a node that is gone: it answers nothing, not even that it refuses. A queue
+/// of connections that is full drops whoever comes.
+async fn vanished() -> SocketAddr {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket.listen(0).unwrap());
+    let soon = Duration::from_millis(100);
+    while let Ok(Ok(stream)) = tokio::time::timeout(soon, TcpStream::connect(address)).await {
+        std::mem::forget(stream);
+    }
+    address
+}
+
+/// Of four nodes three are gone, and nobody has found out about any of them yet. Each attempt
+/// takes a whole `connectTimeout`.
+#[tokio::test]
+async fn a_request_gets_past_all_that_have_vanished() {
+    local(async {
+        let app = Upstream::ok().await;
+        for _ in 0..4 {
+            let policy = DestinationPolicy {
+                pool: ConnectionPool {
+                    connect_timeout: Duration::from_millis(50),
+                    ..ConnectionPool::DEFAULT
+                },
+                ..DestinationPolicy::default()
+            };
+            let sidecar = Sidecar::by(policy, None, &[]);
+            let gone = [vanished().await, vanished().await, vanished().await];
+            let gone = gone.into_iter().map(Endpoint::at);
+            sidecar.replace(gone.chain([Endpoint::at(app.address)]).collect());
+            let answer = sidecar.get("/").await;
+            let status = answer.status();
+            assert_eq!(status, 200, "{}", text(answer).await);
+        }
     })
     .await;
 }
