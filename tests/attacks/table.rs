@@ -1,5 +1,5 @@
 //! README.md lists each attack with its test: neither may lack the other. What
-//! docs/security.md names as proof is there, too.
+//! the documents on security name as proof is there, too.
 
 use std::{
     collections::BTreeSet,
@@ -91,11 +91,21 @@ fn the_table_and_the_tests_are_the_same() {
     assert!(own.len() >= 40, "{} attacks", own.len());
 }
 
-/// Each promise of docs/security.md names what proves it: tests that exist, and
+/// Documents on security: each names the tests that prove what it says.
+const SECURITY: [&str; 5] = [
+    "threat-model",
+    "certificates",
+    "authorization",
+    "tokens",
+    "audit",
+];
+
+/// Each promise of docs/threat-model.md names what proves it: tests that exist, and
 /// recipes that CI runs.
 #[test]
-fn what_security_md_calls_proof_is_there() {
-    let text = fs::read_to_string(root().join("docs/security.md")).unwrap();
+fn what_the_documents_call_proof_is_there() {
+    let document = |name| fs::read_to_string(root().join(format!("docs/{name}.md"))).unwrap();
+    let text = document("threat-model");
     let promises = text.split_once("| promise | proved by |").unwrap().1;
     let promises = promises.split_once("\n\n").unwrap().0;
     let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
@@ -112,15 +122,18 @@ fn what_security_md_calls_proof_is_there() {
         }
     }
     assert!(rows >= 30, "{rows} promises");
-    for entry in named(&text) {
-        assert!(
-            is_there(entry),
-            "docs/security.md names {entry}, which is not there"
-        );
-    }
-    let files = text.split('`').filter(|text| text.ends_with(".rs"));
-    for file in files.filter(|file| file.contains('/') && !file.contains(' ')) {
-        let there = root().join(file).is_file();
-        assert!(there, "docs/security.md names {file}, which is not there");
+    for name in SECURITY {
+        let text = document(name);
+        for entry in named(&text) {
+            assert!(
+                is_there(entry),
+                "docs/{name}.md names {entry}, which is not there"
+            );
+        }
+        let files = text.split('`').filter(|text| text.ends_with(".rs"));
+        for file in files.filter(|file| file.contains('/') && !file.contains(' ')) {
+            let there = root().join(file).is_file();
+            assert!(there, "docs/{name}.md names {file}, which is not there");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Every byte in a target, over HTTP/1.1 and HTTP/2, through both sidecars: what reaches the
 //! application, and what the client is told instead. `targets.txt` is the table, which
-//! docs/security.md shows; `UPDATE_GOLDEN=1` writes it.
+//! docs/threat-model.md shows; `UPDATE_GOLDEN=1` writes it.
 
 use crate::{
     frame::frame,
@@ -10,7 +10,7 @@ use crate::{
 use std::fmt::Write as _;
 
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/attacks/targets.txt");
-const DOCUMENT: &str = include_str!("../../docs/security.md");
+const DOCUMENT: &str = include_str!("../../docs/threat-model.md");
 /// What a refusal begins with.
 const REFUSED: &str = "linnet: the request can't be forwarded: the message is malformed: ";
 
@@ -111,7 +111,7 @@ async fn every_byte_of_a_target_is_forwarded_or_refused_with_a_reason() {
     assert_eq!(table, std::fs::read_to_string(TABLE).unwrap());
     assert!(
         DOCUMENT.contains(&table),
-        "docs/security.md shows another table"
+        "docs/threat-model.md shows another table"
     );
 }
 
