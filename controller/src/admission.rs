@@ -8,8 +8,9 @@
 
 use crate::{
     analysis,
-    compile::{Context, Note, compile},
-    object::{self, Configuration, Kind, Object},
+    compile::{ConfigurationKind, Context, Note, StatusKind, compile},
+    manifest,
+    object::{Configuration, Object},
 };
 use axum::{
     Extension, Json, Router,
@@ -145,7 +146,7 @@ pub fn judge(body: &[u8], context: &Context) -> Result<Answer, ReviewError> {
     }
     let manifest = request.take_object(what)?;
     let leaves_as_it_was = leaves_as_it_was(&request, &manifest);
-    let configuration = match object::parse(named(&request, manifest), None) {
+    let configuration = match manifest::parse(named(&request, manifest), None) {
         Ok(Some(Object::Configuration(configuration))) => configuration,
         Ok(_) => return Ok(passed_by(&request)),
         Err(error) => {
@@ -208,7 +209,7 @@ fn leaves_as_it_was(request: &Request, manifest: &Value) -> bool {
 
 /// The Gateway API wants wrong routes to be taken, and told so in their status.
 fn has_own_status(configuration: &Configuration) -> bool {
-    matches!(configuration.kind, Kind::HttpRoute | Kind::GrpcRoute)
+    ConfigurationKind::of(configuration.kind).is_some_and(|of| of.status == StatusKind::Parents)
 }
 
 /// The object under the namespace that the API server says, and under some name:

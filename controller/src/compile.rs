@@ -7,6 +7,8 @@
 mod authorization_policy;
 mod destination_rule;
 mod host;
+mod key;
+mod kinds;
 pub mod limits;
 mod mesh_policy;
 mod peer_authentication;
@@ -22,6 +24,8 @@ mod virtual_service;
 pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::{DestinationRule, RuleHost, Subset, destination};
 pub use host::{Host, Scope, Visibility};
+pub(crate) use key::Key;
+pub use kinds::{ConfigurationKind, KINDS, ResourceScope, StatusKind, definitions};
 pub use peer_authentication::PeerAuthentication;
 pub(crate) use request_authentication::scheme;
 pub use request_authentication::{KeySource, Keys, RequestAuthentication, TokenRule};
@@ -33,7 +37,7 @@ pub use telemetry::{Logging, Telemetry};
 pub use verdict::{Note, Severity, Status, Verdict};
 pub use virtual_service::{Surroundings, VirtualService};
 
-use crate::object::{Configuration, Kind};
+use crate::object::Configuration;
 use linnet_mesh::{TrustDomain, regexes::Budget};
 use std::sync::Arc;
 
@@ -63,22 +67,63 @@ pub enum Compiled {
     Telemetry(Telemetry),
 }
 
-/// What stands in for a resource that can't be compiled and never could, so that
-/// nothing is open that it was written to close. `None`: nothing would be.
-pub(crate) fn closed(configuration: &Configuration) -> Option<Compiled> {
-    match configuration.kind {
-        Kind::AuthorizationPolicy => {
-            authorization_policy::closed(configuration).map(Compiled::AuthorizationPolicy)
-        }
-        Kind::RequestAuthentication => {
-            let closed = request_authentication::closed(configuration);
-            Some(Compiled::RequestAuthentication(closed))
-        }
-        _ => None,
-    }
-}
-
 impl Compiled {
+    /// Returns the VirtualService that it is.
+    pub(crate) fn virtual_service(&self) -> Option<&VirtualService> {
+        match self {
+            Self::VirtualService(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Returns the DestinationRule that it is.
+    pub(crate) fn destination_rule(&self) -> Option<&DestinationRule> {
+        match self {
+            Self::DestinationRule(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Returns the route of the Gateway API that it is.
+    pub(crate) fn route(&self) -> Option<&Route> {
+        match self {
+            Self::Route(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Returns the AuthorizationPolicy that it is.
+    pub(crate) fn authorization_policy(&self) -> Option<&AuthorizationPolicy> {
+        match self {
+            Self::AuthorizationPolicy(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Returns the RequestAuthentication that it is.
+    pub(crate) fn request_authentication(&self) -> Option<&RequestAuthentication> {
+        match self {
+            Self::RequestAuthentication(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Returns the PeerAuthentication or MeshPolicy that it is.
+    pub(crate) fn peer_authentication(&self) -> Option<&PeerAuthentication> {
+        match self {
+            Self::PeerAuthentication(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Returns the Telemetry that it is.
+    pub(crate) fn telemetry(&self) -> Option<&Telemetry> {
+        match self {
+            Self::Telemetry(value) => Some(value),
+            _ => None,
+        }
+    }
+
     /// Returns it with its principals under each of these names of the own trust domain.
     #[must_use]
     pub(crate) fn under(self, domains: &[TrustDomain]) -> Self {
@@ -126,35 +171,7 @@ pub(crate) fn compile_within(
     context: &Context,
     regexes: &mut Budget,
 ) -> Result<(Compiled, Vec<Note>), Vec<Note>> {
-    let mut notes = Vec::new();
-    let compiled = match configuration.kind {
-        Kind::VirtualService => {
-            virtual_service::compile(configuration, context, &mut notes, regexes)
-                .map(Compiled::VirtualService)
-        }
-        Kind::DestinationRule => destination_rule::compile(configuration, context, &mut notes)
-            .map(Compiled::DestinationRule),
-        Kind::AuthorizationPolicy => authorization_policy::compile(configuration, &mut notes)
-            .map(Compiled::AuthorizationPolicy),
-        Kind::RequestAuthentication => request_authentication::compile(configuration, &mut notes)
-            .map(Compiled::RequestAuthentication),
-        Kind::Telemetry => telemetry::compile(configuration, &mut notes).map(Compiled::Telemetry),
-        Kind::HttpRoute => {
-            route::compile_http(configuration, &mut notes, regexes).map(Compiled::Route)
-        }
-        Kind::GrpcRoute => {
-            route::compile_grpc(configuration, &mut notes, regexes).map(Compiled::Route)
-        }
-        Kind::MeshPolicy => {
-            mesh_policy::compile(configuration, &mut notes).map(Compiled::PeerAuthentication)
-        }
-        _ => peer_authentication::compile(configuration, &mut notes)
-            .map(Compiled::PeerAuthentication),
-    };
-    match compiled {
-        Ok(compiled) => Ok((compiled, notes)),
-        Err(errors) => Err(errors),
-    }
+    ConfigurationKind::compile(configuration, context, regexes)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod desired_status;
 pub mod discovery;
 pub mod index;
 pub mod keys;
+pub mod manifest;
 pub mod object;
 pub mod resource;
 pub mod running;

@@ -8,17 +8,12 @@
 mod cluster;
 mod namespace;
 mod node;
-mod parse;
-mod yaml;
 
 pub use cluster::{
     AccessLogSetting, EndpointSlice, InboundPorts, Pod, Service, ServicePortSpec, SliceEndpoint,
 };
 pub use namespace::Namespace;
 pub use node::Node;
-pub use parse::{ParseError, parse};
-pub(crate) use yaml::documents;
-pub use yaml::parse_yaml;
 
 use linnet_mesh::ResourceRef;
 use std::{collections::BTreeMap, fmt, sync::Arc};

@@ -19,7 +19,8 @@ pub use authorization_policy::{
     AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource, AuthorizationTo,
     PolicyTargetReference,
 };
-pub use crd::{definitions, manifest};
+pub(crate) use crd::in_versions;
+pub use crd::manifest;
 pub use destination_rule::{
     ClientTlsSettings, ConnectionPoolSettings, ConsistentHashSettings, CookieSettings,
     DestinationRule, DestinationRuleSpec, DistributeSettings, FailoverSettings, HttpSettings,

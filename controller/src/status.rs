@@ -68,7 +68,7 @@ impl IntoResponse for Unavailable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{compile::Context, discovery, index::Index, object::parse_yaml, source};
+    use crate::{compile::Context, discovery, index::Index, manifest::parse_yaml, source};
     use axum::body::{Body, to_bytes};
     use linnet_mesh::TrustDomain;
     use source::Change;

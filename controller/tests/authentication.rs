@@ -10,7 +10,7 @@
 use linnet_controller::{
     compile::{Context, KeySource},
     index::Index,
-    object::{Name, parse_yaml},
+    manifest::parse_yaml, object::Name,
     source::{Change, KeyFetch},
 };
 use linnet_mesh::{

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use linnet_controller::{
     compile::Context,
     index::Index,
-    object::{Name, parse_yaml},
+    manifest::parse_yaml, object::Name,
     source::Change,
 };
 use linnet_mesh::{

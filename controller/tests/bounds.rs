@@ -8,7 +8,7 @@
     reason = "a test that panics is a test that fails"
 )]
 
-use linnet_controller::{compile::Context, index::Index, object::parse_yaml, source::Change};
+use linnet_controller::{compile::Context, index::Index, manifest::parse_yaml, source::Change};
 use linnet_mesh::{TrustDomain, regexes};
 use linnet_meter::{MIB, resident};
 use std::fmt::Write as _;

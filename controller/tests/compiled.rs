@@ -11,7 +11,7 @@
 use linnet_controller::{
     compile::{Context, limits},
     index::Index,
-    object::{Configuration, Kind, Name, Object, ObjectRef, parse_yaml},
+    manifest::parse_yaml, object::{Configuration, Kind, Name, Object, ObjectRef},
     source::Change,
 };
 use linnet_discovery::Update;

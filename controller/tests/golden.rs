@@ -14,7 +14,7 @@ mod destinations;
 use linnet_controller::{
     compile::Context,
     index::Index,
-    object::{Kind, Name, Object, Service, ServicePortSpec, parse_yaml},
+    manifest::parse_yaml, object::{Kind, Name, Object, Service, ServicePortSpec},
     source::Change,
 };
 use linnet_mesh::{

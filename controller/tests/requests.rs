@@ -9,7 +9,7 @@
 )]
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST};
-use linnet_controller::{compile::Context, index::Index, object::parse_yaml, source::Change};
+use linnet_controller::{compile::Context, index::Index, manifest::parse_yaml, source::Change};
 use linnet_discovery::{Resolution, Target};
 use linnet_mesh::{
     TrustDomain,

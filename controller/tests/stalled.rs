@@ -14,7 +14,7 @@ use linnet_controller::{
     compile::Context,
     discovery::{Admission, Handle, Server, spawn},
     index::Index,
-    object::parse_yaml,
+    manifest::parse_yaml,
     source::{self, Change, Sink},
 };
 use linnet_discovery::{

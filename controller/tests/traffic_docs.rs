@@ -15,8 +15,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use linnet_controller::{
     analysis::{Input, analyze},
-    compile::Context,
-    resource,
+    compile::{self, Context},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -113,7 +112,7 @@ fn fields(file: &str) -> Vec<String> {
 
 /// The fields that a definition has room for.
 fn honoured(file: &str) -> BTreeSet<String> {
-    let (_, crd) = resource::definitions()
+    let (_, crd) = compile::definitions()
         .into_iter()
         .find(|(name, _)| *name == file)
         .unwrap();

@@ -16,8 +16,7 @@ use kube::{
 };
 use linnet_controller::{
     analysis::{self, Input},
-    compile::{self, Severity, Verdict},
-    source::kubernetes,
+    compile::{self, ConfigurationKind, KINDS, Severity, Verdict},
 };
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -141,7 +140,7 @@ pub(crate) async fn from_cluster(cluster: &Cluster) -> Result<Input, ClusterErro
         let gvk = GroupVersionKind::gvk("", "v1", kind);
         ApiResource::from_gvk(&gvk)
     });
-    let configuration = kubernetes::configuration_kinds().map(|(_, resource)| resource);
+    let configuration = KINDS.iter().map(ConfigurationKind::resource);
     let mut input = Input::default();
     for resource in core.into_iter().chain(configuration) {
         let api: Api<DynamicObject> = Api::all_with(cluster.client(), &resource);

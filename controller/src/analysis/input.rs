@@ -6,7 +6,7 @@
 use super::path;
 use crate::{
     compile::{Note, Status, Verdict},
-    object::{self, Name, Object, ObjectRef, documents},
+    manifest::documents, object::{self, Name, Object, ObjectRef},
 };
 use linnet_mesh::{ResourceRef, access_log::AccessLog, names::annotation};
 use serde_json::Value;
@@ -60,7 +60,7 @@ impl Input {
         }
         self.take_pods(&manifest);
         let selector = path::labels(manifest.pointer("/spec/selector"));
-        match object::parse(manifest, origin) {
+        match manifest::parse(manifest, origin) {
             Ok(None) => {}
             Ok(Some(object)) => self.take(object, selector, origin),
             Err(error) => {

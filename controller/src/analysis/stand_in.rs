@@ -43,7 +43,7 @@ pub(super) fn services(input: &Input, context: &Context) -> Vec<Object> {
         })
     });
     manifests
-        .filter_map(|manifest| object::parse(manifest, None).ok().flatten())
+        .filter_map(|manifest| manifest::parse(manifest, None).ok().flatten())
         .collect()
 }
 

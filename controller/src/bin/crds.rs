@@ -1,6 +1,6 @@
 //! Writes `manifests/crds/` from the configuration kinds' types.
 
-use linnet_controller::resource;
+use linnet_controller::{compile, resource};
 use std::{error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         PathBuf::from,
     );
     fs::create_dir_all(&directory)?;
-    for (file, definition) in resource::definitions() {
+    for (file, definition) in compile::definitions() {
         fs::write(directory.join(file), resource::manifest(&definition)?)?;
     }
     Ok(())

@@ -4,7 +4,7 @@
 //! or compiled. So a list of any name has one, also a list that a later version adds. A
 //! resource beyond them is refused by name and field, and nobody else notices.
 
-use super::Note;
+use super::{ConfigurationKind, Note};
 use crate::object::{Configuration, Kind};
 use linnet_mesh::authorization::PathPattern;
 use serde_json::Value;
@@ -55,50 +55,37 @@ pub const NOTE: usize = 1024;
 /// Sources of issuers' keys of a namespace, each counted once.
 pub const KEY_SOURCES_OF_NAMESPACE: usize = 256;
 
-/// Lists and maps that may have more than [`ENTRIES`]: the kind, the field, entries.
-pub const LISTS: [(Kind, &str, usize); 14] = [
-    (Kind::VirtualService, "hosts", 1000),
-    (Kind::VirtualService, "http", RULES),
-    (Kind::VirtualService, "http[].match", RULES),
-    (Kind::VirtualService, "tls", RULES),
-    (Kind::VirtualService, "tcp", RULES),
-    (Kind::DestinationRule, "subsets", 1000),
-    (Kind::HttpRoute, "rules", RULES),
-    (Kind::HttpRoute, "rules[].matches", RULES),
-    (Kind::GrpcRoute, "rules", RULES),
-    (Kind::GrpcRoute, "rules[].matches", RULES),
-    (Kind::AuthorizationPolicy, "rules", 1000),
-    (
-        Kind::AuthorizationPolicy,
-        "rules[].from[].source.ipBlocks",
-        4096,
-    ),
-    (
-        Kind::AuthorizationPolicy,
-        "rules[].from[].source.notIpBlocks",
-        4096,
-    ),
-    (
-        Kind::AuthorizationPolicy,
-        "rules[].to[].operation.paths",
-        4096,
-    ),
-];
+/// What resources of a kind may have; the table of kinds has one for each.
+pub(crate) struct Limits {
+    /// Lists and maps that may have more than [`ENTRIES`]: the field, entries.
+    pub(crate) lists: &'static [(&'static str, usize)],
+    /// Texts that may have more than [`TEXT`]: the field, bytes.
+    pub(crate) texts: &'static [(&'static str, usize)],
+    /// The list of HTTP rules, and a rule's list of match entries. Both count together,
+    /// since a rule with many match entries is as much work as many rules.
+    pub(crate) rules: Option<(&'static str, &'static str)>,
+    /// What its values take once they are compiled.
+    pub(crate) charge: Charge,
+}
 
-/// Texts that may have more than [`TEXT`]: the kind, the field, bytes.
-pub const TEXTS: [(Kind, &str, usize); 3] = [
-    (
-        Kind::VirtualService,
-        "http[].directResponse.body.string",
-        64 << 10,
-    ),
-    (
-        Kind::VirtualService,
-        "http[].directResponse.body.bytes",
-        96 << 10,
-    ),
-    (Kind::RequestAuthentication, "jwtRules[].jwks", 256 << 10),
-];
+impl Limits {
+    /// Those of a kind of which nothing is known.
+    pub(crate) const DEFAULT: Self = Self {
+        lists: &[],
+        texts: &[],
+        rules: None,
+        charge: Charge {
+            text: 96,
+            list: 96,
+            entry: 768,
+            object: 768,
+        },
+    };
+
+    fn of(kind: Kind) -> &'static Self {
+        ConfigurationKind::of(kind).map_or(&Self::DEFAULT, |entry| &entry.limits)
+    }
+}
 
 /// Remarks on one resource; one is enough to refuse it.
 const REMARKS: usize = 16;
@@ -106,7 +93,7 @@ const REMARKS: usize = 16;
 /// Says what of a resource is more than it may have.
 pub(crate) fn check(configuration: &Configuration) -> Vec<Note> {
     let mut walk = Walk {
-        kind: configuration.kind,
+        limits: Limits::of(configuration.kind),
         path: Vec::new(),
         size: 0,
         values: 0,
@@ -170,10 +157,7 @@ pub(crate) fn of_notes(notes: &[Note]) -> usize {
 /// Reports whether sidecars hold all resources of a kind that are for them, whatever they
 /// call.
 pub(crate) fn is_policy(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::AuthorizationPolicy | Kind::RequestAuthentication
-    )
+    ConfigurationKind::of(kind).is_some_and(ConfigurationKind::fails_closed)
 }
 
 /// Returns how many bytes a resource takes in memory once it is compiled, at most. It is
@@ -185,7 +169,7 @@ pub fn compiled(configuration: &Configuration) -> usize {
         .get("hosts")
         .and_then(Value::as_array)
         .map_or(0, Vec::len);
-    OF_EACH + OF_HOST * hosts + Charge::of(*kind).value(*kind, spec)
+    OF_EACH + OF_HOST * hosts + Limits::of(*kind).charge.value(*kind, spec)
 }
 
 /// What each resource takes, whatever it says, bytes.
@@ -193,34 +177,18 @@ const OF_EACH: usize = 4096;
 /// What a host takes, by which a resource is found, besides its text, bytes.
 const OF_HOST: usize = 640;
 /// What values take besides what they hold, bytes.
-struct Charge {
+pub(crate) struct Charge {
     /// A text, besides its length.
-    text: usize,
+    pub(crate) text: usize,
     /// A list, besides its entries.
-    list: usize,
+    pub(crate) list: usize,
     /// An object in a list: its type has room for the fields that it leaves out.
-    entry: usize,
+    pub(crate) entry: usize,
     /// An object in a field.
-    object: usize,
+    pub(crate) object: usize,
 }
 
 impl Charge {
-    const fn of(kind: Kind) -> Self {
-        let (text, list, entry, object) = match kind {
-            Kind::AuthorizationPolicy => (80, 64, 448, 64),
-            Kind::RequestAuthentication => (96, 64, 512, 128),
-            Kind::VirtualService => (112, 96, 1024, 448),
-            Kind::HttpRoute | Kind::GrpcRoute => (112, 96, 1408, 256),
-            _ => (96, 96, 768, 768),
-        };
-        Self {
-            text,
-            list,
-            entry,
-            object,
-        }
-    }
-
     fn value(&self, kind: Kind, value: &Value) -> usize {
         match value {
             Value::Null | Value::Bool(_) | Value::Number(_) => 64,
@@ -255,11 +223,7 @@ fn more_of_text(kind: Kind, text: &str) -> usize {
 
 /// A rule with many match entries is as much work as many rules.
 fn rules(configuration: &Configuration) -> Option<Note> {
-    let (field, entries) = match configuration.kind {
-        Kind::VirtualService => ("http", "match"),
-        Kind::HttpRoute | Kind::GrpcRoute => ("rules", "matches"),
-        _ => return None,
-    };
+    let (field, entries) = Limits::of(configuration.kind).rules?;
     let rules = configuration.spec.get(field)?.as_array()?;
     let entries = |rule: &Value| rule.get(entries)?.as_array().map(Vec::len);
     let rules = rules
@@ -278,7 +242,7 @@ enum Step<'a> {
 }
 
 struct Walk<'a> {
-    kind: Kind,
+    limits: &'static Limits,
     path: Vec<Step<'a>>,
     size: usize,
     values: usize,
@@ -292,19 +256,19 @@ impl<'a> Walk<'a> {
         match value {
             Value::String(text) => {
                 self.size += text.len() + 3;
-                self.length("bytes", text.len(), TEXT, &TEXTS);
+                self.length("bytes", text.len(), TEXT, self.limits.texts);
             }
             Value::Array(values) => {
                 self.size += 2;
                 // The sum of rules and match entries is counted apart.
-                self.length("entries", values.len(), ENTRIES, &LISTS);
+                self.length("entries", values.len(), ENTRIES, self.limits.lists);
                 for (position, value) in values.iter().enumerate() {
                     self.step(Step::Entry(position), value);
                 }
             }
             Value::Object(fields) => {
                 self.size += 2;
-                self.length("entries", fields.len(), ENTRIES, &LISTS);
+                self.length("entries", fields.len(), ENTRIES, self.limits.lists);
                 let of_route = fields.get("type").and_then(Value::as_str);
                 self.regexes += usize::from(of_route == Some("RegularExpression"));
                 for (name, value) in fields {
@@ -327,14 +291,14 @@ impl<'a> Walk<'a> {
         self.path.pop();
     }
 
-    fn length(&mut self, what: &str, length: usize, most: usize, others: &[(Kind, &str, usize)]) {
+    fn length(&mut self, what: &str, length: usize, most: usize, others: &[(&str, usize)]) {
         if length <= most {
             return;
         }
         let path = self.path(false);
         let mut others = others.iter();
-        let other = others.find(|(kind, field, _)| *kind == self.kind && *field == path);
-        let most = other.map_or(most, |(_, _, most)| *most);
+        let other = others.find(|(field, _)| *field == path);
+        let most = other.map_or(most, |(_, most)| *most);
         // Rules are counted with their match entries, in one remark.
         if length > most && most != RULES {
             self.note(&format!("has {length} {what}"), most);

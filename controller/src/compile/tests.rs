@@ -1,5 +1,5 @@
 use super::*;
-use crate::object::{Object, parse_yaml};
+use crate::{manifest::parse_yaml, object::Object};
 use linnet_mesh::MtlsMode;
 
 fn policy(peers: &str) -> (Result<MtlsMode, Vec<Note>>, Vec<String>) {

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     compile::Context,
     index::Index,
-    object::{Kind, Name, ObjectRef, parse_yaml},
+    manifest::parse_yaml, object::{Kind, Name, ObjectRef},
     source::{self, Change, Sink},
 };
 use linnet_discovery::{Resolution, Target, Update, limits, proto};

@@ -2,22 +2,12 @@
 //! for a caller: those of its own namespace where there are any (a consumer's),
 //! else those of the service's namespace (the producer's).
 
-use super::{Affected, Index, configuration::drop_from};
+use super::Index;
 use crate::{
     compile::{Compiled, Parent, ParentStatus, Route, Surroundings, merge},
     object::{Kind, Name, ObjectRef},
 };
 use linnet_mesh::{ServicePort, route::HttpRoutes};
-use std::collections::{BTreeSet, HashMap};
-
-/// Routes and services, both ways.
-#[derive(Debug, Default)]
-pub(super) struct Attachments {
-    /// Oldest first; the name decides between routes of one second.
-    by_parent: HashMap<Name, BTreeSet<(i64, Name, Kind)>>,
-    /// From a service to the services whose routes lead to it.
-    by_backend: HashMap<Name, BTreeSet<(Name, ObjectRef)>>,
-}
 
 /// What became of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,53 +27,10 @@ struct Overruled {
     everywhere: bool,
 }
 
-impl Attachments {
-    pub(super) fn link(&mut self, reference: &ObjectRef, created: i64, route: &Route) {
-        let key = (created, reference.name.clone(), reference.kind);
-        for parent in &route.parents {
-            let routes = self.by_parent.entry(parent.service.clone()).or_default();
-            routes.insert(key.clone());
-            for backend in route.destinations() {
-                let parents = self.by_backend.entry(backend.clone()).or_default();
-                parents.insert((parent.service.clone(), reference.clone()));
-            }
-        }
-    }
-
-    pub(super) fn unlink(&mut self, reference: &ObjectRef, created: i64, route: &Route) {
-        let key = (created, reference.name.clone(), reference.kind);
-        for parent in &route.parents {
-            drop_from(&mut self.by_parent, &parent.service, &key);
-            for backend in route.destinations() {
-                let entry = (parent.service.clone(), reference.clone());
-                drop_from(&mut self.by_backend, backend, &entry);
-            }
-        }
-    }
-
-    /// Notes the services whose routes lead to a service.
-    pub(super) fn touch_dependents(&self, service: &Name, affected: &mut Affected) {
-        let parents = self.by_backend.get(service).into_iter().flatten();
-        affected
-            .services
-            .extend(parents.map(|(parent, _)| parent.clone()));
-    }
-
-    fn of<'a>(&'a self, service: &Name) -> impl Iterator<Item = ObjectRef> + use<'a> {
-        let routes = self.by_parent.get(service).into_iter().flatten();
-        routes.map(|(_, name, kind)| ObjectRef {
-            kind: *kind,
-            name: name.clone(),
-        })
-    }
-}
-
 impl Index {
     fn route(&self, reference: &ObjectRef) -> Option<&Route> {
-        match self.configurations.entry(reference)?.compiled.as_ref()? {
-            Compiled::Route(route) => Some(route),
-            _ => None,
-        }
+        let entry = self.configurations.entry(reference)?;
+        entry.compiled.as_ref()?.route()
     }
 
     /// The routes of one namespace that attach to a service port, oldest first.
@@ -95,7 +42,7 @@ impl Index {
         surroundings: &impl Surroundings,
     ) -> Vec<(ObjectRef, &Route)> {
         let service = Name::new(of.namespace.clone(), of.name.clone());
-        let routes = self.configurations.attachments.of(&service);
+        let routes = self.configurations.attached_to(&service);
         let routes = routes.filter(|reference| &*reference.name.namespace == namespace);
         let mut attached: Vec<_> = routes
             .filter_map(|reference| {
@@ -124,7 +71,7 @@ impl Index {
     ) -> Option<HttpRoutes> {
         // Most services have none.
         let service = Name::new(of.namespace.clone(), of.name.clone());
-        self.configurations.attachments.of(&service).next()?;
+        self.configurations.attached_to(&service).next()?;
         let mut routes = self.attached(of, client, surroundings);
         if routes.is_empty() && client != &*of.namespace {
             routes = self.attached(of, &of.namespace, surroundings);
@@ -136,7 +83,7 @@ impl Index {
     /// A route of the Gateway API that attaches to a service and that callers of
     /// all namespaces follow.
     pub(super) fn attached_to(&self, service: &Name) -> Option<ObjectRef> {
-        let mut routes = self.configurations.attachments.of(service);
+        let mut routes = self.configurations.attached_to(service);
         routes.find(|route| route.name.namespace == service.namespace)
     }
 

@@ -6,14 +6,15 @@ mod links;
 mod usage;
 
 use key_users::KeyUsers;
+use links::Links;
 pub(super) use links::{drop_from, touch_pods};
 use usage::{Cost, Usage};
 
-use super::{Affected, attachments::Attachments};
+use super::Affected;
 use crate::{
     compile::{
-        AuthorizationPolicy, Compiled, Context, DestinationRule, Note, PeerAuthentication,
-        RequestAuthentication, RuleHost, Scope, Subset, VirtualService, closed, compile_within,
+        AuthorizationPolicy, Compiled, ConfigurationKind, Context, DestinationRule, Key, Note, PeerAuthentication,
+        RequestAuthentication, RuleHost, Scope, Subset, VirtualService, compile_within,
         limits,
     },
     object::{Configuration, Kind, Name, ObjectRef},
@@ -58,25 +59,7 @@ pub(super) struct Configurations {
     /// The own trust domain, then its other names.
     pub(super) trust_domains: Vec<TrustDomain>,
     entries: BTreeMap<ObjectRef, Entry>,
-    routes_by_host: HashMap<Name, BTreeSet<Age>>,
-    rules_by_host: HashMap<Name, BTreeSet<Age>>,
-    routes_by_scope: HashMap<Scope, BTreeSet<Age>>,
-    /// From a delegate to the VirtualServices that delegate to it.
-    roots: HashMap<Name, BTreeSet<Name>>,
-    /// DestinationRules whose host is a pattern.
-    wide_rules: BTreeSet<Age>,
-    /// From a service to the VirtualServices that lead to it.
-    routes_by_destination: HashMap<Name, BTreeSet<Name>>,
-    /// Routes of the Gateway API.
-    pub(super) attachments: Attachments,
-    /// AuthorizationPolicies by namespace.
-    authorization: HashMap<Arc<str>, BTreeSet<Name>>,
-    /// RequestAuthentications by namespace.
-    authentication: HashMap<Arc<str>, BTreeSet<Name>>,
-    /// By namespace; a MeshPolicy's is empty.
-    policies: HashMap<Arc<str>, BTreeSet<(i64, ObjectRef)>>,
-    /// Telemetries by namespace.
-    pub(super) telemetries: HashMap<Arc<str>, BTreeSet<Age>>,
+    links: Links,
     /// So far.
     pub(super) compilations: u64,
     usage: Usage,
@@ -228,10 +211,7 @@ impl Configurations {
         configuration: &Configuration,
         affected: &mut Affected,
     ) {
-        let fails_closed = matches!(
-            reference.kind,
-            Kind::AuthorizationPolicy | Kind::RequestAuthentication
-        );
+        let fails_closed = limits::is_policy(reference.kind);
         let stands_in = |entry: &Entry| entry.compiled.as_ref().is_none_or(Compiled::stands_in);
         match old {
             Some(old) if !fails_closed || !stands_in(&old) => {
@@ -239,7 +219,7 @@ impl Configurations {
                 entry.compiled = old.compiled;
             }
             old => {
-                entry.compiled = closed(configuration);
+                entry.compiled = ConfigurationKind::stand_in(configuration);
                 entry.cost = refused;
                 if let Some(old) = old {
                     self.unlink(reference, &old, affected);
@@ -255,13 +235,11 @@ impl Configurations {
         &self,
         namespace: &str,
     ) -> impl Iterator<Item = &AuthorizationPolicy> {
-        let names = self.authorization.get(namespace).into_iter().flatten();
-        names.filter_map(
-            |name| match self.compiled(Kind::AuthorizationPolicy, name)? {
-                Compiled::AuthorizationPolicy(policy) => Some(policy),
-                _ => None,
-            },
+        self.all(
+            &Key::AuthorizationPolicies(namespace.into()),
+            Compiled::authorization_policy,
         )
+        .map(|(_, policy)| policy)
     }
 
     /// The RequestAuthentications of a namespace, by name.
@@ -269,15 +247,11 @@ impl Configurations {
         &self,
         namespace: &str,
     ) -> impl Iterator<Item = &RequestAuthentication> {
-        let names = self.authentication.get(namespace).into_iter().flatten();
-        names.filter_map(|name| self.request_authentication(name))
-    }
-
-    fn request_authentication(&self, name: &Name) -> Option<&RequestAuthentication> {
-        match self.compiled(Kind::RequestAuthentication, name)? {
-            Compiled::RequestAuthentication(policy) => Some(policy),
-            _ => None,
-        }
+        self.all(
+            &Key::RequestAuthentications(namespace.into()),
+            Compiled::request_authentication,
+        )
+        .map(|(_, policy)| policy)
     }
 
     pub(super) fn remove(&mut self, reference: &ObjectRef, affected: &mut Affected) {
@@ -289,36 +263,54 @@ impl Configurations {
 
     /// The VirtualServices that delegate to one.
     pub(super) fn roots_of(&self, delegate: &Name) -> impl Iterator<Item = &VirtualService> {
-        let roots = self.roots.get(delegate).into_iter().flatten();
-        roots.filter_map(|root| self.virtual_service(root))
+        self.all(&Key::Delegate(delegate.clone()), Compiled::virtual_service)
+            .map(|(_, root)| root)
+    }
+
+    /// The routes of the Gateway API that attach to a service: the oldest first, and by name
+    /// those of one second.
+    pub(super) fn attached_to(&self, service: &Name) -> impl Iterator<Item = ObjectRef> {
+        let links = self.links.of(&Key::RouteParent(service.clone()));
+        links.map(|(kind, name)| ObjectRef {
+            kind,
+            name: name.clone(),
+        })
+    }
+
+    /// The resources in force under a key, in the order in which they count.
+    pub(super) fn all<'a, T>(
+        &'a self,
+        key: &Key,
+        as_kind: fn(&'a Compiled) -> Option<T>,
+    ) -> impl Iterator<Item = (&'a Name, T)> + use<'a, T> {
+        let links = self.links.of(key);
+        links.filter_map(move |(kind, name)| {
+            let value = as_kind(self.compiled(kind, name)?)?;
+            Some((name, value))
+        })
     }
 
     pub(super) fn virtual_service(&self, name: &Name) -> Option<&VirtualService> {
-        match self.compiled(Kind::VirtualService, name)? {
-            Compiled::VirtualService(service) => Some(service),
-            _ => None,
-        }
+        self.compiled(Kind::VirtualService, name)?.virtual_service()
     }
 
     pub(super) fn destination_rule(&self, name: &Name) -> Option<&DestinationRule> {
-        match self.compiled(Kind::DestinationRule, name)? {
-            Compiled::DestinationRule(rule) => Some(rule),
-            _ => None,
-        }
+        self.compiled(Kind::DestinationRule, name)?
+            .destination_rule()
     }
 
     /// The VirtualServices of a host, in the order in which they count: those
     /// that name it before those of its namespace and of the mesh, and of these
     /// the oldest first.
     pub(super) fn routes_of(&self, host: &Name) -> impl Iterator<Item = (&Name, &VirtualService)> {
-        let named = self.routes_by_host.get(host).into_iter().flatten();
         let namespace = Scope::Namespace(host.namespace.clone());
-        let scopes = [namespace, Scope::Mesh];
-        let scoped = scopes.into_iter();
-        let scoped = scoped.filter_map(|scope| self.routes_by_scope.get(&scope));
-        named
-            .chain(scoped.flatten())
-            .filter_map(|(_, name)| Some((name, self.virtual_service(name)?)))
+        let keys = [
+            Key::RoutedHost(host.clone()),
+            Key::RoutedScope(namespace),
+            Key::RoutedScope(Scope::Mesh),
+        ];
+        let keys = keys.into_iter();
+        keys.flat_map(|key| self.all(&key, Compiled::virtual_service))
     }
 
     /// The VirtualServices of a pattern, oldest first.
@@ -326,17 +318,15 @@ impl Configurations {
         &self,
         scope: &Scope,
     ) -> impl Iterator<Item = (&Name, &VirtualService)> {
-        let routes = self.routes_by_scope.get(scope).into_iter().flatten();
-        routes.filter_map(|(_, name)| Some((name, self.virtual_service(name)?)))
+        self.all(
+            &Key::RoutedScope(scope.clone()),
+            Compiled::virtual_service,
+        )
     }
 
     /// The DestinationRules of a host, oldest first.
     pub(super) fn rules_of(&self, host: &Name) -> impl Iterator<Item = (&Name, &DestinationRule)> {
-        self.rules_by_host
-            .get(host)
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, name)| Some((name, self.destination_rule(name)?)))
+        self.all(&Key::RuleHost(host.clone()), Compiled::destination_rule)
     }
 
     /// The DestinationRules in force for a service's callers of a namespace,
@@ -374,8 +364,7 @@ impl Configurations {
     }
 
     fn wide_rules(&self) -> impl Iterator<Item = (&Name, &DestinationRule)> {
-        let names = self.wide_rules.iter().map(|(_, name)| name);
-        names.filter_map(|name| Some((name, self.destination_rule(name)?)))
+        self.all(&Key::RulePattern, Compiled::destination_rule)
     }
 
     /// The subsets that rules define; the first of a name counts.
@@ -391,16 +380,11 @@ impl Configurations {
 
     /// The policies of a namespace (empty: MeshPolicies), oldest first.
     pub(super) fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &PeerAuthentication> {
-        self.policies
-            .get(namespace)
-            .into_iter()
-            .flatten()
-            .filter_map(
-                |(_, reference)| match self.entries.get(reference)?.compiled.as_ref()? {
-                    Compiled::PeerAuthentication(policy) => Some(policy),
-                    _ => None,
-                },
-            )
+        self.all(
+            &Key::PeerAuthentications(namespace.into()),
+            Compiled::peer_authentication,
+        )
+        .map(|(_, policy)| policy)
     }
 }
 

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use crate::{
         compile::Context,
-        object::{Kind, ObjectRef, parse_yaml},
+        manifest::parse_yaml, object::{Kind, ObjectRef},
         source::Change,
     };
     use linnet_mesh::TrustDomain;

@@ -7,8 +7,8 @@ use super::{
     configuration::{Configurations, ROOTS},
 };
 use crate::{
-    compile::{Compiled, Logging, Note, STDOUT, Status, Telemetry, Verdict},
-    object::{AccessLogSetting, Kind, Pod, carries},
+    compile::{Compiled, Key, Logging, Note, STDOUT, Status, Telemetry, Verdict},
+    object::{AccessLogSetting, Pod, carries},
 };
 use linnet_mesh::{
     ResourceRef,
@@ -20,11 +20,9 @@ use std::{collections::BTreeMap, sync::Arc};
 impl Configurations {
     /// The Telemetries of a namespace that are for workloads, oldest first.
     fn telemetries_of(&self, namespace: &str) -> impl Iterator<Item = &Telemetry> {
-        let names = self.telemetries.get(namespace).into_iter().flatten();
-        names.filter_map(|(_, name)| match self.compiled(Kind::Telemetry, name)? {
-            Compiled::Telemetry(telemetry) => Some(telemetry).filter(|t| !t.nowhere),
-            _ => None,
-        })
+        self.all(&Key::Telemetries(namespace.into()), Compiled::telemetry)
+            .map(|(_, telemetry)| telemetry)
+            .filter(|telemetry| !telemetry.nowhere)
     }
 
     fn namespace_telemetry(&self, namespace: &str) -> Option<&Telemetry> {

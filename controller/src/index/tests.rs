@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     compile::Status,
-    object::{Kind, ObjectRef, parse_yaml},
+    manifest::parse_yaml, object::{Kind, ObjectRef},
 };
 use linnet_discovery::{Resolution, Target};
 use linnet_mesh::{AppProtocol, MtlsMode, ServicePort, SpiffeId, destination::LocalityPolicy};

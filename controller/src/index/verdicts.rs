@@ -6,11 +6,16 @@ use super::{
 };
 use crate::{
     compile::{
-        Compiled, Note, PeerAuthentication, Route, RuleHost, Scope, Status, Verdict, VirtualService,
+        Compiled, ConfigurationKind, Note, PeerAuthentication, Route, RuleHost, Scope, Status, StatusKind, Verdict, VirtualService,
     },
     object::{Kind, Name, ObjectRef},
 };
 use linnet_mesh::ResourceRef;
+
+/// Reports whether verdicts on resources of a kind are conditions of their status.
+fn has_conditions(kind: Kind) -> bool {
+    ConfigurationKind::of(kind).is_some_and(|of| of.status == StatusKind::Conditions)
+}
 
 impl Index {
     /// A verdict for every resource, and one for every file and annotation that
@@ -41,7 +46,7 @@ impl Index {
     pub fn verdicts_in_conditions(&self) -> impl Iterator<Item = (ObjectRef, Verdict)> {
         self.configurations
             .entries()
-            .filter(|(reference, _)| !matches!(reference.kind, Kind::HttpRoute | Kind::GrpcRoute))
+            .filter(|(reference, _)| has_conditions(reference.kind))
             .map(|(reference, entry)| (reference.clone(), self.verdict(reference, entry)))
     }
 

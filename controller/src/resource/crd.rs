@@ -5,51 +5,12 @@
 //! user wrote for another mesh applies unchanged, and the verdict says which
 //! of it counts.
 
-use super::{
-    AuthorizationPolicy, DestinationRule, MeshPolicy, PeerAuthentication, RequestAuthentication,
-    Telemetry, VirtualService,
-};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceDefinitionVersion, CustomResourceSubresourceStatus,
     CustomResourceSubresources, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
-use kube::CustomResourceExt;
 use linnet_mesh::names::label;
 use std::collections::BTreeMap;
-
-/// All definitions, with the file name each is kept under.
-pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
-    vec![
-        (
-            "virtualservices.yaml",
-            definition(VirtualService::crd(), &["v1", "v1beta1", "v1alpha3"]),
-        ),
-        (
-            "destinationrules.yaml",
-            definition(DestinationRule::crd(), &["v1", "v1beta1", "v1alpha3"]),
-        ),
-        (
-            "peerauthentications.yaml",
-            definition(PeerAuthentication::crd(), &["v1", "v1beta1"]),
-        ),
-        (
-            "authorizationpolicies.yaml",
-            definition(AuthorizationPolicy::crd(), &["v1", "v1beta1"]),
-        ),
-        (
-            "requestauthentications.yaml",
-            definition(RequestAuthentication::crd(), &["v1", "v1beta1"]),
-        ),
-        (
-            "telemetries.yaml",
-            definition(Telemetry::crd(), &["v1", "v1alpha1"]),
-        ),
-        (
-            "meshpolicies.yaml",
-            definition(MeshPolicy::crd(), &["v1alpha1"]),
-        ),
-    ]
-}
 
 /// The definition as it stands in `manifests/crds/`.
 ///
@@ -63,7 +24,10 @@ pub fn manifest(definition: &CustomResourceDefinition) -> Result<String, serde_n
 }
 
 /// One kind in all its versions; the first is the one that is stored.
-fn definition(mut crd: CustomResourceDefinition, versions: &[&str]) -> CustomResourceDefinition {
+pub(crate) fn in_versions(
+    mut crd: CustomResourceDefinition,
+    versions: &[&str],
+) -> CustomResourceDefinition {
     crd.metadata.labels = Some(BTreeMap::from([(
         label::PART_OF.to_owned(),
         label::PART_OF_LINNET.to_owned(),
@@ -131,6 +95,3 @@ fn keep_unknown_fields(schema: &mut JSONSchemaProps) {
         keep_unknown_fields(values);
     }
 }
-
-#[cfg(test)]
-mod tests;

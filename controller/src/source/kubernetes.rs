@@ -4,94 +4,26 @@
 //! having no objects, and is asked for again from time to time.
 
 use super::{Change, Closed, Sink};
-use crate::object::{self, EndpointSlice, Kind, Name, Object, ObjectRef};
+use crate::{
+    compile::KINDS,
+    manifest,
+    object::{EndpointSlice, Kind, Name, Object, ObjectRef},
+};
 use futures_util::{FutureExt, StreamExt, future::join_all};
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ApiResource, DynamicObject},
-    core::GroupVersionKind,
+    api::DynamicObject,
     runtime::watcher::{self, Event, watcher},
 };
-use linnet_mesh::names;
 use serde::de::DeserializeOwned;
 use std::{collections::HashSet, convert::Infallible, fmt::Debug, time::Duration};
 use tokio::{sync::mpsc, time::sleep};
-
-/// The configuration kinds: group, version asked for, kind, plural.
-const CONFIGURATION: [(&str, &str, Kind, &str); 9] = [
-    (
-        "networking.istio.io",
-        "v1",
-        Kind::VirtualService,
-        "virtualservices",
-    ),
-    (
-        "networking.istio.io",
-        "v1",
-        Kind::DestinationRule,
-        "destinationrules",
-    ),
-    (
-        "security.istio.io",
-        "v1",
-        Kind::PeerAuthentication,
-        "peerauthentications",
-    ),
-    (
-        "security.istio.io",
-        "v1",
-        Kind::AuthorizationPolicy,
-        "authorizationpolicies",
-    ),
-    (
-        "security.istio.io",
-        "v1",
-        Kind::RequestAuthentication,
-        "requestauthentications",
-    ),
-    (
-        "authentication.istio.io",
-        "v1alpha1",
-        Kind::MeshPolicy,
-        "meshpolicies",
-    ),
-    ("telemetry.istio.io", "v1", Kind::Telemetry, "telemetries"),
-    (
-        names::GATEWAY_API_GROUP,
-        "v1",
-        Kind::HttpRoute,
-        "httproutes",
-    ),
-    (
-        names::GATEWAY_API_GROUP,
-        "v1",
-        Kind::GrpcRoute,
-        "grpcroutes",
-    ),
-];
-
-/// How the API server knows a configuration kind.
-pub fn resource_of(kind: Kind) -> Option<ApiResource> {
-    let (group, version, kind, plural) = CONFIGURATION.iter().find(|(_, _, k, _)| *k == kind)?;
-    let gvk = GroupVersionKind::gvk(group, version, kind.as_str());
-    Some(ApiResource::from_gvk_with_plural(&gvk, plural))
-}
 
 /// How often a kind that is not installed is asked for.
 const NOT_INSTALLED: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(15);
-
-/// The configuration kinds, each in the version that is asked for.
-pub fn configuration_kinds() -> impl Iterator<Item = (Kind, ApiResource)> {
-    CONFIGURATION
-        .into_iter()
-        .map(|(group, version, kind, plural)| {
-            let gvk = GroupVersionKind::gvk(group, version, kind.as_str());
-            (kind, ApiResource::from_gvk_with_plural(&gvk, plural))
-        })
-}
 
 /// Watches a cluster until nobody listens.
 pub async fn run(client: Client, sink: Sink) {
@@ -121,9 +53,9 @@ pub async fn run(client: Client, sink: Sink) {
             .run(Api::<core::Namespace>::all(client.clone()), namespace)
             .boxed(),
     ];
-    for (kind, resource) in configuration_kinds() {
-        let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-        watches.push(watch(kind).run(api, configuration).boxed());
+    for entry in &KINDS {
+        let api = Api::<DynamicObject>::all_with(client.clone(), &entry.resource());
+        watches.push(watch(entry.kind).run(api, configuration).boxed());
     }
     drop(listed);
     let synced = async {
@@ -157,7 +89,7 @@ fn namespace(namespace: core::Namespace) -> Option<Object> {
 /// A configuration resource, whatever its spec holds.
 fn configuration(resource: DynamicObject) -> Option<Object> {
     let manifest = serde_json::to_value(resource).ok()?;
-    match object::parse(manifest, None) {
+    match manifest::parse(manifest, None) {
         Ok(object) => object,
         Err(error) => {
             tracing::warn!("{error}");

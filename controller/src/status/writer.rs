@@ -8,9 +8,9 @@
 
 use crate::desired_status::{Content, DesiredStatus};
 use crate::{
+    compile::ConfigurationKind,
     discovery::Handle,
     object::{Kind, ObjectRef},
-    source::kubernetes::resource_of,
 };
 use kube::{
     Api, Client,
@@ -152,7 +152,7 @@ impl Writer {
     }
 
     fn api(&self, kind: Kind, namespace: &str) -> Option<Api<DynamicObject>> {
-        let resource = resource_of(kind)?;
+        let resource = ConfigurationKind::of(kind)?.resource();
         Some(if namespace.is_empty() {
             Api::all_with(self.client.clone(), &resource)
         } else {

@@ -2,7 +2,7 @@ use super::*;
 use crate::cluster::{ask::scripted::Answers, scripted::ApiServer};
 use linnet_controller::{
     compile::{self, Compiled, compile},
-    object::{Object, parse_yaml},
+    manifest::parse_yaml, object::Object,
 };
 use linnet_mesh::{
     SpiffeId,

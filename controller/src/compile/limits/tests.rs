@@ -1,8 +1,7 @@
 use super::*;
 use crate::{
-    compile::{Context, compile},
+    compile::{Context, KINDS, compile, definitions},
     object::Name,
-    resource,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -90,31 +89,21 @@ fn configuration(kind: Kind, spec: Value) -> Configuration {
 
 /// What a field may hold, by the table.
 fn bound(kind: Kind, path: &str, holds: Holds) -> usize {
-    let named = match holds {
-        Holds::Bytes => TEXTS
-            .iter()
-            .find(|(k, field, _)| (*k, *field) == (kind, path)),
-        _ => LISTS
-            .iter()
-            .find(|(k, field, _)| (*k, *field) == (kind, path)),
+    let limits = Limits::of(kind);
+    let (named, other) = match holds {
+        Holds::Bytes => (limits.texts, TEXT),
+        Holds::Entries | Holds::Fields => (limits.lists, ENTRIES),
     };
-    let other = if holds == Holds::Bytes { TEXT } else { ENTRIES };
-    named.map_or(other, |(_, _, most)| *most)
+    let named = named.iter().find(|(field, _)| *field == path);
+    named.map_or(other, |(_, most)| *most)
 }
 
 fn all_fields() -> Vec<(Kind, String, Holds)> {
     let mut all = Vec::new();
-    for (file, definition) in resource::definitions() {
-        let kind = match file {
-            "virtualservices.yaml" => Kind::VirtualService,
-            "destinationrules.yaml" => Kind::DestinationRule,
-            "peerauthentications.yaml" => Kind::PeerAuthentication,
-            "authorizationpolicies.yaml" => Kind::AuthorizationPolicy,
-            "requestauthentications.yaml" => Kind::RequestAuthentication,
-            "telemetries.yaml" => Kind::Telemetry,
-            "meshpolicies.yaml" => Kind::MeshPolicy,
-            other => panic!("a kind that no bound is tested for: {other}"),
-        };
+    for (file, definition) in definitions() {
+        let mut kinds = KINDS.iter();
+        let kind = kinds.find(|kind| file.strip_suffix(".yaml") == Some(kind.plural));
+        let kind = kind.unwrap().kind;
         let schema = definition.spec.versions[0].schema.as_ref().unwrap();
         let root = schema.open_api_v3_schema.as_ref().unwrap();
         let mut found = Vec::new();

@@ -1,16 +1,54 @@
-//! What leads from a name to the resources that speak of it, kept as they come
-//! and go; and whom a change of each concerns.
+//! From a key to the resources in force that have it, kept as they come and go; and whom a
+//! change of a resource concerns.
 
 use super::{Configurations, Entry, ROOTS};
 use crate::{
-    compile::{Compiled, RuleHost, VirtualService},
+    compile::{Compiled, Key},
     index::Affected,
-    object::{Name, ObjectRef},
+    object::{Kind, Name, ObjectRef},
 };
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
+
+/// A resource under a key, in the order in which it counts there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Link {
+    /// When it was made, where the oldest counts first, in seconds since 1970; else 0.
+    created: i64,
+    name: Name,
+    kind: Kind,
+}
+
+/// The resources of each key.
+#[derive(Debug, Default)]
+pub(super) struct Links(HashMap<Key, BTreeSet<Link>>);
+
+impl Links {
+    /// Returns the resources of a key, in the order in which they count.
+    pub(super) fn of(&self, key: &Key) -> impl Iterator<Item = (Kind, &Name)> {
+        let links = self.0.get(key).into_iter().flatten();
+        links.map(|link| (link.kind, &link.name))
+    }
+
+    fn link(reference: &ObjectRef, created: i64, key: &Key) -> Link {
+        Link {
+            created: if key.is_by_age() { created } else { 0 },
+            name: reference.name.clone(),
+            kind: reference.kind,
+        }
+    }
+
+    fn insert(&mut self, reference: &ObjectRef, created: i64, key: Key) {
+        let link = Self::link(reference, created, &key);
+        self.0.entry(key).or_default().insert(link);
+    }
+
+    fn remove(&mut self, reference: &ObjectRef, created: i64, key: &Key) {
+        drop_from(&mut self.0, key, &Self::link(reference, created, key));
+    }
+}
 
 /// Takes a value from a key's set, and the set with its last value.
 pub(in crate::index) fn drop_from<K: Eq + std::hash::Hash, V: Ord>(
@@ -28,169 +66,89 @@ pub(in crate::index) fn drop_from<K: Eq + std::hash::Hash, V: Ord>(
 
 impl Configurations {
     pub(super) fn link(&mut self, reference: &ObjectRef, entry: &Entry, affected: &mut Affected) {
-        let name = &reference.name;
-        let age = || (entry.created, name.clone());
-        match &entry.compiled {
-            Some(Compiled::VirtualService(service)) => {
-                for host in &service.hosts {
-                    self.routes_by_host
-                        .entry(host.clone())
-                        .or_default()
-                        .insert(age());
-                }
-                for scope in &service.scopes {
-                    let routes = self.routes_by_scope.entry(scope.clone());
-                    routes.or_default().insert(age());
-                }
-                for delegate in service.delegates() {
-                    let roots = self.roots.entry(delegate.clone());
-                    roots.or_default().insert(name.clone());
-                }
-                for destination in service.destinations() {
-                    let routes = self
-                        .routes_by_destination
-                        .entry(destination.clone())
-                        .or_default();
-                    routes.insert(name.clone());
-                }
-            }
-            Some(Compiled::DestinationRule(rule)) => match &rule.host {
-                Some(RuleHost::Service(host)) => {
-                    let rules = self.rules_by_host.entry(host.clone());
-                    rules.or_default().insert(age());
-                }
-                Some(RuleHost::Ending(_)) => {
-                    self.wide_rules.insert(age());
-                }
-                None => {}
-            },
-            Some(Compiled::Route(route)) => {
-                self.attachments.link(reference, entry.created, route);
-            }
-            Some(Compiled::AuthorizationPolicy(policy)) => {
-                let policies = self.authorization.entry(policy.namespace.clone());
-                policies.or_default().insert(name.clone());
-            }
-            Some(Compiled::RequestAuthentication(policy)) => {
-                let policies = self.authentication.entry(policy.namespace.clone());
-                policies.or_default().insert(name.clone());
-                self.key_users.link(name, policy);
-            }
-            Some(Compiled::PeerAuthentication(policy)) => {
-                let policies = self.policies.entry(policy.namespace.clone()).or_default();
-                policies.insert((entry.created, reference.clone()));
-            }
-            Some(Compiled::Telemetry(telemetry)) => {
-                let telemetries = self.telemetries.entry(telemetry.namespace.clone());
-                telemetries.or_default().insert(age());
-            }
-            _ => {}
+        let Some(compiled) = &entry.compiled else {
+            return;
+        };
+        for key in compiled.keys() {
+            self.links.insert(reference, entry.created, key);
         }
-        self.touch(name, entry, affected);
+        if let Compiled::RequestAuthentication(policy) = compiled {
+            self.key_users.link(&reference.name, policy);
+        }
+        self.touch(&reference.name, compiled, affected);
     }
 
     pub(super) fn unlink(&mut self, reference: &ObjectRef, entry: &Entry, affected: &mut Affected) {
-        let name = &reference.name;
-        let age = (entry.created, name.clone());
-        match &entry.compiled {
-            Some(Compiled::VirtualService(service)) => {
-                for host in &service.hosts {
-                    drop_from(&mut self.routes_by_host, host, &age);
-                }
-                for scope in &service.scopes {
-                    drop_from(&mut self.routes_by_scope, scope, &age);
-                }
-                for delegate in service.delegates() {
-                    drop_from(&mut self.roots, delegate, name);
-                }
-                for destination in service.destinations() {
-                    drop_from(&mut self.routes_by_destination, destination, name);
-                }
-            }
-            Some(Compiled::DestinationRule(rule)) => match &rule.host {
-                Some(RuleHost::Service(host)) => drop_from(&mut self.rules_by_host, host, &age),
-                Some(RuleHost::Ending(_)) => {
-                    self.wide_rules.remove(&age);
-                }
-                None => {}
-            },
-            Some(Compiled::Route(route)) => {
-                self.attachments.unlink(reference, entry.created, route);
-            }
-            Some(Compiled::AuthorizationPolicy(policy)) => {
-                drop_from(&mut self.authorization, &policy.namespace, name);
-            }
-            Some(Compiled::RequestAuthentication(policy)) => {
-                drop_from(&mut self.authentication, &policy.namespace, name);
-                self.key_users.unlink(name, policy);
-            }
-            Some(Compiled::PeerAuthentication(policy)) => {
-                let key = (entry.created, reference.clone());
-                drop_from(&mut self.policies, &policy.namespace, &key);
-            }
-            Some(Compiled::Telemetry(telemetry)) => {
-                drop_from(&mut self.telemetries, &telemetry.namespace, &age);
-            }
-            _ => {}
+        let Some(compiled) = &entry.compiled else {
+            return;
+        };
+        for key in compiled.keys() {
+            self.links.remove(reference, entry.created, &key);
         }
-        self.touch(name, entry, affected);
+        if let Compiled::RequestAuthentication(policy) = compiled {
+            self.key_users.unlink(&reference.name, policy);
+        }
+        self.touch(&reference.name, compiled, affected);
     }
 
-    fn touch(&self, name: &Name, entry: &Entry, affected: &mut Affected) {
-        match &entry.compiled {
-            Some(Compiled::VirtualService(service)) => {
-                self.touch_routed(name, service, affected);
-            }
-            Some(Compiled::DestinationRule(rule)) => match &rule.host {
-                Some(RuleHost::Service(host)) => {
-                    affected.services.insert(host.clone());
-                    self.touch_dependents(host, affected);
+    /// Notes whom a resource concerns that comes or goes.
+    fn touch(&self, name: &Name, compiled: &Compiled, affected: &mut Affected) {
+        touch_routed(compiled, affected);
+        for key in compiled.keys() {
+            match key {
+                Key::RuleHost(host) => {
+                    self.touch_dependents(&host, affected);
+                    affected.services.insert(host);
                 }
-                Some(RuleHost::Ending(_)) => affected.all_services = true,
-                None => {}
-            },
-            Some(Compiled::Route(route)) => {
-                let parents = route.parents.iter();
-                let services = parents.map(|parent| parent.service.clone());
-                affected.services.extend(services);
+                Key::RulePattern => affected.all_services = true,
+                Key::AuthorizationPolicies(namespace)
+                | Key::RequestAuthentications(namespace)
+                | Key::PeerAuthentications(namespace)
+                | Key::Telemetries(namespace) => touch_pods(&namespace, affected),
+                Key::RoutedHost(_)
+                | Key::RoutedScope(_)
+                | Key::RouteParent(_)
+                | Key::Delegate(_)
+                | Key::Destination(_)
+                | Key::RouteBackend(_) => {}
             }
-            Some(Compiled::AuthorizationPolicy(policy)) => {
-                touch_pods(&policy.namespace, affected);
-            }
-            Some(Compiled::RequestAuthentication(policy)) => {
-                touch_pods(&policy.namespace, affected);
-            }
-            Some(Compiled::PeerAuthentication(policy)) => {
-                touch_pods(&policy.namespace, affected);
-            }
-            Some(Compiled::Telemetry(telemetry)) => {
-                touch_pods(&telemetry.namespace, affected);
-            }
-            None => {}
+        }
+        if let Compiled::VirtualService(_) = compiled {
+            self.touch_all(&Key::Delegate(name.clone()), affected);
         }
     }
 
     /// Notes the services whose routes lead to a service.
     pub(in crate::index) fn touch_dependents(&self, service: &Name, affected: &mut Affected) {
-        self.attachments.touch_dependents(service, affected);
-        let routes = self
-            .routes_by_destination
-            .get(service)
-            .into_iter()
-            .flatten();
-        for route in routes {
-            if let Some(service) = self.virtual_service(route) {
-                self.touch_routed(route, service, affected);
-            }
+        self.touch_all(&Key::RouteBackend(service.clone()), affected);
+        let routes = Key::Destination(service.clone());
+        self.touch_all(&routes, affected);
+        for (_, name) in self.links.of(&routes) {
+            self.touch_all(&Key::Delegate(name.clone()), affected);
         }
     }
 
-    /// Notes the services that a VirtualService routes, itself or for others.
-    fn touch_routed(&self, name: &Name, service: &VirtualService, affected: &mut Affected) {
-        let roots = self.roots_of(name);
-        for service in roots.chain([service]) {
-            affected.services.extend(service.hosts.iter().cloned());
-            affected.scopes.extend(service.scopes.iter().cloned());
+    /// Notes the services that the routes of a key are for.
+    fn touch_all(&self, key: &Key, affected: &mut Affected) {
+        for (kind, name) in self.links.of(key) {
+            if let Some(compiled) = self.compiled(kind, name) {
+                touch_routed(compiled, affected);
+            }
+        }
+    }
+}
+
+/// Notes the services that a resource has routes for.
+fn touch_routed(compiled: &Compiled, affected: &mut Affected) {
+    for key in compiled.keys() {
+        match key {
+            Key::RoutedHost(service) | Key::RouteParent(service) => {
+                affected.services.insert(service);
+            }
+            Key::RoutedScope(scope) => {
+                affected.scopes.insert(scope);
+            }
+            _ => {}
         }
     }
 }

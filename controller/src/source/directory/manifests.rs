@@ -203,5 +203,5 @@ fn read(path: &Path) -> Result<Option<Vec<Object>>, String> {
         }
         _ => std::fs::read_to_string(path).map_err(|error| error.to_string())?,
     };
-    object::parse_yaml(&text, &origin(path)).map(Some)
+    manifest::parse_yaml(&text, &origin(path)).map(Some)
 }

@@ -5,7 +5,7 @@ use crate::{
     compile::Context,
     discovery,
     index::Index,
-    object::parse_yaml,
+    manifest::parse_yaml,
     source::{self, Change},
 };
 use axum::body::{Body, to_bytes};

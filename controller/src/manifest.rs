@@ -1,12 +1,19 @@
 //! From a manifest's JSON to an object. Both sources go through here, so a
 //! file and the API server are judged alike.
 
-use super::{Configuration, EndpointSlice, Kind, Name, Object};
+mod yaml;
+
+pub(crate) use yaml::documents;
+pub use yaml::parse_yaml;
+
+use crate::{
+    compile::{ConfigurationKind, ResourceScope},
+    object::{Configuration, EndpointSlice, Kind, Name, Object},
+};
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use linnet_mesh::names;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -29,12 +36,7 @@ struct Header {
     kind: String,
 }
 
-const NETWORKING: (&str, &[&str]) = ("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]);
-const SECURITY: (&str, &[&str]) = ("security.istio.io", &["v1", "v1beta1"]);
-const TELEMETRY: (&str, &[&str]) = ("telemetry.istio.io", &["v1", "v1alpha1"]);
-const GATEWAY: (&str, &[&str]) = (names::GATEWAY_API_GROUP, &["v1", "v1beta1", "v1alpha2"]);
 const DRY_RUN: &str = "istio.io/dry-run";
-const AUTHENTICATION: (&str, &[&str]) = ("authentication.istio.io", &["v1alpha1"]);
 
 /// Takes a manifest. `None`: of a kind that the controller does not look at.
 ///
@@ -65,37 +67,28 @@ pub fn parse(manifest: Value, origin: Option<&str>) -> Result<Option<Object>, Pa
         ("", "Node") => Kind::Node,
         ("", "Namespace") => Kind::Namespace,
         ("discovery.k8s.io", "EndpointSlice") => Kind::EndpointSlice,
-        (group, "VirtualService") if group == NETWORKING.0 => Kind::VirtualService,
-        (group, "DestinationRule") if group == NETWORKING.0 => Kind::DestinationRule,
-        (group, "PeerAuthentication") if group == SECURITY.0 => Kind::PeerAuthentication,
-        (group, "AuthorizationPolicy") if group == SECURITY.0 => Kind::AuthorizationPolicy,
-        (group, "RequestAuthentication") if group == SECURITY.0 => Kind::RequestAuthentication,
-        (group, "MeshPolicy") if group == AUTHENTICATION.0 => Kind::MeshPolicy,
-        (group, "Telemetry") if group == TELEMETRY.0 => Kind::Telemetry,
-        (group, "HTTPRoute") if group == GATEWAY.0 => Kind::HttpRoute,
-        (group, "GRPCRoute") if group == GATEWAY.0 => Kind::GrpcRoute,
-        _ => return Ok(None),
+        (group, name) => match ConfigurationKind::named(group, name) {
+            Some(entry) => {
+                served(entry, version)?;
+                entry.kind
+            }
+            None => return Ok(None),
+        },
     };
-    served(group, version, &header.kind)?;
     object(kind, manifest, origin)
 }
 
-fn served(group: &str, version: &str, kind: &str) -> Result<(), ParseError> {
-    let Some((_, versions)) = [NETWORKING, SECURITY, AUTHENTICATION, TELEMETRY, GATEWAY]
-        .into_iter()
-        .find(|(known, _)| *known == group)
-    else {
-        return Ok(());
-    };
-    if versions.contains(&version) {
+fn served(entry: &ConfigurationKind, version: &str) -> Result<(), ParseError> {
+    if entry.versions.contains(&version) {
         return Ok(());
     }
     Err(ParseError {
-        resource: kind.to_owned(),
+        resource: entry.kind.as_str().to_owned(),
         field: "apiVersion".to_owned(),
         reason: format!(
-            "{group}/{version} is not served, use one of: {}",
-            versions.join(", ")
+            "{}/{version} is not served, use one of: {}",
+            entry.group,
+            entry.versions.join(", ")
         ),
     })
 }
@@ -123,9 +116,9 @@ fn object(
             reason: "is missing".to_owned(),
         });
     }
-    let namespace = match kind {
-        Kind::MeshPolicy | Kind::Node | Kind::Namespace => String::new(),
-        _ => meta
+    let namespace = match scope(kind) {
+        ResourceScope::Cluster => String::new(),
+        ResourceScope::Namespaced => meta
             .namespace
             .filter(|namespace| !namespace.is_empty())
             .unwrap_or_else(|| "default".to_owned()),
@@ -158,6 +151,13 @@ fn object(
             spec: spec(&mut manifest),
         }),
     }))
+}
+
+fn scope(kind: Kind) -> ResourceScope {
+    match kind {
+        Kind::Node | Kind::Namespace => ResourceScope::Cluster,
+        kind => ConfigurationKind::of(kind).map_or(ResourceScope::Namespaced, |entry| entry.scope),
+    }
 }
 
 /// The spec, without the nulls: the API server drops them too.

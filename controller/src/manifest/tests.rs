@@ -1,4 +1,4 @@
-use crate::object::{Object, parse_yaml};
+use crate::{manifest::parse_yaml, object::Object};
 
 fn error(yaml: &str) -> String {
     parse_yaml(yaml, "file").unwrap_err()

@@ -1,6 +1,7 @@
 //! YAML text with any number of manifests.
 
-use super::{Object, parse};
+use super::parse;
+use crate::object::Object;
 use serde::Deserialize;
 use serde_json::Value;
 
