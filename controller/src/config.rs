@@ -7,8 +7,9 @@ use linnet_mesh::{
     authorization::PathNormalization,
     names::{self, port},
 };
+use linnet_runtime::settings::{Settings, SettingsError};
 use linnet_workload::{BundleSource, TokenSource};
-use std::{env, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Where discovery is served, `[::]:15010` by default.
 pub const LISTEN: &str = "LINNET_DISCOVERY_LISTEN";
@@ -81,16 +82,6 @@ pub enum Platform {
     Directory(PathBuf),
 }
 
-/// Settings that cannot be used, all of them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError(Vec<String>);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bad settings: {}", self.0.join("; "))
-    }
-}
-
 impl Config {
     /// For this process alone: loopback and free ports.
     pub fn loopback() -> Self {
@@ -111,54 +102,43 @@ impl Config {
 }
 
 impl Environment {
-    /// From the process's environment.
+    /// Reads the settings.
     ///
     /// # Errors
     /// All settings that cannot be used.
-    pub fn from_process() -> Result<Self, ConfigError> {
-        Self::parse(|name| env::var(name).ok())
+    pub fn read(mut settings: Settings<'_>) -> Result<Self, SettingsError> {
+        let environment = Self::of(&mut settings);
+        settings.finish(environment)
     }
 
-    fn parse(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut mistakes = Vec::new();
-        let text = |name: &str| variable(name).filter(|text| !text.is_empty());
-        let any = |port: u16| SocketAddr::from(([0_u16; 8], port));
-        let trust_domain: TrustDomain =
-            read(text, &mut mistakes, names::env::TRUST_DOMAIN).unwrap_or_default();
-        let aliases = names::env::TRUST_DOMAIN_ALIASES;
-        let mut trust_domain_aliases = Vec::new();
-        for alias in text(aliases).unwrap_or_default().split(',').map(str::trim) {
-            match alias.parse() {
-                Ok(alias) => trust_domain_aliases.push(alias),
-                Err(_) if alias.is_empty() => {}
-                Err(error) => mistakes.push(format!("{aliases}: {error}")),
-            }
-        }
-        let path_normalization = read(text, &mut mistakes, names::env::PATH_NORMALIZATION);
-        let address = read(text, &mut mistakes, LISTEN);
-        let health_address = read(text, &mut mistakes, HEALTH_LISTEN);
-        let webhook_address = read(text, &mut mistakes, WEBHOOK_LISTEN);
-        let jwks_local = read(text, &mut mistakes, JWKS_ALLOW_LOCAL);
-        let drain = read(text, &mut mistakes, names::env::DRAIN_SECONDS);
-        let cluster_domain =
-            text(CLUSTER_DOMAIN).unwrap_or_else(|| DEFAULT_CLUSTER_DOMAIN.to_owned());
+    fn of(settings: &mut Settings<'_>) -> Option<Self> {
+        let trust_domain: TrustDomain = settings
+            .parsed(names::env::TRUST_DOMAIN)
+            .unwrap_or_default();
+        let trust_domain_aliases = settings.list(names::env::TRUST_DOMAIN_ALIASES);
+        let path_normalization = settings.parsed(names::env::PATH_NORMALIZATION);
+        let address = settings.address(LISTEN, port::DISCOVERY);
+        let health_address = settings.address(HEALTH_LISTEN, port::METRICS);
+        let webhook_address = settings.address(WEBHOOK_LISTEN, port::WEBHOOK);
+        let jwks_local = settings.parsed(JWKS_ALLOW_LOCAL);
+        let drain = settings.parsed(names::env::DRAIN_SECONDS);
+        let cluster_domain = settings.text_or(CLUSTER_DOMAIN, DEFAULT_CLUSTER_DOMAIN);
         if cluster_domain.starts_with('.') || cluster_domain.contains(['/', ':', ' ']) {
-            mistakes.push(format!(
-                "{CLUSTER_DOMAIN}={cluster_domain}: not a DNS domain"
-            ));
+            let reason = format_args!("{cluster_domain:?}: not a DNS domain");
+            settings.mistake(CLUSTER_DOMAIN, reason);
         }
         let identity = names::env::IDENTITY_URL;
-        let url = text(identity).unwrap_or_else(|| DEFAULT_IDENTITY.to_owned());
-        let identity_url = url
-            .parse()
-            .map_err(|error| mistakes.push(format!("{identity}={url}: {error}")));
-        let (Ok(identity_url), true) = (identity_url, mistakes.is_empty()) else {
-            return Err(ConfigError(mistakes));
+        let url = settings.text_or(identity, DEFAULT_IDENTITY);
+        let identity_url = settings.read_text(identity, &url, str::parse);
+        let path = |name, default: &str| settings.text_or(name, default).into();
+        let keys = keys::Settings {
+            roots: settings.text(JWKS_CA_FILE).map(PathBuf::from),
+            local: jwks_local.unwrap_or_default(),
+            ..keys::Settings::default()
         };
-        let path = |name, default: &str| text(name).unwrap_or_else(|| default.to_owned()).into();
-        Ok(Self {
+        Some(Self {
             certificate: linnet_workload::Source {
-                identity_url,
+                identity_url: identity_url?,
                 token: TokenSource::File(path(TOKEN_FILE, names::TOKEN_PATH)),
                 trust_bundle: BundleSource::File(path(TRUST_BUNDLE_FILE, names::TRUST_BUNDLE_PATH)),
                 trust_domain: trust_domain.clone(),
@@ -168,34 +148,19 @@ impl Environment {
                 trust_domain_aliases,
                 path_normalization: path_normalization.unwrap_or_default(),
                 cluster_domain,
-                address: address.unwrap_or_else(|| any(port::DISCOVERY)),
-                health_address: health_address.unwrap_or_else(|| any(port::METRICS)),
-                webhook_address: webhook_address.unwrap_or_else(|| any(port::WEBHOOK)),
-                keys: keys::Settings {
-                    roots: text(JWKS_CA_FILE).map(PathBuf::from),
-                    local: jwks_local.unwrap_or_default(),
-                    ..keys::Settings::default()
-                },
+                address,
+                health_address,
+                webhook_address,
+                keys,
             },
-            platform: match text(DIRECTORY) {
+            platform: match settings.text(DIRECTORY) {
                 Some(directory) => Platform::Directory(directory.into()),
                 None => Platform::Kubernetes,
             },
-            replica: text(REPLICA).unwrap_or_else(|| format!("process {}", std::process::id())),
+            replica: settings.text_or(REPLICA, &format!("process {}", std::process::id())),
             drain: drain.map_or(DEFAULT_DRAIN, Duration::from_secs),
         })
     }
-}
-
-fn read<T: std::str::FromStr<Err: fmt::Display>>(
-    text: impl Fn(&str) -> Option<String>,
-    mistakes: &mut Vec<String>,
-    name: &str,
-) -> Option<T> {
-    let text = text(name)?;
-    text.parse()
-        .map_err(|error| mistakes.push(format!("{name}={text}: {error}")))
-        .ok()
 }
 
 #[cfg(test)]
@@ -204,7 +169,7 @@ mod tests {
 
     #[test]
     fn an_empty_environment_is_a_cluster() {
-        let environment = Environment::parse(|_| None).unwrap();
+        let environment = Environment::read(Settings::new(&|_| None)).unwrap();
         assert_eq!(environment.platform, Platform::Kubernetes);
         assert_eq!(environment.config.address.port(), port::DISCOVERY);
         assert_eq!(environment.config.trust_domain.as_str(), "cluster.local");
@@ -212,16 +177,16 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_told_at_once() {
-        let error = Environment::parse(|name| match name {
+        let variable = |name: &str| match name {
             LISTEN => Some("here".to_owned()),
             name if name == names::env::PATH_NORMALIZATION => Some("base".to_owned()),
             CLUSTER_DOMAIN => Some("http://x".to_owned()),
             name if name == names::env::TRUST_DOMAIN => Some("Not A Domain".to_owned()),
             name if name == names::env::IDENTITY_URL => Some("http://identity".to_owned()),
             _ => None,
-        })
-        .unwrap_err()
-        .to_string();
+        };
+        let error = Environment::read(Settings::new(&variable)).unwrap_err();
+        let error = error.to_string();
         for name in [
             LISTEN,
             CLUSTER_DOMAIN,
@@ -236,7 +201,7 @@ mod tests {
     #[test]
     fn a_directory_takes_the_place_of_the_cluster() {
         let set = |name: &str| (name == DIRECTORY).then(|| "/etc/mesh".to_owned());
-        let environment = Environment::parse(set).unwrap();
+        let environment = Environment::read(Settings::new(&set)).unwrap();
         assert_eq!(
             environment.platform,
             Platform::Directory("/etc/mesh".into())

@@ -8,6 +8,7 @@ use linnet_runtime::{
     drain,
     process::{self, Error},
     readiness::Readiness,
+    settings::Settings,
     signal,
 };
 use std::process::ExitCode;
@@ -16,7 +17,11 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    process::run("the controller", Environment::from_process, serve)
+    process::run(
+        "the controller",
+        || Environment::read(Settings::of_process()),
+        serve,
+    )
 }
 
 async fn serve(environment: Environment) -> Result<(), Error> {

@@ -10,7 +10,8 @@
 use linnet_controller::{
     compile::{Context, KeySource},
     index::Index,
-    manifest::parse_yaml, object::Name,
+    manifest::parse_yaml,
+    object::Name,
     source::{Change, KeyFetch},
 };
 use linnet_mesh::{

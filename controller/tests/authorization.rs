@@ -9,10 +9,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use linnet_controller::{
-    compile::Context,
-    index::Index,
-    manifest::parse_yaml, object::Name,
-    source::Change,
+    compile::Context, index::Index, manifest::parse_yaml, object::Name, source::Change,
 };
 use linnet_mesh::{
     SpiffeId, TrustDomain,

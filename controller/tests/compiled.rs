@@ -11,7 +11,8 @@
 use linnet_controller::{
     compile::{Context, limits},
     index::Index,
-    manifest::parse_yaml, object::{Configuration, Kind, Name, Object, ObjectRef},
+    manifest::parse_yaml,
+    object::{Configuration, Kind, Name, Object, ObjectRef},
     source::Change,
 };
 use linnet_discovery::Update;

@@ -14,7 +14,8 @@ mod destinations;
 use linnet_controller::{
     compile::Context,
     index::Index,
-    manifest::parse_yaml, object::{Kind, Name, Object, Service, ServicePortSpec},
+    manifest::parse_yaml,
+    object::{Kind, Name, Object, Service, ServicePortSpec},
     source::Change,
 };
 use linnet_mesh::{

@@ -221,8 +221,7 @@ spec:
   hostnames: [a.example.com]
   parentRefs: [{group: "", kind: Service, name: a}]
   rules:
-  - filters: [{type: CORS, cors: {allowOrigins: ["*"]}}]
-    sessionPersistence: {sessionName: s}
+  - sessionPersistence: {sessionName: s}
     backendRefs: [{name: a, port: 80}]
   - filters: [{type: ExternalAuth, externalAuth: {protocol: GRPC}}]
     backendRefs: [{name: a, port: 80}]

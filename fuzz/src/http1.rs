@@ -6,7 +6,7 @@ use linnet_proxy::{
     config::Config,
     server::{Deps, Running},
 };
-use linnet_runtime::logging;
+use linnet_runtime::{logging, settings::Settings};
 use linnet_workload::testing::{Authority, Leaf};
 use std::{
     collections::HashMap,
@@ -111,7 +111,7 @@ async fn sidecar(application: SocketAddr) -> Running {
         ("LINNET_ADMIN_LISTEN", loopback),
         ("LINNET_ACCESS_LOG", path("access.log")),
     ]);
-    let config = Config::from_env(&|name| environment.get(name).cloned()).unwrap();
+    let config = Config::read(Settings::new(&|name| environment.get(name).cloned())).unwrap();
     let log = logging::init("off");
     config.build(Deps { log }).await.unwrap()
 }

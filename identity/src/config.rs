@@ -1,12 +1,14 @@
 //! The configuration: parsed once, from the environment, all mistakes reported
 //! together.
 
-use std::{env, fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use linnet_mesh::{
     SpiffeId, TrustDomain,
     names::{self, CONTROL_PLANE_NAMESPACE, port},
 };
+
+use linnet_runtime::settings::{Settings, SettingsError};
 
 use crate::{authority::rotation::Rules, limit::Limits};
 
@@ -92,16 +94,6 @@ pub enum Platform {
     },
 }
 
-/// Settings that cannot be used, all of them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError(Vec<String>);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bad settings: {}", self.0.join("; "))
-    }
-}
-
 impl Config {
     /// For this process alone: loopback, free ports, and the names of both.
     pub fn loopback() -> Self {
@@ -137,55 +129,42 @@ impl Config {
 }
 
 impl Environment {
-    /// From the process's environment.
+    /// Reads the settings.
     ///
     /// # Errors
     /// All settings that cannot be used.
-    pub fn from_process() -> Result<Self, ConfigError> {
-        Self::parse(|name| env::var(name).ok())
+    pub fn read(mut settings: Settings<'_>) -> Result<Self, SettingsError> {
+        let environment = Self::of(&mut settings);
+        settings.finish(environment)
     }
 
-    /// From variables that somebody else holds.
-    ///
-    /// # Errors
-    /// All settings that cannot be used.
-    pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut settings = Settings {
-            variable,
-            mistakes: Vec::new(),
-        };
-        let namespace = settings
-            .text(names::env::POD_NAMESPACE)
-            .unwrap_or_else(|| CONTROL_PLANE_NAMESPACE.to_owned());
-        let service_account = settings
-            .text(names::env::SERVICE_ACCOUNT)
-            .unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned());
+    fn of(settings: &mut Settings<'_>) -> Option<Self> {
+        let namespace = settings.text_or(names::env::POD_NAMESPACE, CONTROL_PLANE_NAMESPACE);
+        let service_account =
+            settings.text_or(names::env::SERVICE_ACCOUNT, DEFAULT_SERVICE_ACCOUNT);
         let trust_domain: TrustDomain = settings
             .parsed(names::env::TRUST_DOMAIN)
             .unwrap_or_default();
         let identity = SpiffeId::new(&trust_domain, &namespace, &service_account)
-            .map_err(|error| settings.mistakes.push(error.to_string()))
+            .map_err(|error| settings.mistake(names::env::POD_NAMESPACE, error))
             .ok();
-        let standalone = settings.text(STANDALONE);
-        let any = |port| SocketAddr::from(([0_u16; 8], port));
         let lifetime = settings
             .duration(CERTIFICATE_LIFETIME, SHORTEST_LIFETIME..=LONGEST_LIFETIME)
             .unwrap_or(DEFAULT_LIFETIME);
-        let rotation = settings.rotation();
-        let aliases = settings.aliases();
+        let rotation = rotation(settings);
+        let aliases = settings.list(names::env::TRUST_DOMAIN_ALIASES);
         let federation = settings.text(FEDERATION_DIR).map(PathBuf::from);
-        let address = settings
-            .parsed(ADDRESS)
-            .unwrap_or_else(|| any(port::IDENTITY));
-        let health_address = settings
-            .parsed(HEALTH_ADDRESS)
-            .unwrap_or_else(|| any(port::METRICS));
-        let server_names = settings.server_names(&namespace);
+        let address = settings.address(ADDRESS, port::IDENTITY);
+        let health_address = settings.address(HEALTH_ADDRESS, port::METRICS);
+        let server_names = server_names(settings, &namespace);
         let drain = settings
             .parsed(names::env::DRAIN_SECONDS)
             .map_or(DEFAULT_DRAIN, Duration::from_secs);
-        let (Some(identity), true) = (identity, settings.mistakes.is_empty()) else {
-            return Err(ConfigError(settings.mistakes));
+        let platform = match settings.text(STANDALONE) {
+            Some(directory) => Platform::Standalone {
+                directory: directory.into(),
+            },
+            None => Platform::Kubernetes { namespace },
         };
         let config = Config {
             trust_domain,
@@ -193,19 +172,13 @@ impl Environment {
             address,
             health_address,
             server_names,
-            identity,
+            identity: identity?,
             limits: Limits::default(),
             rotation,
             aliases,
             federation,
         };
-        let platform = match standalone {
-            Some(directory) => Platform::Standalone {
-                directory: directory.into(),
-            },
-            None => Platform::Kubernetes { namespace },
-        };
-        Ok(Self {
+        Some(Self {
             config,
             platform,
             drain,
@@ -213,118 +186,43 @@ impl Environment {
     }
 }
 
-/// Variables, and what is wrong with them.
-struct Settings<F> {
-    variable: F,
-    mistakes: Vec<String>,
-}
-
-impl<F: Fn(&str) -> Option<String>> Settings<F> {
-    fn text(&self, name: &str) -> Option<String> {
-        (self.variable)(name).filter(|text| !text.is_empty())
-    }
-
-    fn parsed<T: std::str::FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Option<T> {
-        let text = self.text(name)?;
-        text.parse()
-            .map_err(|error| self.mistakes.push(format!("{name}={text}: {error}")))
-            .ok()
-    }
-
-    fn duration(&mut self, name: &str, allowed: RangeInclusive<Duration>) -> Option<Duration> {
-        let text = self.text(name)?;
-        let found = duration(&text).filter(|found| allowed.contains(found));
-        if found.is_none() {
-            let days = |end: &Duration| end.as_secs() / (24 * 3600);
-            let longest = days(allowed.end());
-            let seconds = allowed.start().as_secs();
-            self.mistakes.push(format!(
-                "{name}={text}: not a duration between {seconds}s and {longest}d (examples: 24h, 1h30m, 7d)"
-            ));
-        }
-        found
-    }
-
-    fn rotation(&mut self) -> Rules {
-        let span = |found: Option<Duration>| found.and_then(|found| found.try_into().ok());
-        let rules = Rules::default();
-        Rules {
-            root_lifetime: span(self.duration(
-                ROOT_LIFETIME,
-                SHORTEST_ROOT_LIFETIME..=LONGEST_ROOT_LIFETIME,
-            ))
+fn rotation(settings: &mut Settings<'_>) -> Rules {
+    let span = |found: Option<Duration>| found.and_then(|found| found.try_into().ok());
+    let rules = Rules::default();
+    let of_roots = SHORTEST_ROOT_LIFETIME..=LONGEST_ROOT_LIFETIME;
+    let wait = SHORTEST_WAIT..=LONGEST_LIFETIME;
+    Rules {
+        root_lifetime: span(settings.duration(ROOT_LIFETIME, of_roots))
             .unwrap_or(rules.root_lifetime),
-            distribution: span(self.duration(ROOT_DISTRIBUTION, SHORTEST_WAIT..=LONGEST_LIFETIME)),
-            retirement: span(self.duration(ROOT_RETIREMENT, SHORTEST_WAIT..=LONGEST_LIFETIME)),
-            ..rules
-        }
-    }
-
-    fn aliases(&mut self) -> Vec<TrustDomain> {
-        let text = self
-            .text(names::env::TRUST_DOMAIN_ALIASES)
-            .unwrap_or_default();
-        let names = text
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty());
-        let mut aliases = Vec::new();
-        for name in names {
-            match name.parse() {
-                Ok(alias) => aliases.push(alias),
-                Err(error) => self.mistakes.push(format!(
-                    "{}={text}: {error}",
-                    names::env::TRUST_DOMAIN_ALIASES
-                )),
-            }
-        }
-        aliases
-    }
-
-    fn server_names(&self, namespace: &str) -> Vec<String> {
-        if let Some(text) = self.text(SERVER_NAMES) {
-            return text.split(',').map(|name| name.trim().to_owned()).collect();
-        }
-        let service = "linnet-identity";
-        vec![
-            service.to_owned(),
-            format!("{service}.{namespace}"),
-            format!("{service}.{namespace}.svc"),
-            format!("{service}.{namespace}.svc.cluster.local"),
-        ]
+        distribution: span(settings.duration(ROOT_DISTRIBUTION, wait.clone())),
+        retirement: span(settings.duration(ROOT_RETIREMENT, wait)),
+        ..rules
     }
 }
 
-/// `24h`, `1h30m`, `7d`, `90s`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let unit_at = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, tail) = rest.split_at(unit_at);
-        let seconds = match tail.chars().next()? {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            'd' => 24 * 3600,
-            _ => return None,
-        };
-        let number: u64 = number.parse().ok()?;
-        total = total.checked_add(Duration::from_secs(number.checked_mul(seconds)?))?;
-        rest = &tail[1..];
+fn server_names(settings: &Settings<'_>, namespace: &str) -> Vec<String> {
+    if let Some(text) = settings.text(SERVER_NAMES) {
+        return text.split(',').map(|name| name.trim().to_owned()).collect();
     }
-    Some(total)
+    let service = "linnet-identity";
+    vec![
+        service.to_owned(),
+        format!("{service}.{namespace}"),
+        format!("{service}.{namespace}.svc"),
+        format!("{service}.{namespace}.svc.cluster.local"),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(variables: &[(&str, &str)]) -> Result<Environment, ConfigError> {
-        Environment::parse(|name| {
+    fn parse(variables: &[(&str, &str)]) -> Result<Environment, SettingsError> {
+        let variable = |name: &str| {
             let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| (*value).to_owned())
-        })
+        };
+        Environment::read(Settings::new(&variable))
     }
 
     #[test]
@@ -337,8 +235,8 @@ mod tests {
                 namespace: "linnet-system".to_owned()
             }
         );
-        assert_eq!(config.address.to_string(), "[::]:15443");
-        assert_eq!(config.health_address.to_string(), "[::]:15020");
+        assert!(config.address.ip().is_unspecified() && config.address.port() == 15443);
+        assert_eq!(config.health_address.port(), 15020);
         assert_eq!(config.lifetime, DEFAULT_LIFETIME);
         assert_eq!(
             config.identity.as_str(),
@@ -391,7 +289,7 @@ mod tests {
             ("LINNET_POD_NAMESPACE", "No_Namespace"),
         ])
         .unwrap_err();
-        assert_eq!(error.0.len(), 6, "{error}");
+        assert_eq!(error.mistakes.len(), 6, "{error}");
         let text = error.to_string();
         for name in [
             CERTIFICATE_LIFETIME,
@@ -402,16 +300,6 @@ mod tests {
             "No_Namespace",
         ] {
             assert!(text.contains(name), "{text}");
-        }
-    }
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(duration("24h"), Some(Duration::from_secs(86_400)));
-        assert_eq!(duration("1h30m"), Some(Duration::from_secs(5400)));
-        assert_eq!(duration("7d"), Some(Duration::from_secs(604_800)));
-        for bad in ["24", "h", "1x", "-1h", "1.5h", "99999999999999999999h", "é"] {
-            assert_eq!(duration(bad), None, "{bad}");
         }
     }
 }

@@ -13,6 +13,7 @@ use linnet_runtime::{
     drain,
     process::{self, Error},
     readiness::Readiness,
+    settings::Settings,
     signal,
 };
 
@@ -20,7 +21,11 @@ use linnet_runtime::{
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    process::run("identity", Environment::from_process, serve)
+    process::run(
+        "identity",
+        || Environment::read(Settings::of_process()),
+        serve,
+    )
 }
 
 async fn serve(environment: Environment) -> Result<(), Error> {

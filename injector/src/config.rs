@@ -1,6 +1,7 @@
 //! The injector's settings, from the environment, read once at start.
 
-use std::{fmt, net::SocketAddr, str::FromStr};
+use linnet_runtime::settings::{Settings, SettingsError, host_and_port};
+use std::{net::SocketAddr, str::FromStr};
 
 use linnet_admission::Names;
 use linnet_mesh::{
@@ -64,60 +65,44 @@ pub struct Config {
     pub names: Names,
 }
 
-/// All mistakes in the environment.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError(pub Vec<String>);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the injector's environment has mistakes: {}",
-            self.0.join("; ")
-        )
-    }
-}
-
 impl Config {
-    /// Reads the process's environment.
-    pub fn from_env() -> Result<Self, ConfigError> {
-        Self::parse(|name| std::env::var(name).ok())
-    }
-
-    /// Reads an environment.
-    pub fn parse(variables: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut reader = Reader {
-            variables,
-            mistakes: Vec::new(),
-        };
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// All settings that cannot be used.
+    pub fn read(settings: Settings<'_>) -> Result<Self, SettingsError> {
+        let mut reader = Reader(settings);
         let config = reader.config();
-        match reader.mistakes {
-            mistakes if mistakes.is_empty() => Ok(config),
-            mistakes => Err(ConfigError(mistakes)),
-        }
+        reader.0.finish(Some(config))
     }
 }
 
-struct Reader<F> {
-    variables: F,
-    mistakes: Vec<String>,
-}
+struct Reader<'a>(Settings<'a>);
 
-impl<F: Fn(&str) -> Option<String>> Reader<F> {
+impl Reader<'_> {
     fn config(&mut self) -> Config {
-        let own_namespace = self.text(env::POD_NAMESPACE, names::CONTROL_PLANE_NAMESPACE);
-        let namespace = self.text(variable::CONTROL_PLANE_NAMESPACE, &own_namespace);
-        let service = self.text(variable::SERVICE_NAME, "linnet-injector");
+        let own_namespace = self
+            .0
+            .text_or(env::POD_NAMESPACE, names::CONTROL_PLANE_NAMESPACE);
+        let namespace = self
+            .0
+            .text_or(variable::CONTROL_PLANE_NAMESPACE, &own_namespace);
+        let service = self.0.text_or(variable::SERVICE_NAME, "linnet-injector");
         let injection = self.injection(&namespace);
         Config {
             injection,
             native_sidecar: self.native_sidecar(),
-            webhook_address: self.address(variable::WEBHOOK_ADDRESS, names::port::WEBHOOK),
-            health_address: self.address(variable::HEALTH_ADDRESS, names::port::METRICS),
+            webhook_address: self
+                .0
+                .address(variable::WEBHOOK_ADDRESS, names::port::WEBHOOK),
+            health_address: self
+                .0
+                .address(variable::HEALTH_ADDRESS, names::port::METRICS),
             names: Names {
-                secret: self.text(variable::TLS_SECRET, "linnet-injector-tls"),
+                secret: self.0.text_or(variable::TLS_SECRET, "linnet-injector-tls"),
                 webhook_configuration: self
-                    .text(variable::WEBHOOK_CONFIGURATION, "linnet-injector"),
+                    .0
+                    .text_or(variable::WEBHOOK_CONFIGURATION, "linnet-injector"),
                 dns_name: format!("{service}.{namespace}.svc"),
                 namespace,
             },
@@ -126,22 +111,27 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
 
     fn injection(&mut self, namespace: &str) -> InjectionConfig {
         let mut injection = InjectionConfig::in_namespace(namespace);
-        injection.proxy_image = self.text(variable::PROXY_IMAGE, &injection.proxy_image);
-        injection.init_image = self.text(variable::INIT_IMAGE, &injection.init_image);
-        let policy = self.read(variable::IMAGE_PULL_POLICY, |text| {
+        injection.proxy_image = self
+            .0
+            .text_or(variable::PROXY_IMAGE, &injection.proxy_image);
+        injection.init_image = self.0.text_or(variable::INIT_IMAGE, &injection.init_image);
+        let policy = self.0.read(variable::IMAGE_PULL_POLICY, |text| {
             PullPolicy::parse(text).ok_or("use Always, IfNotPresent or Never")
         });
         injection.image_pull_policy = policy.unwrap_or_default();
         injection.trust_domain = self
+            .0
             .read(env::TRUST_DOMAIN, TrustDomain::from_str)
             .unwrap_or_default();
         injection.identity_url = self
+            .0
             .read(env::IDENTITY_URL, identity_url)
             .unwrap_or(injection.identity_url);
         injection.discovery_address = self
+            .0
             .read(env::DISCOVERY_ADDRESS, host_and_port)
             .unwrap_or(injection.discovery_address);
-        injection.proxy_log = self.read(variable::PROXY_LOG, log_filter);
+        injection.proxy_log = self.0.read(variable::PROXY_LOG, log_filter);
         let resources = &mut injection.resources;
         self.amount(
             variable::PROXY_CPU_REQUEST,
@@ -179,8 +169,8 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             if let (Some(request), Some(limit)) = (request, limit)
                 && request.exceeds(limit)
             {
-                self.mistakes
-                    .push(format!("{name}: {request} is more than the limit, {limit}"));
+                let reason = format_args!("{request} is more than the limit, {limit}");
+                self.0.mistake(name, reason);
             }
         }
         injection
@@ -193,50 +183,19 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
         parse: fn(&str) -> Result<Quantity, QuantityError>,
         amount: &mut Option<Quantity>,
     ) {
-        if (self.variables)(name).is_some() {
-            *amount = self.read(name, parse);
+        if self.0.is_set(name) {
+            *amount = self.0.read(name, parse);
         }
     }
 
     fn native_sidecar(&mut self) -> Option<bool> {
-        let read = self.read(variable::NATIVE_SIDECAR, |text| match text {
+        let read = self.0.read(variable::NATIVE_SIDECAR, |text| match text {
             "auto" => Ok(None),
             "true" => Ok(Some(true)),
             "false" => Ok(Some(false)),
             _ => Err("use auto, true or false"),
         });
         read.flatten()
-    }
-
-    fn address(&mut self, name: &'static str, port: u16) -> SocketAddr {
-        self.read(name, SocketAddr::from_str)
-            .unwrap_or_else(|| (std::net::Ipv6Addr::UNSPECIFIED, port).into())
-    }
-
-    fn text(&mut self, name: &str, default: &str) -> String {
-        let value = (self.variables)(name).map(|value| value.trim().to_owned());
-        value
-            .filter(|value| !value.is_empty())
-            .unwrap_or_else(|| default.to_owned())
-    }
-
-    fn read<T, E: fmt::Display>(
-        &mut self,
-        name: &str,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
-        let value = (self.variables)(name)?;
-        let value = value.trim();
-        if value.is_empty() {
-            return None;
-        }
-        match parse(value) {
-            Ok(parsed) => Some(parsed),
-            Err(problem) => {
-                self.mistakes.push(format!("{name}: {value:?}: {problem}"));
-                None
-            }
-        }
     }
 }
 
@@ -245,15 +204,6 @@ fn identity_url(text: &str) -> Result<String, &'static str> {
     let host = text.strip_prefix("https://").ok_or(problem)?;
     host_and_port(host.trim_end_matches('/')).map_err(|_| problem)?;
     Ok(text.trim_end_matches('/').to_owned())
-}
-
-fn host_and_port(text: &str) -> Result<String, &'static str> {
-    let problem = "must be host:port";
-    let authority: http::uri::Authority = text.parse().map_err(|_| problem)?;
-    match authority.port_u16() {
-        Some(_) if !authority.host().is_empty() => Ok(text.to_owned()),
-        _ => Err(problem),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use linnet_injector::Config;
-use linnet_runtime::{drain, logging, signal};
+use linnet_runtime::{drain, logging, settings::Settings, signal};
 
 /// The API server may still send new connections here for as long as it takes
 /// it to learn that this replica is going.
@@ -24,7 +24,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::from_env()?;
+    let config = Config::read(Settings::of_process())?;
     let client = kube::Client::try_default().await?;
     let injector = config.build(client).await?;
     let addresses = injector.addresses()?;

@@ -19,14 +19,13 @@ use linnet_mesh::{
     TrustDomain,
     names::{self, env, port},
 };
+use linnet_runtime::settings::{Settings, SettingsError, host_and_port};
 use linnet_workload::{BundleSource, TokenSource};
 use std::{
     collections::BTreeSet,
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
@@ -102,61 +101,44 @@ pub struct PodIdentity {
     pub ips: Vec<IpAddr>,
 }
 
-/// What is wrong with the settings.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} of the sidecar's settings can't be used:\n  {}", problems.len(), problems.join("\n  "))]
-pub struct Error {
-    /// Each mistake, with the variable's name.
-    pub problems: Vec<String>,
-}
-
 impl Config {
-    /// Reads the settings from environment variables, and the files that they
-    /// name.
+    /// Reads the settings.
     ///
     /// # Errors
-    /// All that is wrong with them.
-    pub fn from_env(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
-        let mut reader = Reader {
-            variable,
-            problems: Vec::new(),
-        };
+    /// All settings that cannot be used.
+    pub fn read(settings: Settings<'_>) -> Result<Self, SettingsError> {
+        let mut reader = Reader(settings);
         let config = reader.config();
-        match config {
-            Some(config) if reader.problems.is_empty() => Ok(config),
-            _ => Err(Error {
-                problems: reader.problems,
-            }),
-        }
+        reader.0.finish(config)
     }
 }
 
-/// Reads variables and remembers what was wrong with them.
-struct Reader<'a> {
-    variable: &'a dyn Fn(&str) -> Option<String>,
-    problems: Vec<String>,
-}
+struct Reader<'a>(Settings<'a>);
 
 impl Reader<'_> {
-    /// The settings; `None` only if there is a problem.
     fn config(&mut self) -> Option<Config> {
         // Each is read before any `?`, so that no mistake hides another.
         let outbound = self.outbound();
         let inbound = self.inbound();
-        let metrics = self.address(env::METRICS_LISTEN, port::METRICS);
+        let metrics = self.0.address(env::METRICS_LISTEN, port::METRICS);
         let admin = self.admin();
-        let trust_domain: TrustDomain = self.parsed(env::TRUST_DOMAIN).unwrap_or_default();
+        let trust_domain: TrustDomain = self.0.parsed(env::TRUST_DOMAIN).unwrap_or_default();
         let certificate = self.certificate(&trust_domain);
         let discovery = self.discovery();
         let pod = self.pod(matches!(discovery, Some(Discovery::Static(_))));
-        let opaque_ports = self.list(env::OPAQUE_PORTS).into_iter().collect();
+        let opaque_ports = self.0.list(env::OPAQUE_PORTS).into_iter().collect();
         let data_threads = self.data_threads();
-        let max_connections = self.parsed(env::MAX_CONNECTIONS).unwrap_or(MAX_CONNECTIONS);
+        let max_connections = self
+            .0
+            .parsed(env::MAX_CONNECTIONS)
+            .unwrap_or(MAX_CONNECTIONS);
         let drain_timeout = self
+            .0
             .parsed(env::DRAIN_SECONDS)
             .map_or(DRAIN, |seconds: u32| Duration::from_secs(seconds.into()));
         let probes = self.probes().at(pod.ips.first().copied());
         let access_log = self
+            .0
             .text(env::ACCESS_LOG)
             .map_or(access_log::Target::Stdout, |path| {
                 access_log::Target::File(path.into())
@@ -179,58 +161,13 @@ impl Reader<'_> {
         })
     }
 
-    fn problem(&mut self, name: &str, reason: impl fmt::Display) {
-        self.problems.push(format!("{name}: {reason}"));
-    }
-
-    /// A variable's text; an empty one counts as absent.
-    fn text(&self, name: &str) -> Option<String> {
-        (self.variable)(name).filter(|text| !text.trim().is_empty())
-    }
-
-    fn required(&mut self, name: &str, what: &str) -> Option<String> {
-        let text = self.text(name);
-        if text.is_none() {
-            self.problem(name, format_args!("is not set: {what}"));
-        }
-        text
-    }
-
-    fn parse<T: FromStr<Err: fmt::Display>>(&mut self, name: &str, text: &str) -> Option<T> {
-        match text.trim().parse() {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.problem(name, format_args!("{text:?}: {error}"));
-                None
-            }
-        }
-    }
-
-    fn parsed<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Option<T> {
-        let text = self.text(name)?;
-        self.parse(name, &text)
-    }
-
-    /// A comma-separated list.
-    fn list<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Vec<T> {
-        let text = self.text(name).unwrap_or_default();
-        text.split(',')
-            .filter(|element| !element.trim().is_empty())
-            .filter_map(|element| self.parse(name, element))
-            .collect()
-    }
-
-    fn address(&mut self, name: &str, port: u16) -> SocketAddr {
-        self.parsed(name)
-            .unwrap_or_else(|| SocketAddr::new(listen::unspecified(), port))
-    }
-
     fn admin(&mut self) -> SocketAddr {
         let address: SocketAddr = self
+            .0
             .parsed(env::ADMIN_LISTEN)
             .unwrap_or_else(|| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port::ADMIN));
         if !address.ip().is_loopback() {
-            self.problem(
+            self.0.mistake(
                 env::ADMIN_LISTEN,
                 format_args!("{address} is not a loopback address; whoever reaches the admin endpoints may stop the sidecar"),
             );
@@ -239,18 +176,18 @@ impl Reader<'_> {
     }
 
     fn outbound(&mut self) -> Vec<OutboundListener> {
-        let mut listeners: Vec<OutboundListener> = self.list(env::OUTBOUND_LISTENERS);
+        let mut listeners: Vec<OutboundListener> = self.0.list(env::OUTBOUND_LISTENERS);
         if self.takes_redirected(env::OUTBOUND_LISTEN) {
-            let address = self.address(env::OUTBOUND_LISTEN, port::OUTBOUND);
+            let address = self.0.address(env::OUTBOUND_LISTEN, port::OUTBOUND);
             listeners.insert(0, OutboundListener::Redirected(address));
         }
         listeners
     }
 
     fn inbound(&mut self) -> Vec<InboundListener> {
-        let mut listeners: Vec<InboundListener> = self.list(env::INBOUND_LISTENERS);
+        let mut listeners: Vec<InboundListener> = self.0.list(env::INBOUND_LISTENERS);
         if self.takes_redirected(env::INBOUND_LISTEN) {
-            let address = self.address(env::INBOUND_LISTEN, port::INBOUND);
+            let address = self.0.address(env::INBOUND_LISTEN, port::INBOUND);
             listeners.insert(0, InboundListener::Redirected(address));
         }
         listeners
@@ -259,13 +196,13 @@ impl Reader<'_> {
     /// A sidecar with listeners of its own has no others unless it is told so.
     fn takes_redirected(&self, name: &str) -> bool {
         let explicit = [env::OUTBOUND_LISTENERS, env::INBOUND_LISTENERS];
-        self.text(name).is_some() || explicit.iter().all(|name| self.text(name).is_none())
+        self.0.text(name).is_some() || explicit.iter().all(|name| self.0.text(name).is_none())
     }
 
     fn certificate(&mut self, trust_domain: &TrustDomain) -> Option<CertificateSource> {
-        if let Some(directory) = self.text(env::CERTIFICATE_DIR) {
-            if self.text(env::IDENTITY_URL).is_some() {
-                self.problem(
+        if let Some(directory) = self.0.text(env::CERTIFICATE_DIR) {
+            if self.0.text(env::IDENTITY_URL).is_some() {
+                self.0.mistake(
                     env::CERTIFICATE_DIR,
                     format_args!("and {} are both set: keep one", env::IDENTITY_URL),
                 );
@@ -273,10 +210,10 @@ impl Reader<'_> {
             return Some(CertificateSource::Directory(directory.into()));
         }
         let what = "https://host:port of the identity service";
-        let url = self.required(env::IDENTITY_URL, what)?;
-        let identity_url = self.parse(env::IDENTITY_URL, &url)?;
+        let url = self.0.required(env::IDENTITY_URL, what)?;
+        let identity_url = self.0.read_text(env::IDENTITY_URL, &url, str::parse)?;
         let path = |name: &str, default: &str| {
-            PathBuf::from(self.text(name).unwrap_or_else(|| default.to_owned()))
+            PathBuf::from(self.0.text(name).unwrap_or_else(|| default.to_owned()))
         };
         Some(CertificateSource::Identity(linnet_workload::Source {
             identity_url,
@@ -290,9 +227,9 @@ impl Reader<'_> {
     }
 
     fn discovery(&mut self) -> Option<Discovery> {
-        if let Some(path) = self.text(env::STATIC_CONFIG) {
-            if self.text(env::DISCOVERY_ADDRESS).is_some() {
-                self.problem(
+        if let Some(path) = self.0.text(env::STATIC_CONFIG) {
+            if self.0.text(env::DISCOVERY_ADDRESS).is_some() {
+                self.0.mistake(
                     env::STATIC_CONFIG,
                     format_args!("and {} are both set: keep one", env::DISCOVERY_ADDRESS),
                 );
@@ -301,44 +238,41 @@ impl Reader<'_> {
                 Ok(config) => Some(Discovery::Static(config)),
                 Err(problems) => {
                     for problem in problems {
-                        self.problem(env::STATIC_CONFIG, format_args!("{path}: {problem}"));
+                        self.0
+                            .mistake(env::STATIC_CONFIG, format_args!("{path}: {problem}"));
                     }
                     None
                 }
             };
         }
         let what = "host:port of the controller";
-        let address = self.required(env::DISCOVERY_ADDRESS, what)?;
-        match listen::host_and_port(&address) {
-            Ok(address) => Some(Discovery::Controller(address)),
-            Err(error) => {
-                self.problem(env::DISCOVERY_ADDRESS, error);
-                None
-            }
-        }
+        let address = self.0.required(env::DISCOVERY_ADDRESS, what)?;
+        let address = self
+            .0
+            .read_text(env::DISCOVERY_ADDRESS, &address, host_and_port)?;
+        Some(Discovery::Controller(address))
     }
 
-    /// A sidecar that asks no controller need not say who it is.
     fn pod(&mut self, anonymous: bool) -> PodIdentity {
         let mut name = |variable: &str, what: &str| {
             if anonymous {
-                self.text(variable).unwrap_or_default()
+                self.0.text(variable).unwrap_or_default()
             } else {
-                self.required(variable, what).unwrap_or_default()
+                self.0.required(variable, what).unwrap_or_default()
             }
         };
         PodIdentity {
             name: name(env::POD_NAME, "the pod's name"),
             namespace: name(env::POD_NAMESPACE, "the pod's namespace"),
             service_account: name(env::SERVICE_ACCOUNT, "the pod's service account"),
-            ips: self.list(env::POD_IPS),
+            ips: self.0.list(env::POD_IPS),
         }
     }
 
     fn data_threads(&mut self) -> NonZeroUsize {
-        let wanted: usize = self.parsed(env::DATA_THREADS).unwrap_or_default();
+        let wanted: usize = self.0.parsed(env::DATA_THREADS).unwrap_or_default();
         if wanted > MAX_DATA_THREADS {
-            self.problem(
+            self.0.mistake(
                 env::DATA_THREADS,
                 format_args!("{wanted} is more than {MAX_DATA_THREADS}"),
             );
@@ -347,12 +281,12 @@ impl Reader<'_> {
     }
 
     fn probes(&mut self) -> Probes {
-        let Some(json) = self.text(env::PROBES) else {
+        let Some(json) = self.0.text(env::PROBES) else {
             return Probes::default();
         };
         Probes::parse(&json).unwrap_or_else(|error| {
             for problem in error.problems {
-                self.problem(env::PROBES, problem);
+                self.0.mistake(env::PROBES, problem);
             }
             Probes::default()
         })

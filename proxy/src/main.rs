@@ -9,7 +9,7 @@ use linnet_proxy::{
     server::{Deps, Error},
     wait,
 };
-use linnet_runtime::{files, logging, signal};
+use linnet_runtime::{files, logging, settings::Settings, signal};
 use std::process::ExitCode;
 
 // Returns memory that a burst took, and keeps hyper's small buffers cheap.
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
-    let config = match Config::from_env(&|name| std::env::var(name).ok()) {
+    let config = match Config::read(Settings::of_process()) {
         Ok(config) => config,
         Err(error) => {
             tracing::error!("{error}");

@@ -57,11 +57,12 @@ async fn the_admin_port_is_on_loopback_alone() {
     let sidecar = injected(&mesh).await;
     assert!(sidecar.admin.ip().is_loopback());
     let told = |name: &str| (name == "LINNET_ADMIN_LISTEN").then(|| "0.0.0.0:15000".to_owned());
-    let error = linnet_proxy::config::Config::from_env(&told).unwrap_err();
+    let error = linnet_proxy::config::Config::read(linnet_runtime::settings::Settings::new(&told))
+        .unwrap_err();
     let admin = "LINNET_ADMIN_LISTEN";
     assert!(
         error
-            .problems
+            .mistakes
             .iter()
             .any(|problem| problem.starts_with(admin)),
         "{error}"

@@ -7,7 +7,7 @@ use linnet_proxy::{
     config::Config,
     server::{Deps, Running},
 };
-use linnet_runtime::{drain, logging, readiness::Readiness};
+use linnet_runtime::{drain, logging, readiness::Readiness, settings::Settings};
 use linnet_sample::client::{Call, Client, Protocol, Target};
 use std::{collections::HashMap, fs, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -175,7 +175,7 @@ async fn sidecar(
         ("LINNET_METRICS_LISTEN", "127.0.0.1:0".to_owned()),
         ("LINNET_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
     ]);
-    let config = Config::from_env(&|name| environment.get(name).cloned()).unwrap();
+    let config = Config::read(Settings::new(&|name| environment.get(name).cloned())).unwrap();
     let log = logging::init("warn");
     config.build(Deps { log }).await.unwrap()
 }

@@ -7,7 +7,7 @@ use linnet_proxy::{
     config::Config,
     server::{Deps, Running},
 };
-use linnet_runtime::{drain, logging, readiness::Readiness};
+use linnet_runtime::{drain, logging, readiness::Readiness, settings::Settings};
 use linnet_workload::{BundleSource, TokenSource};
 use std::{
     collections::HashMap,
@@ -173,7 +173,7 @@ impl Plane {
             ("LINNET_METRICS_LISTEN", "127.0.0.1:0".to_owned()),
             ("LINNET_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
         ]);
-        let config = Config::from_env(&|name| environment.get(name).cloned()).unwrap();
+        let config = Config::read(Settings::new(&|name| environment.get(name).cloned())).unwrap();
         let log = logging::init("warn");
         config.build(Deps { log }).await.unwrap()
     }

@@ -6,7 +6,7 @@ use linnet_proxy::{
     config::Config,
     server::{Deps, Running},
 };
-use linnet_runtime::{drain, logging, readiness::Readiness};
+use linnet_runtime::{drain, logging, readiness::Readiness, settings::Settings};
 use linnet_sample::server;
 use linnet_workload::testing::{Authority, Leaf};
 use std::{collections::HashMap, fs, net::SocketAddr, path::Path};
@@ -138,7 +138,7 @@ impl Mesh {
             ("LINNET_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
             ("LINNET_ACCESS_LOG", access_log(&directory)),
         ]);
-        let config = Config::from_env(&|name| environment.get(name).cloned()).unwrap();
+        let config = Config::read(Settings::new(&|name| environment.get(name).cloned())).unwrap();
         let log = logging::init("warn");
         config.build(Deps { log }).await.unwrap()
     }

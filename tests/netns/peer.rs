@@ -145,7 +145,8 @@ fn answer_udp(socket: &UdpSocket, port: u16) {
 }
 
 fn sidecar() -> io::Result<()> {
-    let config = Config::from_env(&|name| std::env::var(name).ok()).map_err(io::Error::other)?;
+    let config =
+        Config::read(linnet_runtime::settings::Settings::of_process()).map_err(io::Error::other)?;
     let log = linnet_runtime::logging::init("warn");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -14,6 +14,7 @@ use linnet_identity::{
     config::Environment,
 };
 use linnet_mesh::names::{CONTROL_PLANE_NAMESPACE, ROOT_SECRET, annotation};
+use linnet_runtime::settings::Settings;
 use serde::Serialize;
 use std::{fmt, io, process::ExitCode};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -106,7 +107,8 @@ async fn rules(cluster: &Cluster) -> Result<Rules, ClusterError> {
             .value
             .clone()
     };
-    Ok(Environment::parse(set).map_or_else(|_| Rules::default(), |found| found.config.rules()))
+    Ok(Environment::read(Settings::new(&set))
+        .map_or_else(|_| Rules::default(), |found| found.config.rules()))
 }
 
 #[derive(Debug, Serialize)]

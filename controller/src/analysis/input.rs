@@ -6,7 +6,8 @@
 use super::path;
 use crate::{
     compile::{Note, Status, Verdict},
-    manifest::documents, object::{self, Name, Object, ObjectRef},
+    manifest::{self, documents},
+    object::{Kind, Name, Object, ObjectRef, Service},
 };
 use linnet_mesh::{ResourceRef, access_log::AccessLog, names::annotation};
 use serde_json::Value;
@@ -185,9 +186,9 @@ impl Input {
         self.selectors.get(service)
     }
 
-    pub(super) fn service(&self, name: &Name) -> Option<&object::Service> {
+    pub(super) fn service(&self, name: &Name) -> Option<&Service> {
         let reference = ObjectRef {
-            kind: object::Kind::Service,
+            kind: Kind::Service,
             name: name.clone(),
         };
         match self.objects.get(&reference)? {

@@ -4,7 +4,8 @@
 use super::{Input, path};
 use crate::{
     compile::{Context, Host},
-    object::{self, Kind, Name, Object},
+    manifest,
+    object::{Kind, Name, Object},
 };
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// What a resource in force is found by. The text of a key is a service's name, or a
 /// namespace where the key says so; the namespace of a MeshPolicy is empty.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {
     /// VirtualServices that name a service as a host.
     RoutedHost(Name),

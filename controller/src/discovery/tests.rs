@@ -8,7 +8,8 @@ use super::{
 use crate::{
     compile::Context,
     index::Index,
-    manifest::parse_yaml, object::{Kind, Name, ObjectRef},
+    manifest::parse_yaml,
+    object::{Kind, Name, ObjectRef},
     source::{self, Change, Sink},
 };
 use linnet_discovery::{Resolution, Target, Update, limits, proto};

@@ -13,18 +13,15 @@ use usage::{Cost, Usage};
 use super::Affected;
 use crate::{
     compile::{
-        AuthorizationPolicy, Compiled, ConfigurationKind, Context, DestinationRule, Key, Note, PeerAuthentication,
-        RequestAuthentication, RuleHost, Scope, Subset, VirtualService, compile_within,
-        limits,
+        AuthorizationPolicy, Compiled, ConfigurationKind, Context, DestinationRule, Key, Note,
+        PeerAuthentication, RequestAuthentication, RuleHost, Scope, Subset, VirtualService,
+        compile_within, limits,
     },
     object::{Configuration, Kind, Name, ObjectRef},
 };
 use linnet_discovery::limits::cut;
 use linnet_mesh::{TrustDomain, names};
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
 /// Remarks on a version that are logged.
 const LOGGED: usize = 8;
@@ -50,9 +47,6 @@ pub(super) struct Entry {
 
 /// A version that may take force, its remarks and what it takes, or why it may not.
 type Judged = Result<((Compiled, Vec<Note>), Cost), Vec<Note>>;
-
-/// Oldest first; the name decides between resources of one second.
-type Age = (i64, Name);
 
 #[derive(Debug, Default)]
 pub(super) struct Configurations {
@@ -236,7 +230,7 @@ impl Configurations {
         namespace: &str,
     ) -> impl Iterator<Item = &AuthorizationPolicy> {
         self.all(
-            &Key::AuthorizationPolicies(namespace.into()),
+            Key::AuthorizationPolicies(namespace.into()),
             Compiled::authorization_policy,
         )
         .map(|(_, policy)| policy)
@@ -248,7 +242,7 @@ impl Configurations {
         namespace: &str,
     ) -> impl Iterator<Item = &RequestAuthentication> {
         self.all(
-            &Key::RequestAuthentications(namespace.into()),
+            Key::RequestAuthentications(namespace.into()),
             Compiled::request_authentication,
         )
         .map(|(_, policy)| policy)
@@ -263,7 +257,7 @@ impl Configurations {
 
     /// The VirtualServices that delegate to one.
     pub(super) fn roots_of(&self, delegate: &Name) -> impl Iterator<Item = &VirtualService> {
-        self.all(&Key::Delegate(delegate.clone()), Compiled::virtual_service)
+        self.all(Key::Delegate(delegate.clone()), Compiled::virtual_service)
             .map(|(_, root)| root)
     }
 
@@ -280,10 +274,10 @@ impl Configurations {
     /// The resources in force under a key, in the order in which they count.
     pub(super) fn all<'a, T>(
         &'a self,
-        key: &Key,
+        key: Key,
         as_kind: fn(&'a Compiled) -> Option<T>,
-    ) -> impl Iterator<Item = (&'a Name, T)> + use<'a, T> {
-        let links = self.links.of(key);
+    ) -> impl Iterator<Item = (&'a Name, T)> {
+        let links = self.links.of(&key);
         links.filter_map(move |(kind, name)| {
             let value = as_kind(self.compiled(kind, name)?)?;
             Some((name, value))
@@ -310,7 +304,7 @@ impl Configurations {
             Key::RoutedScope(Scope::Mesh),
         ];
         let keys = keys.into_iter();
-        keys.flat_map(|key| self.all(&key, Compiled::virtual_service))
+        keys.flat_map(|key| self.all(key, Compiled::virtual_service))
     }
 
     /// The VirtualServices of a pattern, oldest first.
@@ -318,15 +312,12 @@ impl Configurations {
         &self,
         scope: &Scope,
     ) -> impl Iterator<Item = (&Name, &VirtualService)> {
-        self.all(
-            &Key::RoutedScope(scope.clone()),
-            Compiled::virtual_service,
-        )
+        self.all(Key::RoutedScope(scope.clone()), Compiled::virtual_service)
     }
 
     /// The DestinationRules of a host, oldest first.
     pub(super) fn rules_of(&self, host: &Name) -> impl Iterator<Item = (&Name, &DestinationRule)> {
-        self.all(&Key::RuleHost(host.clone()), Compiled::destination_rule)
+        self.all(Key::RuleHost(host.clone()), Compiled::destination_rule)
     }
 
     /// The DestinationRules in force for a service's callers of a namespace,
@@ -364,7 +355,7 @@ impl Configurations {
     }
 
     fn wide_rules(&self) -> impl Iterator<Item = (&Name, &DestinationRule)> {
-        self.all(&Key::RulePattern, Compiled::destination_rule)
+        self.all(Key::RulePattern, Compiled::destination_rule)
     }
 
     /// The subsets that rules define; the first of a name counts.
@@ -381,7 +372,7 @@ impl Configurations {
     /// The policies of a namespace (empty: MeshPolicies), oldest first.
     pub(super) fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &PeerAuthentication> {
         self.all(
-            &Key::PeerAuthentications(namespace.into()),
+            Key::PeerAuthentications(namespace.into()),
             Compiled::peer_authentication,
         )
         .map(|(_, policy)| policy)

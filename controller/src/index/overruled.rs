@@ -146,7 +146,8 @@ mod tests {
     use super::*;
     use crate::{
         compile::Context,
-        manifest::parse_yaml, object::{Kind, ObjectRef},
+        manifest::parse_yaml,
+        object::{Kind, ObjectRef},
         source::Change,
     };
     use linnet_mesh::TrustDomain;

@@ -1,7 +1,8 @@
 use super::*;
 use crate::{
     compile::Status,
-    manifest::parse_yaml, object::{Kind, ObjectRef},
+    manifest::parse_yaml,
+    object::{Kind, ObjectRef},
 };
 use linnet_discovery::{Resolution, Target};
 use linnet_mesh::{AppProtocol, MtlsMode, ServicePort, SpiffeId, destination::LocalityPolicy};

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     compile::{
-        Compiled, ConfigurationKind, Note, PeerAuthentication, Route, RuleHost, Scope, Status, StatusKind, Verdict, VirtualService,
+        Compiled, ConfigurationKind, Note, PeerAuthentication, Route, RuleHost, Scope, Status,
+        StatusKind, Verdict, VirtualService,
     },
     object::{Kind, Name, ObjectRef},
 };

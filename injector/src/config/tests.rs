@@ -1,10 +1,11 @@
 use super::*;
 
-fn parse(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-    Config::parse(|name| {
+fn parse(variables: &[(&str, &str)]) -> Result<Config, SettingsError> {
+    let variable = |name: &str| {
         let found = variables.iter().find(|(variable, _)| *variable == name);
         found.map(|(_, value)| (*value).to_owned())
-    })
+    };
+    Config::read(Settings::new(&variable))
 }
 
 #[test]
@@ -12,7 +13,8 @@ fn an_empty_environment_is_the_default_installation() {
     let config = parse(&[]).unwrap();
     assert_eq!(config.injection, InjectionConfig::default());
     assert_eq!(config.native_sidecar, None);
-    assert_eq!(config.webhook_address.to_string(), "[::]:9443");
+    assert!(config.webhook_address.ip().is_unspecified());
+    assert_eq!(config.webhook_address.port(), 9443);
     assert_eq!(config.health_address.to_string(), "[::]:15020");
     assert_eq!(config.names.dns_name, "linnet-injector.linnet-system.svc");
 }
@@ -71,7 +73,7 @@ fn all_mistakes_come_at_once() {
         (env::DISCOVERY_ADDRESS, "controller"),
         (variable::PROXY_MEMORY_LIMIT, "10Mi"),
     ];
-    let ConfigError(mistakes) = parse(&wrong).unwrap_err();
+    let SettingsError { mistakes } = parse(&wrong).unwrap_err();
     assert_eq!(mistakes.len(), wrong.len(), "{mistakes:#?}");
     // The default request is above that limit.
     assert!(

@@ -16,7 +16,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use linnet_admission::{Names, serving_certificate::Material};
 use linnet_injector::{Config, config::variable};
-use linnet_runtime::drain;
+use linnet_runtime::{drain, settings::Settings};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
@@ -194,10 +194,11 @@ struct Running {
 }
 
 async fn run(api: &ApiServer) -> Running {
-    let config = Config::parse(|name| {
+    let loopback = |name: &str| {
         let loopback = [variable::WEBHOOK_ADDRESS, variable::HEALTH_ADDRESS].contains(&name);
         loopback.then(|| "127.0.0.1:0".to_owned())
-    });
+    };
+    let config = Config::read(Settings::new(&loopback));
     let injector = config.unwrap().build(api.client()).await.unwrap();
     let addresses = injector.addresses().unwrap();
     let (signal, watch) = drain::channel();

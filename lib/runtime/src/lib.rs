@@ -13,6 +13,7 @@ pub mod places;
 pub mod process;
 pub mod readiness;
 pub mod serve;
+pub mod settings;
 pub mod signal;
 #[cfg(feature = "testing")]
 pub mod testing;

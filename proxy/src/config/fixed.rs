@@ -1,8 +1,8 @@
 //! Services and endpoints from a file, for a sidecar that is run by hand without
 //! a controller.
 
-use super::listen;
 use linnet_mesh::{MtlsMode, SpiffeId, access_log::AccessLog};
+use linnet_runtime::settings::host_and_port;
 use serde::Deserialize;
 use std::{net::SocketAddr, path::Path};
 
@@ -120,7 +120,7 @@ fn service(host: &str, endpoints: serde_json::Value) -> Result<StaticService, St
         })
     });
     Ok(StaticService {
-        host: listen::host_and_port(host)?,
+        host: host_and_port(host)?,
         endpoints: endpoints.collect::<Result<_, String>>()?,
     })
 }

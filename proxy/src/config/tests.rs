@@ -17,14 +17,14 @@ const INJECTED: &[(&str, &str)] = &[
     ),
 ];
 
-fn read(sets: &[&[(&str, &str)]]) -> Result<Config, Error> {
-    Config::from_env(&|name| {
+fn read(sets: &[&[(&str, &str)]]) -> Result<Config, SettingsError> {
+    Config::read(Settings::new(&|name| {
         let pairs = sets.iter().rev().flat_map(|set| set.iter());
         pairs
             .clone()
             .find(|(key, _)| *key == name)
             .map(|(_, value)| (*value).to_owned())
-    })
+    }))
 }
 
 #[test]
@@ -202,13 +202,13 @@ fn all_mistakes_are_told_at_once() {
     for (name, part) in expected {
         assert!(
             error
-                .problems
+                .mistakes
                 .iter()
                 .any(|problem| problem.starts_with(&format!("{name}: ")) && problem.contains(part)),
             "{name} {part} in {error}"
         );
     }
-    assert_eq!(error.problems.len(), expected.len(), "{error}");
+    assert_eq!(error.mistakes.len(), expected.len(), "{error}");
     assert!(
         error
             .to_string()
@@ -227,6 +227,6 @@ fn contradictions_and_missing_files_are_mistakes() {
         ],
     ])
     .unwrap_err();
-    assert_eq!(error.problems.len(), 4, "{error}");
-    assert!(error.problems.iter().any(|p| p.contains("/no/such/file: ")));
+    assert_eq!(error.mistakes.len(), 4, "{error}");
+    assert!(error.mistakes.iter().any(|p| p.contains("/no/such/file: ")));
 }

@@ -2,7 +2,8 @@ use super::*;
 use crate::cluster::{ask::scripted::Answers, scripted::ApiServer};
 use linnet_controller::{
     compile::{self, Compiled, compile},
-    manifest::parse_yaml, object::Object,
+    manifest::parse_yaml,
+    object::Object,
 };
 use linnet_mesh::{
     SpiffeId,

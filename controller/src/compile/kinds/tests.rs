@@ -1,9 +1,9 @@
 use super::*;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    JSONSchemaProps, JSONSchemaPropsOrArray,
-};
 use k8s_openapi::api::{
     admissionregistration::v1::ValidatingWebhookConfiguration, rbac::v1::ClusterRole,
+};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    JSONSchemaProps, JSONSchemaPropsOrArray,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{collections::BTreeSet, fs, path::PathBuf};
@@ -59,7 +59,9 @@ fn the_webhook_is_asked_about_every_kind() {
     let file = "validation.yaml";
     let webhooks: ValidatingWebhookConfiguration = of_base(file, "ValidatingWebhookConfiguration");
     let webhooks = webhooks.webhooks.unwrap();
-    let rules = webhooks.iter().flat_map(|webhook| webhook.rules.iter().flatten());
+    let rules = webhooks
+        .iter()
+        .flat_map(|webhook| webhook.rules.iter().flatten());
     let mut asked = BTreeSet::new();
     for rule in rules {
         for group in rule.api_groups.iter().flatten() {
@@ -84,12 +86,19 @@ fn the_webhook_is_asked_about_every_kind() {
 fn no_two_kinds_share_a_name() {
     assert_eq!(all("").len(), KINDS.len());
     for kind in &KINDS {
-        assert!(std::ptr::eq(ConfigurationKind::of(kind.kind).unwrap(), kind));
+        assert!(std::ptr::eq(
+            ConfigurationKind::of(kind.kind).unwrap(),
+            kind
+        ));
         let named = ConfigurationKind::named(kind.group, kind.kind.as_str());
         assert!(std::ptr::eq(named.unwrap(), kind));
         if let Some(definition) = kind.definition {
             let spec = definition().spec;
-            let own = (spec.group.as_str(), spec.names.plural.as_str(), &*spec.scope);
+            let own = (
+                spec.group.as_str(),
+                spec.names.plural.as_str(),
+                &*spec.scope,
+            );
             let scope = format!("{:?}", kind.scope);
             assert_eq!(own, (kind.group, kind.plural, &*scope));
             assert_eq!(spec.names.kind, kind.kind.as_str());
@@ -101,7 +110,8 @@ fn no_two_kinds_share_a_name() {
 fn manifests_are_what_the_types_say() {
     for (file, crd) in definitions() {
         let made = resource::manifest(&crd).unwrap();
-        let kept = std::fs::read_to_string(manifests().join("crds").join(&file)).unwrap_or_default();
+        let kept =
+            std::fs::read_to_string(manifests().join("crds").join(&file)).unwrap_or_default();
         assert_eq!(
             made, kept,
             "{file} differs: run `cargo run -p linnet-controller --bin crds`"

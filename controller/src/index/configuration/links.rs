@@ -9,7 +9,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 /// A resource under a key, in the order in which it counts there.
@@ -21,32 +21,45 @@ struct Link {
     kind: Kind,
 }
 
-/// The resources of each key.
+/// The resources of each key: one ordered set, since most keys have one resource and a set
+/// of its own for each would take ten times the memory.
 #[derive(Debug, Default)]
-pub(super) struct Links(HashMap<Key, BTreeSet<Link>>);
+pub(super) struct Links(BTreeSet<(Key, Link)>);
 
 impl Links {
     /// Returns the resources of a key, in the order in which they count.
-    pub(super) fn of(&self, key: &Key) -> impl Iterator<Item = (Kind, &Name)> {
-        let links = self.0.get(key).into_iter().flatten();
-        links.map(|link| (link.kind, &link.name))
+    pub(super) fn of<'a>(&'a self, key: &Key) -> impl Iterator<Item = (Kind, &'a Name)> + use<'a> {
+        static NOBODY: LazyLock<Name> = LazyLock::new(|| Name::new("", ""));
+        let first = Link {
+            created: i64::MIN,
+            name: NOBODY.clone(),
+            kind: Kind::Service,
+        };
+        let key = key.clone();
+        let links = self.0.range((key.clone(), first)..);
+        links
+            .take_while(move |(other, _)| *other == key)
+            .map(|(_, link)| (link.kind, &link.name))
     }
 
-    fn link(reference: &ObjectRef, created: i64, key: &Key) -> Link {
-        Link {
+    fn insert(&mut self, reference: &ObjectRef, created: i64, key: Key) {
+        let link = Link::new(reference, created, &key);
+        self.0.insert((key, link));
+    }
+
+    fn remove(&mut self, reference: &ObjectRef, created: i64, key: Key) {
+        let link = Link::new(reference, created, &key);
+        self.0.remove(&(key, link));
+    }
+}
+
+impl Link {
+    fn new(reference: &ObjectRef, created: i64, key: &Key) -> Self {
+        Self {
             created: if key.is_by_age() { created } else { 0 },
             name: reference.name.clone(),
             kind: reference.kind,
         }
-    }
-
-    fn insert(&mut self, reference: &ObjectRef, created: i64, key: Key) {
-        let link = Self::link(reference, created, &key);
-        self.0.entry(key).or_default().insert(link);
-    }
-
-    fn remove(&mut self, reference: &ObjectRef, created: i64, key: &Key) {
-        drop_from(&mut self.0, key, &Self::link(reference, created, key));
     }
 }
 
@@ -83,7 +96,7 @@ impl Configurations {
             return;
         };
         for key in compiled.keys() {
-            self.links.remove(reference, entry.created, &key);
+            self.links.remove(reference, entry.created, key);
         }
         if let Compiled::RequestAuthentication(policy) = compiled {
             self.key_users.unlink(&reference.name, policy);

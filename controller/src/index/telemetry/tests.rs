@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     index::tests::{apply, index},
-    object::{Name, ObjectRef},
+    object::{Kind, Name, ObjectRef},
     source::Change,
 };
 use linnet_mesh::{SpiffeId, TrustDomain};

@@ -1,7 +1,8 @@
 //! The manifests of a directory, and what changes when one of them does.
 
 use crate::{
-    object::{self, Object, ObjectRef},
+    manifest,
+    object::{Object, ObjectRef},
     source::Change,
 };
 use std::{
