@@ -212,7 +212,7 @@ fn all_mistakes_are_told_at_once() {
     assert!(
         error
             .to_string()
-            .starts_with("15 of the sidecar's settings")
+            .starts_with("15 of the settings")
     );
 }
 
