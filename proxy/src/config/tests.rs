@@ -209,11 +209,7 @@ fn all_mistakes_are_told_at_once() {
         );
     }
     assert_eq!(error.mistakes.len(), expected.len(), "{error}");
-    assert!(
-        error
-            .to_string()
-            .starts_with("15 of the settings")
-    );
+    assert!(error.to_string().starts_with("15 of the settings"));
 }
 
 #[test]
