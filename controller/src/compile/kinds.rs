@@ -43,6 +43,12 @@ pub(super) struct Compilation<'a> {
     regexes: &'a mut Budget,
 }
 
+/// Compiles a resource, or says what keeps it from taking force.
+type Compile = fn(Compilation<'_>) -> Result<Compiled, Vec<Note>>;
+
+/// Returns what applies in place of a resource.
+type StandIn = fn(&Configuration) -> Option<Compiled>;
+
 /// A configuration kind.
 pub struct ConfigurationKind {
     /// Its name among the controller's kinds.
@@ -60,10 +66,10 @@ pub struct ConfigurationKind {
     pub status: StatusKind,
     /// Its definition in one version. `None`: the Gateway API's project publishes it.
     definition: Option<fn() -> CustomResourceDefinition>,
-    compile: fn(Compilation<'_>) -> Result<Compiled, Vec<Note>>,
+    compile: Compile,
     /// Returns what applies in place of a resource that cannot be compiled and never could,
     /// so that nothing is open that the resource was written to close.
-    stand_in: Option<fn(&Configuration) -> Option<Compiled>>,
+    stand_in: Option<StandIn>,
     pub(super) limits: Limits,
 }
 

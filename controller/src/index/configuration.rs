@@ -230,7 +230,7 @@ impl Configurations {
         namespace: &str,
     ) -> impl Iterator<Item = &AuthorizationPolicy> {
         self.all(
-            Key::AuthorizationPolicies(namespace.into()),
+            &Key::AuthorizationPolicies(namespace.into()),
             Compiled::authorization_policy,
         )
         .map(|(_, policy)| policy)
@@ -242,7 +242,7 @@ impl Configurations {
         namespace: &str,
     ) -> impl Iterator<Item = &RequestAuthentication> {
         self.all(
-            Key::RequestAuthentications(namespace.into()),
+            &Key::RequestAuthentications(namespace.into()),
             Compiled::request_authentication,
         )
         .map(|(_, policy)| policy)
@@ -257,7 +257,7 @@ impl Configurations {
 
     /// The VirtualServices that delegate to one.
     pub(super) fn roots_of(&self, delegate: &Name) -> impl Iterator<Item = &VirtualService> {
-        self.all(Key::Delegate(delegate.clone()), Compiled::virtual_service)
+        self.all(&Key::Delegate(delegate.clone()), Compiled::virtual_service)
             .map(|(_, root)| root)
     }
 
@@ -274,10 +274,10 @@ impl Configurations {
     /// The resources in force under a key, in the order in which they count.
     pub(super) fn all<'a, T>(
         &'a self,
-        key: Key,
+        key: &Key,
         as_kind: fn(&'a Compiled) -> Option<T>,
-    ) -> impl Iterator<Item = (&'a Name, T)> {
-        let links = self.links.of(&key);
+    ) -> impl Iterator<Item = (&'a Name, T)> + use<'a, T> {
+        let links = self.links.of(key);
         links.filter_map(move |(kind, name)| {
             let value = as_kind(self.compiled(kind, name)?)?;
             Some((name, value))
@@ -304,7 +304,7 @@ impl Configurations {
             Key::RoutedScope(Scope::Mesh),
         ];
         let keys = keys.into_iter();
-        keys.flat_map(|key| self.all(key, Compiled::virtual_service))
+        keys.flat_map(|key| self.all(&key, Compiled::virtual_service))
     }
 
     /// The VirtualServices of a pattern, oldest first.
@@ -312,12 +312,12 @@ impl Configurations {
         &self,
         scope: &Scope,
     ) -> impl Iterator<Item = (&Name, &VirtualService)> {
-        self.all(Key::RoutedScope(scope.clone()), Compiled::virtual_service)
+        self.all(&Key::RoutedScope(scope.clone()), Compiled::virtual_service)
     }
 
     /// The DestinationRules of a host, oldest first.
     pub(super) fn rules_of(&self, host: &Name) -> impl Iterator<Item = (&Name, &DestinationRule)> {
-        self.all(Key::RuleHost(host.clone()), Compiled::destination_rule)
+        self.all(&Key::RuleHost(host.clone()), Compiled::destination_rule)
     }
 
     /// The DestinationRules in force for a service's callers of a namespace,
@@ -355,7 +355,7 @@ impl Configurations {
     }
 
     fn wide_rules(&self) -> impl Iterator<Item = (&Name, &DestinationRule)> {
-        self.all(Key::RulePattern, Compiled::destination_rule)
+        self.all(&Key::RulePattern, Compiled::destination_rule)
     }
 
     /// The subsets that rules define; the first of a name counts.
@@ -372,7 +372,7 @@ impl Configurations {
     /// The policies of a namespace (empty: MeshPolicies), oldest first.
     pub(super) fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &PeerAuthentication> {
         self.all(
-            Key::PeerAuthentications(namespace.into()),
+            &Key::PeerAuthentications(namespace.into()),
             Compiled::peer_authentication,
         )
         .map(|(_, policy)| policy)

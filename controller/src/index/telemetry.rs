@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, sync::Arc};
 impl Configurations {
     /// The Telemetries of a namespace that are for workloads, oldest first.
     fn telemetries_of(&self, namespace: &str) -> impl Iterator<Item = &Telemetry> {
-        self.all(Key::Telemetries(namespace.into()), Compiled::telemetry)
+        self.all(&Key::Telemetries(namespace.into()), Compiled::telemetry)
             .map(|(_, telemetry)| telemetry)
             .filter(|telemetry| !telemetry.nowhere)
     }
