@@ -157,7 +157,9 @@ impl AsyncWrite for Resettable {
 }
 
 impl Answer<Resettable> for Said {
-    fn poll_progress(&mut self, _: &mut Context<'_>) {}
+    fn poll_progress(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 
     fn switch(self, _: Resettable, _: Bytes) {}
 }
