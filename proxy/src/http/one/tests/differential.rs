@@ -353,6 +353,11 @@ fn without_reason(lines: &[String]) -> Vec<String> {
     lines
 }
 
+/// Reports whether something follows the last empty line.
+fn has_open_head(bytes: &[u8]) -> bool {
+    !(bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n"))
+}
+
 /// Reports whether a line feed stands alone, which hyper takes for a trailer's end.
 fn has_bare_feed(bytes: &[u8]) -> bool {
     bytes
@@ -395,6 +400,11 @@ proptest! {
             return Ok(());
         }
         prop_assert_eq!(&ours.0, &theirs.0, "{:?}", shown(&pieces));
+        // Refused by hyper at once, and at its end by the codec, which may then take its target.
+        let refused = |lines: &[String]| lines.iter().any(|line| line.contains(" 400 "));
+        if has_open_head(&pieces.concat()) && refused(&theirs.1) && !refused(&ours.1) {
+            return Ok(());
+        }
         let told = without_wording(&ours.0, &without_reason(&ours.1));
         let their_told = without_wording(&theirs.0, &theirs.1);
         prop_assert_eq!(told, their_told, "{:?}", shown(&pieces));
