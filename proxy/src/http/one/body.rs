@@ -211,6 +211,17 @@ impl Chunked {
             (Step::SizeFeed | Step::DataReturn | Step::DataFeed, _) => {
                 return malformed("a chunk's line does not end where it must");
             }
+            (Step::LastReturn | Step::Trailer | Step::TrailerFeed | Step::LastFeed, _) => {
+                self.behind_last(byte)?
+            }
+            (Step::Data | Step::End, _) => unreachable!("nothing of these is framing"),
+        })
+    }
+
+    /// What comes after a byte behind the last chunk's size.
+    fn behind_last(&mut self, byte: u8) -> Result<Step, Error> {
+        let malformed = |why| Err(Error::Malformed(why));
+        Ok(match (self.step, byte) {
             (Step::LastReturn, b'\r') => {
                 self.keep(byte)?;
                 Step::LastFeed
@@ -244,10 +255,7 @@ impl Chunked {
                 self.keep(byte)?;
                 Step::End
             }
-            (Step::TrailerFeed | Step::LastFeed, _) => {
-                return malformed("a trailer's line does not end where it must");
-            }
-            (Step::Data | Step::End, _) => unreachable!("nothing of these is framing"),
+            _ => return malformed("a trailer's line does not end where it must"),
         })
     }
 
