@@ -72,7 +72,12 @@ pub(crate) enum Error {
     #[error("{address} broke the protocol: {reason}")]
     Malformed { address: SocketAddr, reason: String },
     #[error("{address} can't be asked in the caller's version of HTTP: {reason}")]
-    Protocol { address: SocketAddr, reason: String },
+    Protocol {
+        address: SocketAddr,
+        reason: String,
+        /// It tells against the endpoint, not against who asks it.
+        blames: bool,
+    },
     #[error("RBAC: access denied\n{by}")]
     Denied {
         by: String,
@@ -248,7 +253,7 @@ impl Error {
             Self::Upstream { .. }
                 | Self::Malformed { .. }
                 | Self::Timeout { .. }
-                | Self::Protocol { .. }
+                | Self::Protocol { blames: true, .. }
         );
         broken || self.is_unavailability()
     }

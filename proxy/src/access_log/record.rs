@@ -79,8 +79,9 @@ struct Asked {
 impl Asked {
     fn of<B>(filter: &Filter, request: &Request<B>) -> Self {
         let header = |name: &HeaderName| {
-            let value = request.headers().get(name)?.to_str().ok()?;
-            Some(cut(value, LONGEST).to_owned())
+            let value = request.headers().get(name)?;
+            let text = String::from_utf8_lossy(value.as_bytes());
+            Some(cut(&text, LONGEST).to_owned())
         };
         let query = request.uri().query();
         Self {

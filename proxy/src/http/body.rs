@@ -144,6 +144,13 @@ impl Body {
         self
     }
 
+    /// Takes note that what has been read of a request's body is still to be sent.
+    pub(crate) fn is_to_be_sent(&self) {
+        if let Some(Meter::Request(exchange)) = &self.meter {
+            exchange.progress.begin_again();
+        }
+    }
+
     fn is_late(&mut self, context: &mut Context<'_>) -> bool {
         let end = self.end.as_mut();
         let late = end.is_some_and(|end| end.poll(context).is_ready());
@@ -343,10 +350,15 @@ impl Drop for Body {
 }
 
 impl server::Answer<Stream> for Body {
-    fn poll_progress(&mut self, context: &mut Context<'_>) {
+    fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Kind::Leased(lease) = &mut self.kind {
             lease.poll_progress(context);
         }
+        if self.is_late(context) {
+            self.kind = Kind::Text(None);
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     fn switch(mut self, stream: Stream, unread: Bytes) {

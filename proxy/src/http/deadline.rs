@@ -52,12 +52,17 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
     })
 }
 
-/// Tells the next hop what is left of the exchange's time, if that has an end.
-pub(crate) fn carry(headers: &mut HeaderMap, exchange: &Exchange) {
+/// What an endpoint is given beyond what this hop waits: the time is over here first, and the
+/// endpoint is not to blame for saying so, too.
+pub(crate) const GRACE: Duration = Duration::from_millis(10);
+
+/// Tells the next hop what is left of the exchange's time, if that has an end, and `grace`
+/// beyond it.
+pub(crate) fn carry(headers: &mut HeaderMap, exchange: &Exchange, grace: Duration) {
     let Some(end) = exchange.end() else {
         return;
     };
-    let left = end.saturating_duration_since(Instant::now());
+    let left = end.saturating_duration_since(Instant::now()) + grace;
     // Less than one would be none at all.
     let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
     if exchange.is_grpc() {
@@ -212,10 +217,10 @@ mod tests {
             exchange.ends_in(Duration::from_secs(1));
             exchange.ends_in(Duration::from_secs(9));
             tokio::time::advance(Duration::from_millis(400)).await;
-            carry(&mut head, &exchange);
+            carry(&mut head, &exchange, Duration::ZERO);
             assert_eq!(head[name], left);
             tokio::time::advance(Duration::from_secs(4)).await;
-            carry(&mut head, &exchange);
+            carry(&mut head, &exchange, Duration::ZERO);
             assert!(head[name].as_bytes().starts_with(b"1"), "{:?}", head[name]);
         }
     }

@@ -44,6 +44,14 @@ const END_TO_END: [HeaderName; 10] = [
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NamedTwo;
 
+/// Returns the scheme by which a request was sent: that of its target, which HTTP/1 has on its
+/// way no more.
+pub(crate) fn scheme<B>(request: &Request<B>) -> &str {
+    let told = || request.extensions().get::<Scheme>().map(Scheme::as_str);
+    let scheme = request.uri().scheme_str().or_else(told);
+    scheme.unwrap_or("http")
+}
+
 /// Reports whether a request asks to change the protocol (RFC 9110, 7.8) to one that is
 /// not HTTP again: within an `h2c` tunnel requests would go on that no policy
 /// and no route has seen. A server need not follow such a wish (RFC 9113, 3.1).
@@ -180,6 +188,9 @@ fn settle_http1<B>(request: &mut Request<B>, found: Found) -> Result<(), &'stati
     let before = request.headers().get(HOST).map(HeaderValue::as_bytes);
     if before.is_some_and(|before| !before.eq_ignore_ascii_case(host.as_bytes())) {
         request.extensions_mut().insert(NamedTwo);
+    }
+    if request.uri().scheme() == Some(&Scheme::HTTPS) {
+        request.extensions_mut().insert(Scheme::HTTPS);
     }
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     request.headers_mut().insert(HOST, host);

@@ -15,7 +15,7 @@ mod tests;
 mod wire;
 mod write;
 
-pub(crate) use head::recycle;
+pub(crate) use head::{content_length, recycle};
 
 use http::StatusCode;
 use std::io;

@@ -78,6 +78,13 @@ impl Progress {
         });
     }
 
+    /// Takes note that what has come of it is still with us: a connection is being looked for.
+    pub(crate) fn begin_again(&self) {
+        if self.is_watched() {
+            self.state.set(State::Unsent);
+        }
+    }
+
     /// Takes note that nothing is left to be sent.
     pub(crate) fn ended(&self) {
         self.state.set(State::Sent);

@@ -6,7 +6,7 @@
 //! HTTP/1. A target without such bytes costs a comparison of two lengths.
 
 use bytes::Bytes;
-use http::{Extensions, Uri};
+use http::{Extensions, Method, Uri};
 use linnet_mesh::target::escaped;
 use std::borrow::Cow;
 
@@ -110,6 +110,15 @@ fn origin_form(target: &[u8]) -> Cow<'_, [u8]> {
         Some(b'/') => Cow::Borrowed(path),
         _ => Cow::Owned([b"/", path].concat()),
     }
+}
+
+/// Reports whether a request's first line has not come to its end, so that what is wrong behind
+/// its method can't be told yet.
+#[cold]
+pub(super) fn is_cut(head: &[u8]) -> bool {
+    let blank = head.iter().position(|byte| *byte == b' ');
+    let has_method = blank.is_some_and(|at| Method::from_bytes(&head[..at]).is_ok());
+    has_method && !head.contains(&b'\n')
 }
 
 /// The first line's target, where it is followed by a version.

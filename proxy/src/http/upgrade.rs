@@ -62,7 +62,7 @@ where
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
-        if !call.found.has(Found::HOST) && call.request.version() == Version::HTTP_10 {
+        if call.request.version() == Version::HTTP_10 && names_no_host(&call) {
             name_host(&mut call, &self.inner);
         }
         let wanted = match forwarded::receive(&mut call.request, call.found) {
@@ -88,6 +88,12 @@ where
             Ok(response)
         }))
     }
+}
+
+/// Reports whether a request has no `Host`, or an empty one.
+fn names_no_host(call: &Call) -> bool {
+    let mut hosts = call.request.headers().get_all(HOST).iter();
+    hosts.next().is_none_or(HeaderValue::is_empty) && hosts.next().is_none()
 }
 
 /// Gives a request of HTTP/1.0, which need not name a host, the callee's: it goes on as

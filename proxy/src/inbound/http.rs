@@ -28,6 +28,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 use tower::{Service, ServiceBuilder};
 
@@ -185,7 +186,7 @@ impl State {
         let thread = &self.slots.arrival.thread;
         // There is no other application to choose: nobody asks how fast this one is.
         exchange.weigh_on(self.app.clone().loaded());
-        deadline::carry(request.headers_mut(), &exchange);
+        deadline::carry(request.headers_mut(), &exchange, Duration::ZERO);
         let connections = &self.app.connections;
         let manner = Manner {
             informs: request.version() == Version::HTTP_11,

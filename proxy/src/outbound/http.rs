@@ -23,6 +23,7 @@ use crate::{
         connection::Manner,
         deadline,
         exchange::{Exchange, Sink},
+        forwarded,
         found::Found,
         measure::{Measure, MeasureLayer},
         rescue::{Rescue, RescueLayer},
@@ -334,7 +335,7 @@ pub(crate) fn request_parts<'a, B>(
         path,
         query: query.unwrap_or_default(),
         authority,
-        scheme: uri.scheme_str().unwrap_or("http"),
+        scheme: forwarded::scheme(request),
         headers: request.headers(),
     }
 }

@@ -11,7 +11,7 @@ use super::{Answer, Connections, Failure, Manner, send_http1, send_http2, unsent
 use crate::{
     clock,
     error::Error,
-    http::{body::Body, forwarded},
+    http::{body::Body, forwarded, one},
     pool::{Pool, StreamSlot, Streams},
     tls::Tls,
 };
@@ -173,8 +173,8 @@ async fn from_http1(
     send_http1(tls, connections, pool, request, manner).await
 }
 
-/// Learns that an application answered HTTP/1.1 by HTTP/2. The request is not sent again:
-/// by then its body may be gone.
+/// Learns that an application answered HTTP/1.1 by HTTP/2, which is no fault of it. The request
+/// is not sent again: by then its body may be gone.
 pub(super) fn answered_by_http2(connections: &Connections) -> Error {
     let known = &connections.known;
     known.learn(Speaks::Http2Alone);
@@ -189,7 +189,11 @@ pub(super) fn answered_by_http2(connections: &Connections) -> Error {
              Service's port"
         }
     };
-    not_http2(connections, reason)
+    Error::Protocol {
+        address: connections.endpoint.address,
+        reason: reason.to_owned(),
+        blames: false,
+    }
 }
 
 /// Makes the failure of one version of HTTP with an application.
@@ -197,6 +201,7 @@ pub(super) fn not_http2(connections: &Connections, reason: &str) -> Error {
     Error::Protocol {
         address: connections.endpoint.address,
         reason: reason.to_owned(),
+        blames: true,
     }
 }
 
@@ -288,6 +293,12 @@ fn as_http2_response(response: &mut Response<Body>) -> Result<(), &'static str> 
         return Err("it answered with a transfer coding, which HTTP/2 does not have");
     }
     headers.remove(TRANSFER_ENCODING);
+    // One that is said twice is one; where there is no body, what is no length says nothing.
+    match one::content_length(headers) {
+        Ok(Some(length)) => drop(headers.insert(CONTENT_LENGTH, length.into())),
+        Ok(None) => {}
+        Err(_) => drop(headers.remove(CONTENT_LENGTH)),
+    }
     forwarded::response_head(headers, Version::HTTP_11, false);
     *response.version_mut() = Version::HTTP_2;
     Ok(())

@@ -40,6 +40,18 @@ impl Decoder {
         }
     }
 
+    /// Of an answer: a blank before the colon of a trailer is to be removed, as one in its head
+    /// (RFC 9112, 5.1).
+    pub(super) fn of_answer(framing: Framing) -> Self {
+        match framing {
+            Framing::Chunked => Self::Chunked(Chunked {
+                blanks: true,
+                ..Chunked::default()
+            }),
+            other => Self::new(other),
+        }
+    }
+
     pub(super) fn is_ended(&self) -> bool {
         matches!(self, Self::Ended)
     }
@@ -110,6 +122,8 @@ pub(super) struct Chunked {
     extensions: u32,
     trailers: Vec<u8>,
     lines: usize,
+    /// Whether a trailer's colon may have blanks before it.
+    blanks: bool,
 }
 
 /// What comes next.
@@ -197,9 +211,24 @@ impl Chunked {
             (Step::SizeFeed | Step::DataReturn | Step::DataFeed, _) => {
                 return malformed("a chunk's line does not end where it must");
             }
+            (Step::LastReturn | Step::Trailer | Step::TrailerFeed | Step::LastFeed, _) => {
+                self.behind_last(byte)?
+            }
+            (Step::Data | Step::End, _) => unreachable!("nothing of these is framing"),
+        })
+    }
+
+    /// What comes after a byte behind the last chunk's size.
+    fn behind_last(&mut self, byte: u8) -> Result<Step, Error> {
+        let malformed = |why| Err(Error::Malformed(why));
+        Ok(match (self.step, byte) {
             (Step::LastReturn, b'\r') => {
                 self.keep(byte)?;
                 Step::LastFeed
+            }
+            // Who looks for the line feed alone would end the body, or another trailer, here.
+            (Step::LastReturn | Step::Trailer, b'\n') => {
+                return malformed("a line feed alone behind its last chunk");
             }
             (Step::LastReturn, _) => {
                 self.trailers.push(byte);
@@ -226,10 +255,7 @@ impl Chunked {
                 self.keep(byte)?;
                 Step::End
             }
-            (Step::TrailerFeed | Step::LastFeed, _) => {
-                return malformed("a trailer's line does not end where it must");
-            }
-            (Step::Data | Step::End, _) => unreachable!("nothing of these is framing"),
+            _ => return malformed("a trailer's line does not end where it must"),
         })
     }
 
@@ -264,14 +290,19 @@ impl Chunked {
             return Ok(None);
         }
         let malformed = || Error::Malformed("its trailers");
-        let bytes = std::mem::take(&mut self.trailers);
+        // The parser removes such blanks from a head alone.
+        let bytes = [b"HTTP/1.1 200 OK\r\n", &self.trailers[..]].concat();
+        self.trailers = Vec::new();
         let mut headers = vec![httparse::EMPTY_HEADER; self.lines];
-        let parsed = httparse::parse_headers(&bytes, &mut headers);
-        let Ok(httparse::Status::Complete((_, headers))) = parsed else {
-            return Err(malformed());
-        };
-        let mut trailers = HeaderMap::with_capacity(headers.len());
-        for header in headers {
+        let mut parsed = httparse::Response::new(&mut headers);
+        let mut config = httparse::ParserConfig::default();
+        config.allow_spaces_after_header_name_in_responses(self.blanks);
+        match config.parse_response(&mut parsed, &bytes) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) | Err(_) => return Err(malformed()),
+        }
+        let mut trailers = HeaderMap::with_capacity(parsed.headers.len());
+        for header in parsed.headers.iter() {
             let name = HeaderName::from_bytes(header.name.as_bytes());
             let value = HeaderValue::from_bytes(header.value);
             trailers.append(

@@ -10,7 +10,7 @@ use super::{
     write::{self, Encoder},
 };
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, request};
+use http::{Method, Response, StatusCode, Version, request};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     fmt::Display,
@@ -30,6 +30,8 @@ pub(crate) struct Connection<S, B> {
     /// The answer's body.
     decoder: Decoder,
     head: bool,
+    /// The client's own version, which knows chunks or does not.
+    version: Version,
     upgrades: bool,
     /// Who asked may be told of interim responses.
     informs: bool,
@@ -54,6 +56,7 @@ where
             refused: None,
             decoder: Decoder::Ended,
             head: false,
+            version: Version::HTTP_11,
             upgrades: false,
             informs: false,
             keep: true,
@@ -87,6 +90,7 @@ where
         let (encoder, keep) = write::request(self.wire.out(), head, &body)?;
         self.keep = keep;
         self.head = head.method == Method::HEAD;
+        self.version = head.version;
         self.upgrades = head.headers.contains_key(http::header::UPGRADE);
         self.informs = false;
         self.decoder = Decoder::UntilClose;
@@ -118,7 +122,8 @@ where
         loop {
             if self.wire.has_unread() && head::may_be_whole(self.wire.unread(), self.seen) {
                 let informs = self.informs;
-                let answer = head::response(self.wire.unread(), self.head, |response| {
+                let asked = (self.head, self.version);
+                let answer = head::response(self.wire.unread(), asked, |response| {
                     // That a body is wanted, each hop says itself.
                     if informs && response.status() != StatusCode::CONTINUE {
                         interim::leave(response);
@@ -145,7 +150,7 @@ where
     fn answered(&mut self, response: &Response<()>, answered: Answered) -> Result<(), Error> {
         self.seen = 0;
         self.keep &= answered.keep;
-        self.decoder = Decoder::new(answered.framing);
+        self.decoder = Decoder::of_answer(answered.framing);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.keep = false;
             if !self.upgrades {

@@ -105,6 +105,9 @@ pub(super) fn request(unread: &mut Bytes) -> Head<Request<()>, Asked> {
 #[cold]
 fn retry_request(unread: &mut Bytes, why: &'static str) -> Head<Request<()>, Asked> {
     let head = &unread[..unread.len().min(LARGEST_HEAD + 1)];
+    if target::is_cut(head) {
+        return Ok(None);
+    }
     if let Some((text, sent)) = target::as_text(head) {
         return parse_request(unread, &text, Some(&sent));
     }
@@ -244,13 +247,14 @@ pub(super) struct Answered {
 }
 
 /// Takes a response's head off the bytes, if it is whole, and gives those of interim
-/// responses before it to `interim`. `head`: the request was a HEAD.
+/// responses before it to `interim`. `asked`: whether the request was a HEAD, and the version
+/// of its client.
 ///
 /// # Errors
 /// It is malformed or too large.
 pub(super) fn response(
     unread: &mut Bytes,
-    head: bool,
+    asked: (bool, Version),
     interim: impl Fn(Response<()>),
 ) -> Head<Response<()>, Answered> {
     loop {
@@ -281,7 +285,7 @@ pub(super) fn response(
             }
             headers.append(name, value);
         }
-        let framing = response_framing(status, version_of(version), &mut headers, head)?;
+        let framing = response_framing(status, version_of(version), &mut headers, asked)?;
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.version_mut() = version_of(version);
@@ -315,8 +319,12 @@ fn response_framing(
     status: StatusCode,
     version: Version,
     headers: &mut HeaderMap,
-    head: bool,
+    (head, client): (bool, Version),
 ) -> Result<Framing, Error> {
+    if head {
+        // It is told on, as that of the body which a GET would have had.
+        content_length(headers)?;
+    }
     if head || is_bodiless(status) {
         return Ok(Framing::Length(0));
     }
@@ -327,7 +335,7 @@ fn response_framing(
         if headers.contains_key(CONTENT_LENGTH) {
             return Err(Error::Malformed("it has a length and a Transfer-Encoding"));
         }
-        return settle_codings(headers);
+        return settle_codings(headers, client);
     }
     match content_length(headers)? {
         Some(length) if length > LONGEST_BODY => Err(Error::TooLarge),
@@ -337,8 +345,9 @@ fn response_framing(
 }
 
 /// Makes the transfer codings of a response one list in which `chunked` is last and stands
-/// once: a server that says it twice applies it once.
-fn settle_codings(headers: &mut HeaderMap) -> Result<Framing, Error> {
+/// once: a server that says it twice applies it once. `identity` was none, and is none any
+/// more (RFC 9112, 7).
+fn settle_codings(headers: &mut HeaderMap, client: Version) -> Result<Framing, Error> {
     let mut values = headers.get_all(TRANSFER_ENCODING).iter();
     if let (Some(only), None) = (values.next(), values.next())
         && only.as_bytes().eq_ignore_ascii_case(b"chunked")
@@ -353,12 +362,21 @@ fn settle_codings(headers: &mut HeaderMap) -> Result<Framing, Error> {
             chunked = true;
         } else if chunked || !is_coding(coding) {
             return Err(Error::Malformed("its transfer codings"));
-        } else {
+        } else if !coding.eq_ignore_ascii_case(b"identity") {
             list.push(coding);
         }
     }
+    if client == Version::HTTP_10 && !list.is_empty() {
+        return Err(Error::Malformed(
+            "its body has a transfer coding, which its client of HTTP/1.0 does not know",
+        ));
+    }
     if chunked {
         list.push(b"chunked");
+    }
+    if list.is_empty() {
+        headers.remove(TRANSFER_ENCODING);
+        return Ok(Framing::UntilClose);
     }
     let list = HeaderValue::from_bytes(&list.join(&b", "[..]));
     let list = list.map_err(|_| Error::Malformed("its transfer codings"))?;
@@ -378,7 +396,7 @@ fn is_coding(text: &[u8]) -> bool {
 }
 
 /// The length that all of `Content-Length` agree on, if there is one.
-pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
     let mut length = None;
     for value in headers.get_all(CONTENT_LENGTH) {
         for said in value.as_bytes().split(|byte| *byte == b',') {

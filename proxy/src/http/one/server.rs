@@ -38,10 +38,14 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of empty lines before a request that are skipped.
 pub(crate) const MOST_EMPTY_LINES: usize = 1024;
 
+/// Bytes of next requests that are read while one is answered, to see its client go away.
+const MOST_AHEAD: usize = 16 * 1024;
+
 /// The body of an answer.
 pub(crate) trait Answer<S>: Body<Data = Bytes> + Unpin {
-    /// Does what there is to do besides being read, while the client does not.
-    fn poll_progress(&mut self, context: &mut Context<'_>);
+    /// Does what there is to do besides being read, while the client does not read; ready when
+    /// its time is up.
+    fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<()>;
 
     /// The head of a protocol change has been sent: the stream is the answer's
     /// own from now on, and what has been read from it.
@@ -125,20 +129,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     /// Ready when the client has reset the connection. Looks only where its next bytes
-    /// would be another request's.
+    /// would be another request's, and not beyond so many of them.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.decoder.is_ended() || self.wire.has_unread() {
+        if !self.decoder.is_ended() {
             return Poll::Pending;
         }
-        match ready!(self.wire.poll_read(context)) {
-            Err(_) => Poll::Ready(()),
-            // It may be waiting for the answer.
-            Ok(0) => Poll::Pending,
-            Ok(_) => {
-                self.wire.keep_unread();
-                Poll::Pending
+        while self.wire.unread().len() < MOST_AHEAD {
+            match ready!(self.wire.poll_read(context)) {
+                Err(_) => return Poll::Ready(()),
+                // It may be waiting for the answer.
+                Ok(0) => return Poll::Pending,
+                Ok(_) => self.wire.keep_unread(),
             }
         }
+        Poll::Pending
     }
 
     /// Reads what nobody wants of a body, if it is all there: whether the
@@ -446,8 +450,9 @@ where
             drop(borrowed);
             if let Some(body) = &mut body
                 && !waits
+                && body.poll_progress(context).is_ready()
             {
-                body.poll_progress(context);
+                return Poll::Ready(Err(Error::Body("its time is up".to_owned())));
             }
             return Poll::Pending;
         }

@@ -56,7 +56,9 @@ impl Body for Said {
 }
 
 impl Answer<DuplexStream> for Said {
-    fn poll_progress(&mut self, _: &mut Context<'_>) {}
+    fn poll_progress(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 
     fn switch(self, stream: DuplexStream, unread: Bytes) {
         *self.switched.borrow_mut() = Some((stream, unread));

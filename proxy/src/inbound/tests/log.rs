@@ -81,6 +81,8 @@ async fn a_filter_decides_about_what_was_let_through() {
             let mut request = get(path);
             let agent = ::http::HeaderValue::from_static("curl/8");
             request.headers_mut().insert("user-agent", agent);
+            let name = ::http::HeaderValue::from_bytes("Jos\u{e9}".as_bytes()).unwrap();
+            request.headers_mut().insert("x-name", name);
             world.request(stream, request).await.0
         };
         for (filter, written) in [
@@ -90,6 +92,7 @@ async fn a_filter_decides_about_what_was_let_through() {
             ("request.url_path == '/card?id=1'", false),
             ("request.useragent.startsWith('curl/')", true),
             ("'x-none' in request.headers", false),
+            ("request.headers['x-name'] == 'Jos\u{e9}'", true),
             (
                 "connection.uri_san_peer_certificate.endsWith('/sa/web')",
                 true,

@@ -164,6 +164,7 @@ async fn keep(body: &mut Body) -> Result<Kept, Error> {
         None => None,
     };
     let ended = body.is_end_stream();
+    body.is_to_be_sent();
     let source = mem::replace(body, Body::empty());
     let first = match first.map(Frame::into_data) {
         Some(Ok(data)) if ended => {

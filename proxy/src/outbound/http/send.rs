@@ -117,7 +117,7 @@ impl Route {
         mut manner: Manner,
     ) -> impl Future<Output = Result<Answer, Failure>> + use<'a> {
         if let Some(exchange) = exchange {
-            deadline::carry(request.headers_mut(), exchange);
+            deadline::carry(request.headers_mut(), exchange, deadline::GRACE);
             manner.informs = request.version() == Version::HTTP_11;
         }
         let (tls, connections) = (&self.thread.tls, &in_flight.candidate.connections);

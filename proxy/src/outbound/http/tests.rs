@@ -15,6 +15,7 @@ mod retries;
 mod rules;
 mod streams;
 mod support;
+mod two_sidecars;
 mod unavailable;
 
 /// What a request moves about; each kilobyte more is a hundred instructions.

@@ -157,7 +157,9 @@ impl AsyncWrite for Resettable {
 }
 
 impl Answer<Resettable> for Said {
-    fn poll_progress(&mut self, _: &mut Context<'_>) {}
+    fn poll_progress(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 
     fn switch(self, _: Resettable, _: Bytes) {}
 }
@@ -409,4 +411,32 @@ async fn a_protocol_change_hands_over_the_stream_and_what_was_read_of_it() {
         client.hear("there").await;
     })
     .await;
+}
+
+/// What a head is read as, or refused for, does not hang on how it is cut.
+#[tokio::test]
+async fn a_head_in_two_pieces_is_read_as_in_one() {
+    let test = async {
+        for (target, answer) in [
+            (&b"/caf\xe9"[..], "HTTP/1.1 200"),
+            (b"/a b", "a blank"),
+            (b"/a\x01b", "a control character"),
+        ] {
+            let rest = b" HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            let head = [b"GET ", target, rest].concat();
+            for at in 1..head.len() {
+                let mut client = Client::of(1024, |_| async { ok("") });
+                client.stream.write_all(&head[..at]).await.unwrap();
+                // The server reads it.
+                for _ in 0..4 {
+                    tokio::task::yield_now().await;
+                }
+                // It may have refused it already.
+                let _ = client.stream.write_all(&head[at..]).await;
+                let said = client.hear_all().await;
+                assert!(said.contains(answer), "{at} {target:?}: {said}");
+            }
+        }
+    };
+    local(test).await;
 }

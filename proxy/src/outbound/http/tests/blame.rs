@@ -2,14 +2,15 @@
 //! an exchange, in HTTP/1.1 and HTTP/2. The response flag says it, and of an endpoint only its
 //! own failures count.
 
-use super::support::{Sidecar, local};
+use super::support::{Sidecar, key, local};
+use linnet_discovery::Update;
 use linnet_mesh::{
-    Endpoint,
+    AppProtocol, Endpoint, Service,
     destination::{Balance, DestinationPolicy, OutlierDetection},
     route::HttpRule,
 };
 use socket2::SockRef;
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -87,7 +88,7 @@ fn server(request: &'static str, heard: &'static str, answer: &str, server: Act)
 }
 
 /// Chunked bodies that are none, from a chunk's begin on.
-const NO_CHUNKS: [&str; 13] = [
+const NO_CHUNKS: [&str; 19] = [
     "+5\r\nhello\r\n",
     "-5\r\nhello\r\n",
     "0x5\r\nhello\r\n",
@@ -101,6 +102,12 @@ const NO_CHUNKS: [&str; 13] = [
     "fffffffffffffffff\r\nhello\r\n",
     "g\r\nhello\r\n",
     "0\r\nno trailer\r\n\r\n",
+    "0\n\r\n",
+    "0\r\n\n",
+    "0\r\n\nGET /swallowed HTTP/1.1\r\nhost: payment\r\n\r\n",
+    "0\r\nx: y\n\r\n",
+    "0\r\nx: y\n\n",
+    "0\r\nx: y\nz: a\r\n\r\n",
 ];
 
 fn cases() -> Vec<Case> {
@@ -162,6 +169,20 @@ fn cases() -> Vec<Case> {
             status: "HTTP/1.1 200",
             flag: "UPE",
             ..server(GET, "\r\n\r\n", chunked, says(chunk))
+        });
+    }
+    // A server's blank there is removed.
+    cases.push(Case {
+        status: "HTTP/1.1 400",
+        flag: "DPE",
+        ..client(CHUNKS, "hello", "", says("0\r\nx : y\r\n\r\n"))
+    });
+    for lengths in ["abc", "-1", "", "1\r\ncontent-length: 2"] {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {lengths}\r\n\r\n");
+        cases.push(Case {
+            status: "HTTP/1.1 502",
+            flag: "UPE",
+            ..server(HEAD, "\r\n\r\n", "", says(&head))
         });
     }
     for head in [
@@ -489,6 +510,70 @@ async fn over_http_2_each_side_answers_for_its_own_faults() {
             }
         }
         assert_none(&wrong);
+    })
+    .await;
+}
+
+/// A client that goes away is noticed behind what it sent on, too.
+#[tokio::test]
+async fn a_reset_behind_bytes_of_a_next_request_cancels() {
+    local(async {
+        for extra in ["", "\r\n", "GET /2 HTTP/1.1\r\nhost: payment\r\n\r\n"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let sidecar = Sidecar::new(None, &[listener.local_addr().unwrap()]);
+            let mut client = sidecar.connect().await;
+            let request = format!("{GET}{extra}");
+            client.write_all(request.as_bytes()).await.unwrap();
+            let (mut server, _) = listener.accept().await.unwrap();
+            hear(&mut server, "\r\n\r\n").await;
+            reset(client);
+            let ended = tokio::time::timeout(HANGS, server.read_u8()).await;
+            assert!(ended.expect("an end").is_err(), "{extra:?}");
+        }
+    })
+    .await;
+}
+
+/// Whoever asks an application of HTTP/2 for a WebSocket errs: it serves others.
+#[tokio::test]
+async fn a_wish_that_http_2_does_not_have_blames_no_endpoint() {
+    local(async {
+        let mut addresses = Vec::new();
+        for _ in 0..2 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            tokio::task::spawn_local(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::task::spawn_local(async move {
+                        let Ok(mut connection) = h2::server::handshake(stream).await else {
+                            return;
+                        };
+                        while let Some(Ok((_, mut respond))) = connection.accept().await {
+                            let _ = respond.send_response(http::Response::new(()), true);
+                        }
+                    });
+                }
+            });
+        }
+        let sidecar = watched(&addresses);
+        let known = sidecar.thread.directory().service(&key()).unwrap();
+        let service = Service {
+            protocol: AppProtocol::Http2,
+            ..(*known.service().unwrap()).clone()
+        };
+        let update = Update::Service(Arc::new(service));
+        sidecar.thread.directory().apply(vec![update]);
+        let wish = "GET / HTTP/1.1\r\nhost: payment\r\nconnection: upgrade\r\n\
+                    upgrade: websocket\r\n\r\n";
+        for (request, status) in [(GET, "200"), (wish, "502"), (GET, "200")] {
+            let mut client = sidecar.connect().await;
+            client.write_all(request.as_bytes()).await.unwrap();
+            let heard = tokio::time::timeout(HANGS, hear(&mut client, "\r\n\r\n")).await;
+            let heard = heard.expect("an answer");
+            assert!(heard.starts_with(&format!("HTTP/1.1 {status}")), "{heard}");
+        }
+        sidecar.flags(3).await;
+        assert!(sidecar.ejected().is_empty());
     })
     .await;
 }

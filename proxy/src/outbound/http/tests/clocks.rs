@@ -2,20 +2,25 @@
 
 use super::{
     blame::watched_by,
-    support::{local, rule},
+    support::{Sidecar, local, rule},
 };
 use bytes::Bytes;
 use http::Request;
-use linnet_mesh::route::{Filters, HttpRule, RetryOn, RetryPolicy};
+use linnet_mesh::{
+    destination::{ConnectionPool, DestinationPolicy},
+    route::{Filters, HttpRule, RequestMatch, RetryOn, RetryPolicy, StringMatch},
+};
 use std::{rc::Rc, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// What a rule allows; uploads and streams here take longer.
 const LIMIT: Duration = Duration::from_secs(1);
+/// Bounds a test that hangs.
+const HANGS: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(3);
 
 const HEAD: &str = "POST / HTTP/1.1\r\nhost: payment\r\ncontent-length: 10\r\n\r\n";
@@ -179,6 +184,76 @@ async fn a_stream_of_grpc_is_timed_by_a_virtual_service_from_its_half_close_on()
                 assert!(begun.elapsed() >= LONG + LIMIT, "{kind}");
             }
             assert_eq!(sidecar.flags(1).await, ["UT"], "{kind}");
+        }
+    })
+    .await;
+}
+
+/// A limit of the whole exchange is one although the client reads nothing.
+#[tokio::test]
+async fn a_client_that_does_not_read_is_timed() {
+    local(async {
+        for kind in ["HTTPRoute", "VirtualService"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::task::spawn_local(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                hear(&mut stream, "\r\n\r\n").await;
+                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
+                stream.write_all(head).await.unwrap();
+                let block = vec![7; 64 * 1024];
+                while stream.write_all(&block).await.is_ok() {}
+            });
+            let [limited, _] = limits(kind);
+            let sidecar = watched_by(&[address], Some(vec![limited]));
+            let mut client = sidecar.connect().await;
+            let request = b"GET / HTTP/1.1\r\nhost: payment\r\n\r\n";
+            client.write_all(request).await.unwrap();
+            hear(&mut client, "\r\n\r\n").await;
+            let flags = timeout(HANGS, sidecar.flags(1)).await;
+            assert_eq!(flags.expect("an end"), ["UT"], "{kind}");
+        }
+    })
+    .await;
+}
+
+/// Where it may be sent again, something of its body is read before it has a connection.
+#[tokio::test(start_paused = true)]
+async fn a_clock_runs_while_a_request_waits_for_a_connection() {
+    local(async {
+        for retries in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let policy = DestinationPolicy {
+                pool: ConnectionPool {
+                    max_connections: Some(1),
+                    ..ConnectionPool::DEFAULT
+                },
+                ..DestinationPolicy::default()
+            };
+            let [mut limited, _] = limits("VirtualService");
+            limited.filters.retry = retries.then(|| RetryPolicy {
+                attempts: 1,
+                on: RetryOn::default(),
+                ..RetryPolicy::DEFAULT
+            });
+            let mut first = rule(Filters::default());
+            first.matches = vec![RequestMatch {
+                path: Some(StringMatch::Exact("/first".into())),
+                ..RequestMatch::default()
+            }];
+            let sidecar = Sidecar::by(policy, Some(vec![first, limited]), &[address]);
+            let mut busy = sidecar.connect().await;
+            let request = b"GET /first HTTP/1.1\r\nhost: payment\r\n\r\n";
+            busy.write_all(request).await.unwrap();
+            let (mut server, _) = listener.accept().await.unwrap();
+            hear(&mut server, "\r\n\r\n").await;
+            let mut client = sidecar.connect().await;
+            let request = format!("{HEAD}hello");
+            client.write_all(request.as_bytes()).await.unwrap();
+            let heard = timeout(10 * LIMIT, hear(&mut client, "\r\n\r\n")).await;
+            let heard = heard.expect("an answer");
+            assert!(heard.starts_with("HTTP/1.1 504"), "{retries}: {heard}");
         }
     })
     .await;

@@ -2,6 +2,9 @@
 //! client and a server that both speak HTTP/1.1.
 
 use super::support::{Sidecar, local};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
 use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -67,6 +70,7 @@ async fn a_response_goes_on_with_one_framing() {
                 "transfer-encoding: CHUNKED\r\ntransfer-encoding: chunked, chunked\r\n",
                 "chunked",
             ),
+            ("transfer-encoding: identity, chunked\r\n", "chunked"),
             ("transfer-encoding: gzip, chunked\r\n", "gzip, chunked"),
             (
                 "transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n",
@@ -83,6 +87,9 @@ async fn a_response_goes_on_with_one_framing() {
             assert!(said.contains(&named), "{codings}: {said}");
             assert!(said.ends_with(body), "{codings}: {said}");
         }
+        // It was no coding, and is none any more: the connection's end is the body's.
+        let said = answered("HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\nhello").await;
+        assert!(!said.contains("identity") && said.ends_with(body), "{said}");
         for codings in [
             "chunked, gzip",
             "chunked;a=b",
@@ -117,6 +124,11 @@ async fn spaces_behind_a_response_s_field_names_are_removed() {
             ))
             .await;
             assert!(said.ends_with("\r\n\r\n2\r\nok\r\n0\r\n\r\n"), "{said}");
+            let said = answered(&format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nX-Sum{space}: 1\r\n\r\n"
+            ))
+            .await;
+            assert!(said.ends_with("0\r\nx-sum: 1\r\n\r\n"), "{said}");
         }
         for line in ["x foo: bar", " x: bar", "x\u{e9}: bar", ": bar"] {
             let said = answered(&format!("HTTP/1.1 200 OK\r\na: b\r\n{line}\r\n\r\n")).await;
@@ -206,6 +218,10 @@ async fn a_request_of_http_1_0_without_a_host_is_for_the_service() {
                 "GET / HTTP/1.0\r\n\r\n",
                 "payment.default.svc.cluster.local",
             ),
+            (
+                "GET / HTTP/1.0\r\nHost: \t\r\n\r\n",
+                "payment.default.svc.cluster.local",
+            ),
             ("GET http://other/ HTTP/1.0\r\n\r\n", "other"),
             ("GET / HTTP/1.0\r\nHost: own:8080\r\n\r\n", "own:8080"),
         ] {
@@ -243,6 +259,51 @@ async fn trailers_go_on_both_ways_announced_or_not() {
                 exchange(&request, "0\r\nx-sum: 1\r\nx-other: 2\r\n\r\n", &answer).await;
             assert!(heard.ends_with(goes_on), "{heard}");
             assert!(said.ends_with(goes_on), "{said}");
+        }
+    })
+    .await;
+}
+
+/// It could not be told of the coding, and would take the body for another one.
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_body_with_a_transfer_coding() {
+    local(async {
+        for answer in [
+            "transfer-encoding: gzip, chunked\r\n\r\n5\r\n\x1fZIP!\r\n0\r\n\r\n",
+            "transfer-encoding: gzip\r\n\r\n\x1fZIP!",
+        ] {
+            let request = "GET / HTTP/1.0\r\nhost: payment\r\n\r\n";
+            let answer = format!("HTTP/1.1 200 OK\r\n{answer}");
+            let (_, said) = exchange(request, "\r\n\r\n", &answer).await;
+            assert!(said.starts_with("HTTP/1.0 502"), "{answer}: {said}");
+        }
+    })
+    .await;
+}
+
+/// A client of HTTP/2 takes no list for a length.
+#[tokio::test]
+async fn a_length_that_is_said_twice_is_one_over_http_2() {
+    local(async {
+        for lengths in ["2, 2", "2\r\ncontent-length: 2", "2"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let sidecar = Sidecar::new(None, &[listener.local_addr().unwrap()]);
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {lengths}\r\n\r\nok");
+            tokio::task::spawn_local(async move {
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let heard = hear(&mut stream, "\r\n\r\n").await;
+                    let says = match heard.starts_with("PRI ") {
+                        true => "HTTP/1.1 505 HTTP Version Not Supported\r\n\r\n",
+                        false => &answer,
+                    };
+                    stream.write_all(says.as_bytes()).await.unwrap();
+                }
+            });
+            let request = Request::get("http://payment/").body(Full::<Bytes>::default());
+            let response = sidecar.send_http2(request.unwrap()).await;
+            let told = response.headers().get_all("content-length").iter();
+            assert_eq!(told.collect::<Vec<_>>(), ["2"], "{lengths:?}");
         }
     })
     .await;
