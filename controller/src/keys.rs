@@ -168,8 +168,8 @@ impl Follow {
 
     async fn fetch(&self) -> KeyFetch {
         let namespaces = self.namespaces.load_full();
-        let _turn = self.turns.next(&namespaces, self.failing.0).await;
-        match self.fetcher.keys(&self.source).await {
+        let turn = self.turns.next(&namespaces, self.failing.0).await;
+        match self.fetcher.keys(&self.source, Arc::new(turn)).await {
             Ok((keys, notes)) => KeyFetch {
                 keys: Ok(keys.into()),
                 notes,

@@ -195,6 +195,8 @@ impl Candidate {
 pub(crate) struct Balancer {
     pub(crate) cell: Arc<ServiceCell>,
     pub(crate) budget: Budget,
+    /// Of requests to others, on their way to these endpoints.
+    pub(crate) copies: Cell<u32>,
     view: RefCell<View>,
 }
 
@@ -237,6 +239,7 @@ impl Balancer {
         Self {
             cell,
             budget: Budget::default(),
+            copies: Cell::default(),
             view: RefCell::default(),
         }
     }

@@ -13,6 +13,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use std::{
+    fmt::Display,
+    fs::File,
+    io::Read,
+    os::unix::fs::OpenOptionsExt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -21,6 +25,9 @@ mod verifier;
 
 /// How long what was read is taken for what is there.
 const FRESH: Duration = Duration::from_secs(60);
+
+/// The longest file that is read, bytes: systems' own roots are a quarter of it.
+const LONGEST_FILE: u64 = 1 << 20;
 
 /// What a connection needs.
 #[derive(Clone, Debug)]
@@ -103,7 +110,7 @@ fn make(tls: &ClientTls, server: &Origination) -> Result<Made, String> {
             ..
         } => {
             let chain = certificates("clientCertificate", certificate)?;
-            let key = PrivateKeyDer::from_pem_file(private_key)
+            let key = PrivateKeyDer::from_pem_slice(&read("privateKey", private_key)?)
                 .map_err(|error| format!("privateKey: {private_key}: {error}"))?;
             builder
                 .with_client_auth_cert(chain, key)
@@ -126,14 +133,37 @@ fn make(tls: &ClientTls, server: &Origination) -> Result<Made, String> {
 
 fn certificates(field: &str, path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let wrong = |error: rustls::pki_types::pem::Error| format!("{field}: {path}: {error}");
-    let all: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(wrong)?
+    let all: Vec<_> = CertificateDer::pem_slice_iter(&read(field, path)?)
         .collect::<Result<_, _>>()
         .map_err(wrong)?;
     if all.is_empty() {
         return Err(format!("{field}: {path}: holds no certificate"));
     }
     Ok(all)
+}
+
+/// Reads a file that a DestinationRule names. Whoever may write one may name anything, and a
+/// data thread reads it: so it is a file with an end, and none that lets its reader wait.
+fn read(field: &str, path: &str) -> Result<Vec<u8>, String> {
+    let wrong = |reason: &dyn Display| format!("{field}: {path}: {reason}");
+    let waits_for_nobody = rustix::fs::OFlags::NONBLOCK.bits();
+    let file = File::options()
+        .read(true)
+        .custom_flags(waits_for_nobody.cast_signed())
+        .open(path)
+        .map_err(|error| wrong(&error))?;
+    let metadata = file.metadata().map_err(|error| wrong(&error))?;
+    if !metadata.is_file() {
+        return Err(wrong(&"is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| wrong(&error))?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(wrong(&format_args!("has more than {LONGEST_FILE} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// Files that systems keep their roots in: Debian and Alpine, Red Hat, SUSE.

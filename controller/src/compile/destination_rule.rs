@@ -11,7 +11,7 @@ pub use merge::destination;
 use settings::Inherits;
 pub(crate) use settings::{Layer, Locality, Settings};
 
-use super::{Context, Host, Note, Visibility, spec};
+use super::{Context, Host, Note, Visibility, limits, spec};
 use crate::{
     object::{Configuration, Name},
     resource::{DestinationRuleSpec, TrafficPolicy},
@@ -101,6 +101,7 @@ pub(super) fn compile(
         }
     }
     errors.extend(bad_names);
+    errors.extend(too_large_tables(policy.as_deref(), &subsets));
     let selector = spec.workload_selector;
     if selector.is_some_and(|selector| !selector.match_labels.is_empty()) {
         notes.push(Note::new(
@@ -121,6 +122,32 @@ pub(super) fn compile(
         policy,
         subsets,
     })
+}
+
+/// The first subset with which the hash tables of a rule are too large. A subset without a
+/// table of its own has one like the rule's, over its own endpoints.
+fn too_large_tables(policy: Option<&Layer>, subsets: &[Subset]) -> Option<Note> {
+    let own = policy.map_or(0, |policy| policy.tables(0));
+    let of_subset = |subset: &Subset| {
+        let inherited = policy.map_or(0, |policy| policy.own.table().unwrap_or_default());
+        let layer = subset.policy.as_ref();
+        layer.map_or(inherited, |layer| layer.tables(inherited))
+    };
+    let mut sum = own;
+    let first = subsets.iter().position(|subset| {
+        sum += of_subset(subset);
+        sum > limits::HASH_TABLES
+    });
+    let field = match first {
+        Some(position) => format!("spec.subsets[{position}]"),
+        None if sum > limits::HASH_TABLES => "spec.trafficPolicy.portLevelSettings".to_owned(),
+        None => return None,
+    };
+    let text = format!(
+        "with this the rule's consistentHash tables take {sum} bytes in each caller's sidecar; more than {} are not taken, so make minimumRingSize or tableSize smaller",
+        limits::HASH_TABLES
+    );
+    Some(Note::new(field, text))
 }
 
 fn host(

@@ -5,7 +5,7 @@
 
 use super::{
     Compiled, Context, Note, authorization_policy, destination_rule,
-    limits::{Charge, Limits, RULES},
+    limits::{Charge, Limits, MIRRORS, RULES, SUBSET_NAME},
     mesh_policy, peer_authentication, request_authentication, route, telemetry, virtual_service,
 };
 use crate::{
@@ -96,6 +96,7 @@ pub static KINDS: [ConfigurationKind; 9] = [
                 ("hosts", 1000),
                 ("http", RULES),
                 ("http[].match", RULES),
+                ("http[].mirrors", MIRRORS),
                 ("tls", RULES),
                 ("tcp", RULES),
             ],
@@ -127,6 +128,7 @@ pub static KINDS: [ConfigurationKind; 9] = [
         stand_in: None,
         limits: Limits {
             lists: &[("subsets", 1000)],
+            texts: &[("subsets[].name", SUBSET_NAME)],
             ..Limits::DEFAULT
         },
     },
@@ -260,7 +262,11 @@ pub static KINDS: [ConfigurationKind; 9] = [
 ];
 
 const ROUTE_LIMITS: Limits = Limits {
-    lists: &[("rules", RULES), ("rules[].matches", RULES)],
+    lists: &[
+        ("rules", RULES),
+        ("rules[].matches", RULES),
+        ("rules[].filters", MIRRORS),
+    ],
     rules: Some(("rules", "matches")),
     charge: Charge {
         text: 112,

@@ -22,6 +22,16 @@ pub const TEXT: usize = 4096;
 pub const RULES: usize = 5000;
 /// Regular expressions of a resource, before one of them is compiled.
 pub const REGEXES: usize = 500;
+/// A subset's name, bytes. Each endpoint in the subset is told with it.
+pub const SUBSET_NAME: usize = 63;
+/// Destinations that a rule's requests are copied to, and filters of a route's rule.
+pub const MIRRORS: usize = 16;
+/// Hash tables of a rule, those of its subsets included, bytes; where a ring is rounded up,
+/// twice of it. Each caller's sidecar may make all of them.
+pub const HASH_TABLES: usize = 16 << 20;
+/// Subsets that a service's endpoints are in, summed over endpoints and ports. Each is told
+/// to each caller's sidecar by name.
+pub const MEMBERSHIPS: usize = 100_000;
 /// Resources of a namespace in force.
 pub const RESOURCES_OF_NAMESPACE: usize = 10_000;
 /// Specs of all resources of a namespace in force, bytes of JSON.
@@ -57,9 +67,9 @@ pub const KEY_SOURCES_OF_NAMESPACE: usize = 256;
 
 /// What resources of a kind may have; the table of kinds has one for each.
 pub(crate) struct Limits {
-    /// Lists and maps that may have more than [`ENTRIES`]: the field, entries.
+    /// Lists and maps that may not have [`ENTRIES`]: the field, entries.
     pub(crate) lists: &'static [(&'static str, usize)],
-    /// Texts that may have more than [`TEXT`]: the field, bytes.
+    /// Texts that may not have [`TEXT`]: the field, bytes.
     pub(crate) texts: &'static [(&'static str, usize)],
     /// The list of HTTP rules, and a rule's list of match entries. Both count together,
     /// since a rule with many match entries is as much work as many rules.
@@ -292,7 +302,12 @@ impl<'a> Walk<'a> {
     }
 
     fn length(&mut self, what: &str, length: usize, most: usize, others: &[(&str, usize)]) {
-        if length <= most {
+        // Few are as long as that, and only their fields are looked up.
+        if length
+            <= others
+                .iter()
+                .fold(most, |least, (_, most)| least.min(*most))
+        {
             return;
         }
         let path = self.path(false);

@@ -21,6 +21,8 @@ use std::{fmt, sync::Arc, time::Duration};
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that somebody may say.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A shorter one would only ask again and again.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Where an issuer says where its keys are (OpenID Connect Discovery 1.0, 4).
 const OPENID: &str = "/.well-known/openid-configuration";
 
@@ -293,6 +295,10 @@ impl Reader<'_> {
             Ok(timeout) if timeout > LONGEST_TIMEOUT => {
                 self.note("timeout", format!("{LONGEST_TIMEOUT:?} is the most"));
                 return LONGEST_TIMEOUT;
+            }
+            Ok(timeout) if timeout < LEAST_TIMEOUT => {
+                self.note("timeout", format!("{LEAST_TIMEOUT:?} is the least"));
+                return LEAST_TIMEOUT;
             }
             Ok(timeout) => return timeout,
             Err(error) => self.error("timeout", error),

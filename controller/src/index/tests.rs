@@ -973,3 +973,60 @@ fn what_is_refused_counts_as_what_is_in_force_does() {
     apply(&mut index, &manifest("again"));
     assert_eq!(without_room(&index), 0);
 }
+
+/// A pod is told with the name of each subset that it is in, so a thousand names times a
+/// thousand pods would be a message that no sidecar takes.
+#[test]
+fn subsets_apply_until_endpoints_are_in_too_many() {
+    let of = ServicePort {
+        namespace: "evil".into(),
+        name: "web".into(),
+        port: 80,
+    };
+    let subsets: Vec<_> = (0..1000)
+        .map(|n| format!("{{name: {:x<63}, labels: {{app: web}}}}", format!("s{n}-")))
+        .collect();
+    let mut index = index(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{namespace: evil, name: web}}\nspec: {{host: web, subsets: [{}]}}\n",
+        subsets.join(", ")
+    ));
+    for (pods, ports, apply_still) in [(100, 1, true), (101, 1, false), (51, 2, false)] {
+        let list = |first: u16| {
+            let ports = (0..ports).map(|n| format!("{{name: p{n}, port: {}}}", first + n));
+            ports.collect::<Vec<_>>().join(", ")
+        };
+        let mut yaml = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: evil}}\nspec: {{ports: [{}]}}\n",
+            list(80)
+        );
+        let mut endpoints = Vec::new();
+        for n in 1..=pods {
+            endpoints.push(format!(
+                "{{addresses: [10.0.0.{n}], targetRef: {{kind: Pod, name: web-{n}}}}}"
+            ));
+            yaml += &format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: web-{n}, namespace: evil, labels: {{app: web}}}}\nstatus: {{podIP: 10.0.0.{n}}}\n"
+            );
+        }
+        yaml += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web-a, namespace: evil, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\nports: [{}]\nendpoints: [{}]\n",
+            list(8000),
+            endpoints.join(", ")
+        );
+        apply(&mut index, &yaml);
+        let told = index.endpoints(&of, "shop");
+        assert_eq!(told.len(), pods);
+        let memberships: usize = told.values().map(|endpoint| endpoint.subsets.len()).sum();
+        assert_eq!(memberships, if apply_still { pods * 1000 } else { 0 });
+        let verdict = index.verdicts().pop().unwrap().to_string();
+        let said = verdict.contains("spec.subsets: the endpoints of evil/web");
+        assert_eq!(said, !apply_still, "{verdict}");
+        let update = linnet_discovery::Update::Endpoints(linnet_discovery::EndpointsUpdate {
+            service: of.clone(),
+            replace: true,
+            upserts: told.values().cloned().collect(),
+            removed: Vec::new(),
+        });
+        assert!(update.encode().len() < 8 << 20);
+    }
+}

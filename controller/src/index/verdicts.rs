@@ -2,12 +2,12 @@
 
 use super::{
     Index,
-    configuration::{Entry, ROOTS},
+    configuration::{Configurations, Entry, ROOTS},
 };
 use crate::{
     compile::{
-        Compiled, ConfigurationKind, Note, PeerAuthentication, Route, RuleHost, Scope, Status,
-        StatusKind, Verdict, VirtualService,
+        Compiled, ConfigurationKind, DestinationRule, Note, PeerAuthentication, Route, RuleHost,
+        Scope, Status, StatusKind, Verdict, VirtualService, limits,
     },
     object::{Kind, Name, ObjectRef},
 };
@@ -74,6 +74,9 @@ impl Index {
             if let Compiled::VirtualService(service) = compiled {
                 messages.extend(self.orphan(&reference.name, service));
                 messages.extend(service.dangling(&self.seen_by(&reference.name.namespace)));
+            }
+            if let Compiled::DestinationRule(rule) = compiled {
+                messages.extend(self.too_many_memberships(&reference.name.namespace, rule));
             }
             if let Compiled::RequestAuthentication(policy) = compiled {
                 messages.extend(self.remarks_on_keys(policy));
@@ -181,6 +184,24 @@ impl Index {
             }
         }
         notes
+    }
+
+    /// Subsets that do not apply, since endpoints are in too many.
+    fn too_many_memberships(&self, namespace: &str, rule: &DestinationRule) -> Option<Note> {
+        let Some(RuleHost::Service(host)) = &rule.host else {
+            return None;
+        };
+        let rules = self.rules(host, namespace);
+        let counts = rules.iter().any(|other| other.source == rule.source);
+        let subsets = Configurations::subsets(&rules);
+        let text = || {
+            format!(
+                "the endpoints of {host} are in more than {} subsets, summed over endpoints and ports: none of its subsets applies, and requests to them are answered 503",
+                limits::MEMBERSHIPS
+            )
+        };
+        (counts && !rule.subsets.is_empty() && self.has_too_many_memberships(host, &subsets))
+            .then(|| Note::new("spec.subsets", text()).error())
     }
 
     fn older_policy(&self, kind: Kind, policy: &PeerAuthentication) -> Vec<Note> {

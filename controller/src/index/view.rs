@@ -3,7 +3,7 @@
 
 use super::{Index, configuration::Configurations, locality};
 use crate::{
-    compile::{DestinationRule, Subset, Surroundings, VirtualService, destination},
+    compile::{DestinationRule, Subset, Surroundings, VirtualService, destination, limits},
     object::{Name, Pod, SliceEndpoint, carries},
 };
 use linnet_mesh::{
@@ -61,7 +61,7 @@ impl Index {
     }
 
     /// The DestinationRules in force for callers of a namespace, oldest first.
-    fn rules(&self, service: &Name, client: &str) -> Vec<&DestinationRule> {
+    pub(super) fn rules(&self, service: &Name, client: &str) -> Vec<&DestinationRule> {
         let host = self.hostname(service);
         self.configurations.rules_for(service, client, &host)
     }
@@ -112,7 +112,10 @@ impl Index {
             return Endpoints::new();
         };
         let rules = self.rules(&name, client);
-        let subsets = Configurations::subsets(&rules);
+        let mut subsets = Configurations::subsets(&rules);
+        if self.has_too_many_memberships(&name, &subsets) {
+            subsets.clear();
+        }
         let compared = destination(&rules, of.port, None).map(|of| compared_labels(&of));
         let compared = compared.unwrap_or_default();
         let mut endpoints = Endpoints::new();
@@ -139,6 +142,41 @@ impl Index {
         endpoints
     }
 
+    /// Reports whether a service's endpoints are in so many subsets that none applies. What
+    /// endpoints there are is nobody's field, so it is looked at here.
+    pub(super) fn has_too_many_memberships(&self, service: &Name, subsets: &[&Subset]) -> bool {
+        let ports = self.cluster.service(service).map_or(0, |of| of.ports.len());
+        let members = || {
+            let slices = self.cluster.slices_of_service(service);
+            slices.flat_map(|slice| &slice.endpoints)
+        };
+        let addresses: usize = members().map(|member| member.addresses.len()).sum();
+        if addresses * ports * subsets.len() <= limits::MEMBERSHIPS {
+            return false;
+        }
+        let mut left = limits::MEMBERSHIPS / ports;
+        for member in members() {
+            for &ip in &member.addresses {
+                let Some(pod) = self.pod_of(member, ip) else {
+                    continue;
+                };
+                let held = subsets.iter().filter(|of| carries(&pod.labels, &of.labels));
+                match left.checked_sub(held.count()) {
+                    Some(rest) => left = rest,
+                    None => return true,
+                }
+            }
+        }
+        false
+    }
+
+    fn pod_of(&self, member: &SliceEndpoint, ip: IpAddr) -> Option<&Pod> {
+        match &member.pod {
+            Some(name) => self.cluster.pod(name),
+            None => self.cluster.pod_at(ip),
+        }
+    }
+
     fn takes_requests(&self, member: &SliceEndpoint) -> bool {
         let waits_for_pod = self.pods_are_told
             && member
@@ -149,10 +187,7 @@ impl Index {
     }
 
     fn member(&self, member: &SliceEndpoint, address: SocketAddr, subsets: &[&Subset]) -> Endpoint {
-        let pod = match &member.pod {
-            Some(name) => self.cluster.pod(name),
-            None => self.cluster.pod_at(address.ip()),
-        };
+        let pod = self.pod_of(member, address.ip());
         let mut endpoint = self.pod_endpoint(pod, address);
         endpoint.terminating = !member.ready;
         if endpoint.locality.is_unknown() {

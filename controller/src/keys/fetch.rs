@@ -7,7 +7,7 @@
 //! is connected to, whatever the name says a moment later; and what the answer
 //! holds is told to nobody, unless it is a JWKS.
 
-use super::Settings;
+use super::{Settings, turns::Turn};
 use crate::compile::{KeySource, scheme};
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
@@ -76,19 +76,29 @@ pub(super) type Outcome = Result<(Vec<Jwk>, Vec<String>), String>;
 
 /// Who fetches keys; a test has its own.
 pub(super) trait Fetch: Send + Sync {
-    /// Fetches a source's keys.
-    fn keys<'a>(&'a self, source: &'a KeySource) -> BoxFuture<'a, Outcome>;
+    /// Fetches a source's keys in a turn. The turn is over once all work is, also work that
+    /// goes on when the fetch has been given up.
+    fn keys<'a>(&'a self, source: &'a KeySource, turn: Arc<Turn>) -> BoxFuture<'a, Outcome>;
 }
 
 impl Fetch for Fetcher {
-    fn keys<'a>(&'a self, source: &'a KeySource) -> BoxFuture<'a, Outcome> {
-        let fetched = self.keys(source);
+    fn keys<'a>(&'a self, source: &'a KeySource, turn: Arc<Turn>) -> BoxFuture<'a, Outcome> {
+        let fetched = self.keys(source, turn);
         async { fetched.await.map_err(|error| error.to_string()) }.boxed()
     }
 }
 
+/// Finds the addresses of a host and port.
+pub(super) type Resolve = fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
+
+/// The system's resolver. It runs on a thread, which nothing ends before it has an answer.
+fn resolve(host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+    async move { Ok(lookup_host((host, port)).await?.collect()) }.boxed()
+}
+
 /// Fetches keys.
 pub(super) struct Fetcher {
+    resolve: Resolve,
     tls: Result<TlsConnector, (String, String)>,
     local: bool,
 }
@@ -100,12 +110,18 @@ struct OpenId {
 
 impl Fetcher {
     pub(super) fn new(settings: &Settings) -> Self {
+        Self::resolving(settings, resolve)
+    }
+
+    /// A fetcher with another resolver than the system's.
+    pub(super) fn resolving(settings: &Settings, resolve: Resolve) -> Self {
         let path = settings.roots.as_deref();
         let tls = client(path).map_err(|reason| {
             let path = path.map_or_else(String::new, |path| path.display().to_string());
             (path, reason)
         });
         Self {
+            resolve,
             tls: tls.map(|config| TlsConnector::from(Arc::new(config))),
             local: settings.local,
         }
@@ -115,11 +131,16 @@ impl Fetcher {
     ///
     /// # Errors
     /// There is no answer, or none with keys.
-    pub(super) async fn keys(&self, source: &KeySource) -> Result<(Vec<Jwk>, Vec<String>), Error> {
+    pub(super) async fn keys(
+        &self,
+        source: &KeySource,
+        turn: Arc<Turn>,
+    ) -> Result<(Vec<Jwk>, Vec<String>), Error> {
+        let turn = &turn;
         let fetching = async {
             let mut url = source.url.to_string();
             if source.openid {
-                let answer = self.get(&url).await?;
+                let answer = self.get(&url, turn).await?;
                 let openid: Result<OpenId, _> = serde_json::from_slice(&answer);
                 let openid = openid.map_err(|_| Error::Answer {
                     url: url.clone(),
@@ -131,7 +152,7 @@ impl Fetcher {
                 }
                 url = openid.jwks_uri;
             }
-            let answer = self.get(&url).await?;
+            let answer = self.get(&url, turn).await?;
             jwk::read(&answer).map_err(|error| Error::Answer {
                 url,
                 reason: match error {
@@ -145,10 +166,10 @@ impl Fetcher {
         fetched.unwrap_or(Err(Error::Timeout(source.timeout)))
     }
 
-    async fn get(&self, url: &str) -> Result<Bytes, Error> {
+    async fn get(&self, url: &str, turn: &Arc<Turn>) -> Result<Bytes, Error> {
         let mut url = url.to_owned();
         for _ in 0..=MOST_REDIRECTS {
-            let response = self.ask(&url).await?;
+            let response = self.ask(&url, turn).await?;
             let host = || host_of(&url).to_owned();
             if response.status().is_redirection() {
                 let next = redirected(&url, &response)?;
@@ -173,12 +194,12 @@ impl Fetcher {
         Err(Error::Redirect { url, reason })
     }
 
-    async fn ask(&self, url: &str) -> Result<Response<Incoming>, Error> {
+    async fn ask(&self, url: &str, turn: &Arc<Turn>) -> Result<Response<Incoming>, Error> {
         let secure = is_secure(url)?;
         let uri: Uri = url.parse().map_err(|_| Error::Url(url.to_owned()))?;
         let host = host_of(url).to_owned();
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let stream = self.connect(&host, port).await?;
+        let stream = self.connect(&host, port, turn).await?;
         if !secure {
             return exchange(stream, &uri, &host).await;
         }
@@ -195,14 +216,19 @@ impl Fetcher {
         exchange(stream, &uri, &host).await
     }
 
-    async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, Error> {
-        let resolved = lookup_host((host, port)).await;
-        let addresses: Vec<SocketAddr> = resolved
-            .map_err(|source| Error::Resolve {
-                host: host.to_owned(),
-                source,
-            })?
-            .collect();
+    async fn connect(&self, host: &str, port: u16, turn: &Arc<Turn>) -> Result<TcpStream, Error> {
+        let (resolved, turn) = ((self.resolve)(host.to_owned(), port), turn.clone());
+        // Whoever gives the fetch up does not end the look-up, so that holds the turn.
+        let resolved = tokio::spawn(async move {
+            let resolved = resolved.await;
+            drop(turn);
+            resolved
+        });
+        let resolved = resolved.await.unwrap_or_else(|error| Err(error.into()));
+        let addresses = resolved.map_err(|source| Error::Resolve {
+            host: host.to_owned(),
+            source,
+        })?;
         let allowed = |address: &&SocketAddr| self.local || !is_local(address.ip());
         let mut last = None;
         for address in addresses.iter().filter(allowed) {

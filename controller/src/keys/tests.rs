@@ -1,9 +1,17 @@
 use super::*;
 use crate::source;
-use fetch::Outcome;
+use fetch::{Fetcher, Outcome};
 use futures_util::{FutureExt, future::BoxFuture};
-use std::sync::Mutex;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 use tokio::time::Instant;
+use turns::Turn;
 
 /// Answers hosts of `good`, lets those of `evil` wait, and refuses others at once.
 #[derive(Default)]
@@ -23,8 +31,9 @@ impl Drop for Waiting<'_> {
 }
 
 impl Fetch for Script {
-    fn keys<'a>(&'a self, source: &'a KeySource) -> BoxFuture<'a, Outcome> {
+    fn keys<'a>(&'a self, source: &'a KeySource, turn: Arc<Turn>) -> BoxFuture<'a, Outcome> {
         async move {
+            let _turn = turn;
             let asked = (source.url.clone(), Instant::now());
             self.asked.lock().unwrap().push(asked);
             if source.url.starts_with("https://good") {
@@ -63,10 +72,14 @@ fn source(url: String) -> KeySource {
 
 /// Sources of a script, which wants these keys for these namespaces.
 fn sources(script: &Arc<Script>) -> Sources {
+    sources_of(script.clone())
+}
+
+fn sources_of(fetcher: Arc<dyn Fetch>) -> Sources {
     let (sink, mut events) = source::channel();
     tokio::spawn(async move { while events.recv().await.is_some() {} });
     Sources {
-        fetcher: script.clone(),
+        fetcher,
         turns: Arc::default(),
         sink,
         every: EVERY,
@@ -133,6 +146,31 @@ async fn urls_that_hang_in_many_namespaces_hold_up_a_new_one_for_one_timeout_at_
     sleep(Duration::from_secs(31)).await;
     let times = script.times(GOOD, since);
     assert_eq!(times.len(), 1, "{times:?}");
+}
+
+static LOOKED_UP: AtomicUsize = AtomicUsize::new(0);
+
+/// A name server that never answers.
+fn silent(_: String, _: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+    LOOKED_UP.fetch_add(1, Relaxed);
+    std::future::pending().boxed()
+}
+
+/// A look-up takes a thread until it ends, whatever becomes of the fetch that wanted it: so
+/// there are no more of them than turns, however often policies change.
+#[tokio::test(start_paused = true)]
+async fn names_that_hang_take_no_more_look_ups_than_a_namespace_has_turns() {
+    let fetcher = Fetcher::resolving(&Settings::default(), silent);
+    let mut followed = sources_of(Arc::new(fetcher));
+    for round in 0..6 {
+        let evil = (0..100).map(|number| (format!("https://evil/{round}/{number}"), "evil"));
+        followed.follow(wanted(evil));
+        sleep(Duration::from_secs(1000)).await;
+        assert_eq!(LOOKED_UP.load(Relaxed), turns::OF_NAMESPACE, "{round}");
+    }
+    followed.follow(wanted([(GOOD.to_owned(), "shop")]));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(LOOKED_UP.load(Relaxed), turns::OF_NAMESPACE + 1);
 }
 
 #[tokio::test(start_paused = true)]

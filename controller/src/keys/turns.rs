@@ -27,6 +27,7 @@ pub(super) struct Turns {
 }
 
 /// The right to fetch, until it is dropped.
+#[derive(Default)]
 pub(super) struct Turn {
     _of_namespace: Option<OwnedSemaphorePermit>,
     _of_all: Option<OwnedSemaphorePermit>,

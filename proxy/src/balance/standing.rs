@@ -21,6 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+fn known(tables: &[(Key, Weak<Table>)], key: &Key) -> Option<Arc<Table>> {
+    let mut tables = tables.iter();
+    let (_, table) = tables.find(|(known, _)| known == key)?;
+    table.upgrade()
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Standing {
@@ -146,15 +152,20 @@ impl Standing {
     }
 
     /// The table for a key, made once for all threads.
-    pub(crate) fn table(&self, key: Key) -> Arc<Table> {
+    pub(crate) fn table(&self, key: &Key) -> Arc<Table> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         tables.retain(|(_, table)| table.strong_count() > 0);
-        let known = tables.iter().find(|(known, _)| *known == key);
-        if let Some(table) = known.and_then(|(_, table)| table.upgrade()) {
+        if let Some(table) = known(&tables, key) {
             return table;
         }
-        let table = Arc::new(Table::new(&key));
-        tables.push((key, Arc::downgrade(&table)));
+        let table = Arc::new(Table::new(key));
+        tables.push((key.clone(), Arc::downgrade(&table)));
         table
+    }
+
+    /// The table for a key, where somebody has asked for it.
+    pub(crate) fn table_if_made(&self, key: &Key) -> Option<Arc<Table>> {
+        let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        known(&tables, key)
     }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn run(
     let early = Early::new(Mutex::new(early));
     let mut backoff = START_BACKOFF;
     loop {
-        let mut answered = false;
+        let mut answered = None;
         let stream = Stream {
             settings: &settings,
             directory: &directory,
@@ -63,9 +63,7 @@ pub(crate) async fn run(
             Err(error) => error,
         };
         directory.set_away(true);
-        if answered {
-            backoff = FIRST_BACKOFF;
-        }
+        backoff = after(backoff, answered.map(|since| since.elapsed()));
         tracing::warn!(
             controller = settings.address, %error, retry_in = ?backoff,
             "the discovery stream broke; what was learnt stays in force"
@@ -74,6 +72,17 @@ pub(crate) async fn run(
         // as one.
         tokio::time::sleep(backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
         backoff = (backoff * 2).min(LONGEST_BACKOFF);
+    }
+}
+
+/// The wait after a stream that has lived for so long since its first message; `None`: it had
+/// none. Where a message is what breaks streams, the next one does it again, so only a stream
+/// that has lived for a while begins anew.
+fn after(backoff: Duration, lived: Option<Duration>) -> Duration {
+    match lived {
+        None => backoff,
+        Some(lived) if lived < LONGEST_BACKOFF => backoff.max(FIRST_BACKOFF),
+        Some(_) => FIRST_BACKOFF,
     }
 }
 
@@ -116,7 +125,7 @@ impl Stream<'_> {
         &self,
         certificates: &linnet_workload::Handle,
         commands: &mut mpsc::Receiver<Command>,
-        answered: &mut bool,
+        answered: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible, StreamError> {
         let channel = connect(self.settings, certificates, self.early).await?;
         let (messages, receiver) = mpsc::channel(64);
@@ -134,7 +143,7 @@ impl Stream<'_> {
             tokio::select! {
                 message = updates.message() => {
                     let message = message?.ok_or(StreamError::Ended)?;
-                    *answered = true;
+                    answered.get_or_insert_with(Instant::now);
                     self.directory.set_away(false);
                     let acknowledgement = self.receive(message);
                     send(&messages, proto::proxy_message::Kind::Acknowledgement(acknowledgement)).await?;
@@ -301,6 +310,20 @@ async fn open(
 mod tests {
     use super::*;
     use proto::proxy_message::Kind;
+
+    #[test]
+    fn streams_that_break_after_a_message_come_back_ever_later() {
+        let mut backoff = START_BACKOFF;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            backoff = after(backoff, Some(Duration::from_millis(20)));
+            waits.push(backoff.as_millis());
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        }
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(after(backoff, None), LONGEST_BACKOFF);
+        assert_eq!(after(backoff, Some(LONGEST_BACKOFF)), FIRST_BACKOFF);
+    }
 
     #[test]
     fn no_message_has_more_targets_than_a_controller_takes() {

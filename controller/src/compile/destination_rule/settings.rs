@@ -10,9 +10,13 @@ use crate::{
     },
 };
 use linnet_mesh::destination::{
-    ClientTls, ConnectionPool, LocalityPolicy, Origination, OutlierDetection, TcpKeepalive,
+    Balance, ClientTls, ConnectionPool, LocalityPolicy, Origination, OutlierDetection, TcpKeepalive,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path},
+    time::Duration,
+};
 
 /// A traffic policy.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,6 +33,17 @@ pub(crate) struct Settings {
     pub(super) outlier: Option<OutlierDetection>,
     pub(super) balancing: Option<Balancing>,
     pub(super) tls: Option<ClientTls>,
+}
+
+impl Settings {
+    /// Bytes of the hash table that it asks for; `None`: it says nothing of balancing.
+    pub(super) fn table(&self) -> Option<usize> {
+        let balancing = self.balancing.as_ref()?;
+        Some(match &balancing.balance {
+            Balance::ConsistentHash(hash) => hash.algorithm.size(),
+            _ => 0,
+        })
+    }
 }
 
 /// What is said of places.
@@ -115,6 +130,13 @@ type Parts<'a> = (
 );
 
 impl Layer {
+    /// Bytes of its hash tables in a sidecar that calls all ports, and so many where it says
+    /// nothing of its own.
+    pub(super) fn tables(&self, inherited: usize) -> usize {
+        let ports = self.ports.values().filter_map(Settings::table);
+        self.own.table().unwrap_or(inherited) + ports.sum::<usize>()
+    }
+
     pub(super) fn read(
         field: &str,
         policy: &TrafficPolicy,
@@ -329,6 +351,38 @@ fn detection(
     outlier
 }
 
+/// Refuses the files that no sidecar reads.
+fn files(reader: &mut Reader<'_>, field: &str, settings: &ClientTlsSettings) {
+    for (name, path) in [
+        ("caCertificates", &settings.ca_certificates),
+        ("clientCertificate", &settings.client_certificate),
+        ("privateKey", &settings.private_key),
+    ] {
+        if let Some(reason) = path.as_deref().and_then(misleads) {
+            reader.error(format!("{field}.{name}"), reason);
+        }
+    }
+}
+
+/// Why callers' sidecars read no file at a path that somebody else has written.
+fn misleads(path: &str) -> Option<&'static str> {
+    let path = Path::new(path);
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    if !path.is_absolute() {
+        return Some("is not absolute; name a file by its whole path");
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Some("contains \"..\"; name a file by its whole path");
+    }
+    let below = |directory: &&str| path.starts_with(directory);
+    ["/dev", "/proc", "/sys"]
+        .iter()
+        .any(below)
+        .then_some("lies below /dev, /proc or /sys, where no certificates are")
+}
+
 fn tls(reader: &mut Reader<'_>, field: &str, settings: &ClientTlsSettings) -> ClientTls {
     let at = |name: &str| format!("{field}.{name}");
     if settings.ca_crl.is_some() {
@@ -343,6 +397,7 @@ fn tls(reader: &mut Reader<'_>, field: &str, settings: &ClientTlsSettings) -> Cl
             "is not honoured: sidecars read no Secrets; mount the files into the sidecar and name them by caCertificates, clientCertificate and privateKey",
         );
     }
+    files(reader, field, settings);
     let server = Origination {
         sni: settings.sni.clone().filter(|name| !name.is_empty()),
         ca_certificates: settings.ca_certificates.clone(),

@@ -193,3 +193,95 @@ fn all_of_a_spec_together_has_bounds() {
         assert!(notes.len() <= REMARKS + 4);
     }
 }
+
+fn destination_rule(spec: &Value) -> Result<(), Vec<Note>> {
+    let context = Context {
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let compiled = compile(
+        &configuration(Kind::DestinationRule, spec.clone()),
+        &context,
+    );
+    compiled.map(drop)
+}
+
+/// Each caller's sidecar may make all of a rule's tables.
+#[test]
+fn the_hash_tables_of_a_rule_have_a_bound_together() {
+    let hash = |algorithm: Value| {
+        let mut hash = json!({"httpHeaderName": "x-user"});
+        hash.as_object_mut()
+            .unwrap()
+            .extend(algorithm.as_object().unwrap().clone());
+        json!({"loadBalancer": {"consistentHash": hash}})
+    };
+    let ring = |size: u32| hash(json!({"ringHash": {"minimumRingSize": size}}));
+    let maglev = || hash(json!({"maglev": {}}));
+    let subsets = |count: usize, policy: Option<Value>| -> Vec<Value> {
+        let subset =
+            |n| json!({"name": format!("s{n}"), "labels": {"a": "b"}, "trafficPolicy": policy});
+        (0..count).map(subset).collect()
+    };
+    let ports: Vec<_> = (1..7)
+        .map(|port| {
+            let mut settings = ring(262_144);
+            settings["port"] = json!({"number": port});
+            settings
+        })
+        .collect();
+    for (spec, field) in [
+        (json!({"subsets": subsets(1000, Some(ring(1024)))}), None),
+        (json!({"subsets": subsets(63, Some(maglev()))}), None),
+        (
+            json!({"subsets": subsets(1000, Some(ring(262_144)))}),
+            Some("spec.subsets[5]"),
+        ),
+        // By what the rule itself says.
+        (
+            json!({"trafficPolicy": ring(262_144), "subsets": subsets(9, None)}),
+            Some("spec.subsets[4]"),
+        ),
+        (
+            json!({"trafficPolicy": {"portLevelSettings": ports}}),
+            Some("spec.trafficPolicy.portLevelSettings"),
+        ),
+    ] {
+        let mut spec = spec;
+        spec["host"] = json!("web");
+        let refused = destination_rule(&spec).map_err(|notes| notes[0].field.clone());
+        assert_eq!(refused.err().as_deref(), field);
+    }
+}
+
+/// Callers' sidecars open what a rule names.
+#[test]
+fn files_that_are_none_of_a_rules_are_refused() {
+    let rule = |field: &str, path: &str| {
+        let mut tls = json!({
+            "mode": "MUTUAL", "clientCertificate": "/a/b", "privateKey": "/a/c"
+        });
+        tls[field] = json!(path);
+        destination_rule(&json!({"host": "web", "trafficPolicy": {"tls": tls}}))
+    };
+    for field in ["caCertificates", "clientCertificate", "privateKey"] {
+        for path in [
+            "/dev/zero",
+            "//dev/./urandom",
+            "/proc/self/mem",
+            "/sys/kernel",
+            "../../dev/zero",
+            "certs/ca.pem",
+            "/etc/certs/../../dev/zero",
+        ] {
+            let refused = rule(field, path).unwrap_err();
+            assert_eq!(refused[0].field, format!("spec.trafficPolicy.tls.{field}"));
+        }
+        for path in [
+            "/etc/certs/ca.pem",
+            "/devices/ca.pem",
+            "/etc/certs/..data/ca.pem",
+        ] {
+            assert_eq!(rule(field, path), Ok(()), "{field} {path}");
+        }
+    }
+}

@@ -83,7 +83,7 @@ fn source(url: String, openid: bool) -> KeySource {
 }
 
 async fn outcome(fetcher: &Fetcher, source: KeySource) -> Result<usize, String> {
-    let keys = fetcher.keys(&source).await;
+    let keys = fetcher.keys(&source, Arc::default()).await;
     keys.map(|(keys, _)| keys.len())
         .map_err(|error| error.to_string())
 }

@@ -82,6 +82,14 @@ impl HashAlgorithm {
     pub const LARGEST_TABLE: u32 = 262_147;
     /// Envoy's bound on a table, a prime itself.
     pub const MAX_TABLE_SIZE: u32 = 5_000_011;
+
+    /// The bytes that a table takes; a ring is rounded up to twice of them at most.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Ring { minimum_size } => 12 * minimum_size.min(Self::LARGEST_RING) as usize,
+            Self::Maglev { table_size } => 4 * table_size.min(Self::LARGEST_TABLE) as usize,
+        }
+    }
 }
 
 impl Default for HashAlgorithm {

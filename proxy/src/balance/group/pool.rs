@@ -9,13 +9,14 @@ use super::{
         Candidate,
         hash::{Key, Member, Table},
         locality::warmth,
+        standing::Standing,
     },
     Settings,
 };
 use linnet_mesh::destination::{Balance, Warmup};
 use rand::Rng;
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     cmp::Ordering,
     net::SocketAddr,
     rc::Rc,
@@ -75,8 +76,17 @@ pub(super) struct Pool {
 
 /// A table, with who its members are and whether they are to be used now.
 pub(super) struct Hashed {
-    pub(super) table: Arc<Table>,
+    /// Made for the first request: a rule may have many subsets that nobody asks for.
+    table: OnceCell<Arc<Table>>,
+    pub(super) key: Key,
+    pub(super) standing: Arc<Standing>,
     members: Vec<(Rc<Candidate>, bool)>,
+}
+
+impl Hashed {
+    pub(super) fn table(&self) -> &Arc<Table> {
+        self.table.get_or_init(|| self.standing.table(&self.key))
+    }
 }
 
 impl Pool {
@@ -95,9 +105,15 @@ impl Pool {
                     algorithm: hash.algorithm,
                     members: members.iter().map(member).collect(),
                 };
-                let table = settings.standing.table(key);
-                let members = members.clone();
-                Some(Hashed { table, members })
+                let standing = settings.standing.clone();
+                // What is there already stays while the view before is there.
+                let made = standing.table_if_made(&key);
+                Some(Hashed {
+                    table: made.map_or_else(OnceCell::new, OnceCell::from),
+                    key,
+                    standing,
+                    members: members.clone(),
+                })
             }
             _ => None,
         };
@@ -134,7 +150,7 @@ impl Pool {
         if let (Some(hashed), Some(key)) = (&self.hashed, chance.key) {
             let members = &hashed.members;
             let usable = |m: usize| members[m].1 && chance.is_free(&members[m].0);
-            let found = hashed.table.find(key, usable)?;
+            let found = hashed.table().find(key, usable)?;
             return Some(&members[found].0);
         }
         if let [only] = &*self.list {
@@ -158,7 +174,7 @@ impl Pool {
         };
         let members = &hashed.members;
         let usable = |m: usize| members[m].1 || Rc::ptr_eq(&members[m].0, candidate);
-        let found = hashed.table.find(key, usable);
+        let found = hashed.table().find(key, usable);
         found.is_some_and(|found| Rc::ptr_eq(&members[found].0, candidate))
     }
 

@@ -356,8 +356,31 @@ fn a_hash_without_a_key_goes_anywhere() {
 fn threads_share_their_tables() {
     let world = World::with(5, hashing(HashAlgorithm::default()));
     let (one, other) = (world.group(0), world.group(1));
-    let table = |group: &Group| group.pools[0].hashed.as_ref().unwrap().table.clone();
+    let table = |group: &Group| group.pools[0].hashed.as_ref().unwrap().table().clone();
     assert!(Arc::ptr_eq(&table(&one), &table(&other)));
+}
+
+/// A rule may have a thousand subsets, each with a table of its own, and a caller that asks
+/// for none of them.
+#[test]
+fn a_table_is_made_for_the_first_request_and_kept_by_the_next_group() {
+    let world = World::with(5, hashing(HashAlgorithm::default()));
+    let hashed = |group: &Group| {
+        let hashed = group.pools[0].hashed.as_ref().unwrap();
+        (hashed.key.clone(), hashed.standing.clone())
+    };
+    let group = world.group(0);
+    let (key, standing) = hashed(&group);
+    assert!(standing.table_if_made(&key).is_none(), "nobody has asked");
+    let asked = world.group(0);
+    let table = asked.pools[0].hashed.as_ref().unwrap().table().clone();
+    let known = standing.table_if_made(&key).unwrap();
+    assert!(Arc::ptr_eq(&known, &table));
+    drop((known, table));
+    world.fail(3, 5, 0);
+    let next = world.group(1);
+    drop(asked);
+    assert!(standing.table_if_made(&hashed(&next).0).is_some());
 }
 
 fn failover() -> DestinationPolicy {

@@ -2,7 +2,7 @@
 
 use super::{Route, outgoing::Outgoing};
 use crate::{
-    balance::Verdict,
+    balance::{Balancer, Verdict},
     clock,
     http::{body::Body, target::Sent, tee::tee},
     outbound::pass::Goal,
@@ -10,12 +10,38 @@ use crate::{
 use ::http::{Request, uri::Authority};
 use http_body_util::BodyExt;
 use linnet_mesh::route::{Mirror, Rewrite};
-use std::{mem, time::Duration};
+use std::{mem, rc::Rc, time::Duration};
 
 /// What a mirror's name ends in.
 const SHADOW: &str = "-shadow";
 /// How long a copy may take.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Copies under way from one data thread to one destination. Each takes a connection or a
+/// stream of one, and a destination that is silent lets them pile up.
+const MOST_UNDER_WAY: u32 = 256;
+
+/// A copy under way, until it is dropped.
+struct UnderWay(Rc<Balancer>);
+
+impl UnderWay {
+    /// `None`: there are too many, which is counted.
+    fn begin(balancer: Rc<Balancer>) -> Option<Self> {
+        let under_way = balancer.copies.get();
+        if under_way >= MOST_UNDER_WAY {
+            let service = balancer.cell.key.to_string();
+            metrics::counter!("linnet_mirrors_dropped_total", "service" => service).increment(1);
+            return None;
+        }
+        balancer.copies.set(under_way + 1);
+        Some(Self(balancer))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.copies.set(self.0.copies.get() - 1);
+    }
+}
 
 impl Route {
     /// Sends a copy of a request to a mirror, if it is to have one.
@@ -24,7 +50,8 @@ impl Route {
         if backend.unresolved.is_some() || !mirror.share.holds(rand::random()) {
             return;
         }
-        let Some(balancer) = self.thread.balancer_of(&backend.service) else {
+        let balancer = self.thread.balancer_of(&backend.service);
+        let Some(under_way) = balancer.and_then(UnderWay::begin) else {
             return;
         };
         let (original, copied) = tee(mem::replace(request.body_mut(), Body::empty()));
@@ -33,7 +60,7 @@ impl Route {
         let (route, subset) = (self.clone(), backend.subset.clone());
         tokio::task::spawn_local(clock::timeout(LONGEST, async move {
             let goal = Goal {
-                balancer: &balancer,
+                balancer: &under_way.0,
                 subset: subset.as_deref(),
                 rule: None,
             };

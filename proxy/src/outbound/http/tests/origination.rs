@@ -323,3 +323,49 @@ async fn http2_is_translated_for_a_server_that_speaks_http1_alone() {
         }
     }
 }
+
+/// A rule that names a device, a pipe, a directory or a huge file costs one answer, not the
+/// data thread that looks at it.
+#[tokio::test]
+async fn only_a_regular_file_of_a_bounded_size_is_read() {
+    local(async {
+        let world = World::start("secure.example", false).await;
+        let huge = std::fs::File::create(world.path("huge")).unwrap();
+        huge.set_len((1 << 20) + 1).unwrap();
+        let pipe = world.path("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let not_regular = "is not a regular file";
+        for (path, reason) in [
+            (world.path("huge"), "has more than 1048576 bytes"),
+            (world.path(""), not_regular),
+            (pipe, not_regular),
+            ("/dev/zero".to_owned(), not_regular),
+            ("/dev/urandom".to_owned(), not_regular),
+            ("/proc/self/mem".to_owned(), "error"),
+        ] {
+            let server = Origination {
+                ca_certificates: Some(path.clone()),
+                ..Origination::default()
+            };
+            let refused = world.simple(server).await;
+            assert_refused(&refused, &format!("caCertificates: {path}: "));
+            assert_refused(&refused, reason);
+        }
+        let device = || "/dev/zero".to_owned();
+        for (certificate, private_key, field) in [
+            (device(), world.path("client.key"), "clientCertificate"),
+            (world.path("client.pem"), device(), "privateKey"),
+        ] {
+            world.make_client_certificate();
+            let tls = ClientTls::Mutual {
+                server: world.origination(),
+                certificate,
+                private_key,
+            };
+            let refused = world.call(tls, Version::HTTP_11).await;
+            assert_refused(&refused, &format!("{field}: /dev/zero: {not_regular}"));
+        }
+    })
+    .await;
+}

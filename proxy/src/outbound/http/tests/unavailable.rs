@@ -669,6 +669,42 @@ async fn a_mirrored_copy_goes_elsewhere_too() {
     .await;
 }
 
+/// A rule's mirrors may be silent, and a copy waits for a minute.
+#[tokio::test]
+async fn copies_to_a_silent_destination_have_a_bound() {
+    local(async {
+        let to = |subset: &str| {
+            let mut backend = rule(Filters::default()).backends[0].clone();
+            backend.subset = Some(subset.to_owned());
+            backend
+        };
+        let mirror = Mirror {
+            backend: to("v2"),
+            share: Share::ALL,
+        };
+        let mut mirrored = rule(Filters {
+            mirrors: vec![mirror; 16],
+            ..Filters::default()
+        });
+        mirrored.backends = vec![to("v1")];
+        let sidecar = Sidecar::new(Some(vec![mirrored]), &[]);
+        let app = Upstream::ok().await;
+        let (hangs, accepted) = accepting(false).await;
+        sidecar.endpoints(&[(app.address, "v1"), (hangs, "v2")]);
+        for _ in 0..40 {
+            assert_eq!(sidecar.get("/").await.status(), 200);
+        }
+        let balancer = sidecar.thread.balancer_of(&key()).unwrap();
+        assert_eq!(balancer.copies.get(), 256);
+        while accepted.get() < 256 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(sidecar.get("/").await.status(), 200);
+        assert_eq!((accepted.get(), app.count()), (256, 41));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_body_too_large_to_keep_is_not_sent_to_look_whether_somebody_is_back() {
     local(async {
