@@ -15,6 +15,7 @@ mod latency;
 mod locality;
 mod outlier;
 pub(crate) mod standing;
+mod strain;
 
 pub(crate) use group::Watch;
 pub(crate) use in_flight::{Blame, InFlight};
@@ -44,6 +45,7 @@ use std::{
     sync::Arc,
     time::Instant,
 };
+use strain::Strain;
 
 /// An endpoint with what this thread has seen of it.
 pub(crate) struct Candidate {
@@ -52,6 +54,8 @@ pub(crate) struct Candidate {
     /// What others may read of this thread's view.
     seen: Arc<Seen>,
     latency: Latency,
+    /// What its failures weigh where nothing but requests in flight does.
+    strain: Strain,
     /// What it has cost so far: of two, the next request goes to the one that would
     /// have cost less.
     spent: Cell<f64>,
@@ -86,6 +90,7 @@ impl Candidate {
             seen: health.seen_by_one_more(UNKNOWN_LATENCY),
             health,
             latency: Latency::new(Instant::now()),
+            strain: Strain::default(),
             spent: Cell::new(0.0),
             series: RefCell::default(),
         }
@@ -114,6 +119,11 @@ impl Candidate {
         self.seen.set_in_flight(in_flight.saturating_sub(1));
     }
 
+    /// Its requests in flight, with those that its failures count for.
+    fn busy(&self, now: Instant) -> f64 {
+        f64::from(self.in_flight()) + self.strain.now(now)
+    }
+
     /// What a request to it costs now.
     fn cost(&self, now: Instant) -> f64 {
         let latency = self.latency.now(self.seen.latency(), now);
@@ -132,6 +142,7 @@ impl Candidate {
         let known = self.seen.latency();
         let after = self.latency.after_failure(known, milliseconds, now);
         self.seen.set_latency(after);
+        self.strain.note_failure(now);
     }
 
     /// Takes note that an answer would have taken longer than so many milliseconds.
@@ -276,7 +287,8 @@ impl Balancer {
             Some(name) => view.subsets.get(name)?,
         };
         let group = &called.group;
-        let chosen = match avoid.is_empty().then(|| group.probe(now, asker)).flatten() {
+        let probed = avoid.is_empty().then(|| group.probe(now, asker)).flatten();
+        let chosen = match probed {
             Some(probed) => probed,
             None => group.choose(now, avoid, |key| asker.key(key), &mut rand::rng())?,
         };
@@ -286,6 +298,7 @@ impl Balancer {
             in_flight.returns = chosen.health.availability.returns();
         }
         in_flight.others = group.others;
+        in_flight.probes = probed.is_some();
         in_flight.desperate = group.desperate && chosen.is_unavailable();
         in_flight.cookie = asker.take_cookie().map(Box::new);
         Some(in_flight)

@@ -9,7 +9,8 @@ use linnet_mesh::{
     authentication::Reason,
     route::{AbortStatus, grpc as status},
 };
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use rustix::io::Errno;
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 /// What went wrong on the way of a request or a connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -35,7 +36,7 @@ pub(crate) enum Error {
     #[error("connecting to {address}: {source}")]
     Connect {
         address: SocketAddr,
-        source: Arc<std::io::Error>,
+        source: Arc<io::Error>,
     },
     /// The endpoint's sidecar says so, over mutual TLS.
     #[error("the application behind {address} accepts no connection")]
@@ -171,6 +172,16 @@ fn subset_text(subset: Option<&str>) -> String {
         .unwrap_or_default()
 }
 
+/// Whether no connection comes about for want of something of this process or its node:
+/// files, ports or memory. That tells nothing of whoever was to be called.
+fn is_own_shortage(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(
+        code,
+        Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS | Errno::NOMEM)
+    )
+}
+
 impl Error {
     /// The status of the answer.
     pub(crate) fn status(&self) -> StatusCode {
@@ -262,10 +273,8 @@ impl Error {
     /// is said of can't serve anybody.
     pub(crate) fn is_unavailability(&self) -> bool {
         match self {
-            Self::Connect { .. }
-            | Self::MutualTls { .. }
-            | Self::Certificate { .. }
-            | Self::Undelivered { .. } => true,
+            Self::Connect { source, .. } => !is_own_shortage(source),
+            Self::MutualTls { .. } | Self::Certificate { .. } | Self::Undelivered { .. } => true,
             Self::TlsMode(refusal) => refusal.asked,
             _ => false,
         }
@@ -274,7 +283,11 @@ impl Error {
     /// Whether no application has seen anything of the request, so that another
     /// endpoint may be tried.
     pub(crate) fn reached_nobody(&self) -> bool {
-        self.is_unavailability() || matches!(self, Self::TlsMode(_) | Self::Refused { .. })
+        let unasked = matches!(
+            self,
+            Self::Connect { .. } | Self::TlsMode(_) | Self::Refused { .. }
+        );
+        unasked || self.is_unavailability()
     }
 
     /// Whether the endpoint's sidecar says that no application has seen a request, of

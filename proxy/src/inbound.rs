@@ -204,12 +204,13 @@ impl Arrival {
         if let Some(denied) = verdict.denied {
             self.count_denied(line, &caller).await;
             // A silent one would wait for ever behind a sidecar that hears of a mere end.
-            client.abort();
+            client.break_off();
             return Err(denied.into());
         }
         let mut upstream = match upstream {
             Some(upstream) => upstream,
-            // Without a mesh a caller would be refused as well.
+            // Without a mesh a caller would be refused as well. Its sidecar takes the reset
+            // for the word that the application has not seen anything.
             None => self.open().await.inspect_err(|_| client.abort())?,
         };
         let source = self.source(&caller).await;
@@ -255,6 +256,9 @@ impl Arrival {
                 (Flags::UAEX, end)
             }
         };
+        if flags != Flags::default() {
+            client.break_off();
+        }
         series.closed(flags);
         let outcome = Outcome {
             duration: began.elapsed(),
@@ -278,7 +282,7 @@ impl Arrival {
 
     /// Opens a connection to the application.
     async fn open(&self) -> Result<Stream, Error> {
-        let stream = connect::tcp(self.app, &self.thread.plain.policy.pool).await?;
+        let stream = connect::tcp(self.app, &self.thread.application.policy.pool).await?;
         Ok(Stream::Plain(Rewind::new(Bytes::new(), stream)))
     }
 

@@ -22,6 +22,7 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
+    time::Duration,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -128,6 +129,9 @@ impl Limit {
     }
 }
 
+/// How long the pod's own application may take to accept a connection.
+const APPLICATION_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A policy with its counts.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
@@ -151,6 +155,24 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// For the pod's own application, which no policy speaks of. Nothing is slow on the way
+    /// to it: one that does not accept a connection soon, as one whose queue is full, serves
+    /// nobody, and whoever called can go elsewhere.
+    pub(crate) fn application() -> Self {
+        let pool = ConnectionPool {
+            connect_timeout: APPLICATION_TIMEOUT,
+            ..ConnectionPool::default()
+        };
+        let policy = DestinationPolicy {
+            pool,
+            ..DestinationPolicy::default()
+        };
+        Self {
+            policy: Arc::new(policy),
+            ..Self::default()
+        }
+    }
+
     fn new(service: &Service, subset: Option<&String>, policy: Arc<DestinationPolicy>) -> Self {
         let slots = policy
             .pool

@@ -12,6 +12,7 @@ use linnet_mesh::protocol::MeshProtocol;
 use socket2::SockRef;
 use std::{
     io::{self, IoSlice},
+    net::Shutdown,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -64,6 +65,32 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Makes a connection whose application was reached, or that was denied, end as one that
+    /// failed: its peer is not to take it for one that ended, nor for one that led nowhere,
+    /// as a sidecar takes a reset. So mutual TLS ends without its last word; what was said in
+    /// plaintext is reset.
+    pub(crate) fn break_off(&self) {
+        match self {
+            Self::Server(stream) => {
+                // One that has gone already needs none.
+                let _ = SockRef::from(stream.socket()).shutdown(Shutdown::Write);
+            }
+            Self::Rewound(stream) => stream.inner().break_off(),
+            Self::Plain(_) | Self::Client(_) | Self::Shared(_) => self.abort(),
+        }
+    }
+
+    /// Whether the peer of a mutual TLS connection has reset it.
+    pub(crate) fn is_reset(&self) -> bool {
+        match self {
+            Self::Client(stream) => stream.socket().peer_addr().is_err(),
+            Self::Rewound(stream) => stream.inner().is_reset(),
+            Self::Plain(_) | Self::Server(_) | Self::Shared(_) => false,
+        }
+    }
+}
+
 /// Makes a connection end by a reset once it is dropped.
 pub(crate) fn abort(socket: &TcpStream) {
     // One that has gone already needs none.
@@ -75,7 +102,7 @@ pub(crate) fn abort(socket: &TcpStream) {
 ///
 /// # Errors
 /// The first error of either side; the connection is of no use after it, and both ends of it
-/// are reset.
+/// are broken off.
 pub(crate) async fn relay(
     client: &mut Stream,
     upstream: &mut Stream,
@@ -90,7 +117,7 @@ pub(crate) async fn relay(
     };
     if relayed.is_err() {
         // Who has not failed is to know that the other one did.
-        client.abort();
+        client.break_off();
         upstream.abort();
     }
     relayed
@@ -113,7 +140,7 @@ pub(crate) async fn relay_watched(
         Ok(true) => relay(client, upstream, sent, received).await,
         Ok(false) => Ok(()),
         Err(error) => {
-            client.abort();
+            client.break_off();
             upstream.abort();
             Err(error)
         }

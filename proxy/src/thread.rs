@@ -10,7 +10,7 @@ use crate::{
     directory::{Directory, ServiceCell},
     http::grant::Grants,
     inbound::{Decisions, Refusals, token::Tokens},
-    pool::Pool,
+    pool::{Plan, Pool},
     telemetry::Telemetry,
     tls::Tls,
 };
@@ -55,6 +55,8 @@ pub(crate) struct Thread {
     pub(crate) refusals: Refusals,
     /// For what no policy speaks of.
     pub(crate) plain: Rc<Pool>,
+    /// For the pod's own application.
+    pub(crate) application: Rc<Pool>,
     balancers: RefCell<HashMap<ServicePort, Rc<Balancer>>>,
     direct: RefCell<HashMap<SocketAddr, Rc<Candidate>>>,
     first_speakers: RefCell<HashMap<Target, (FirstSpeaker, Instant)>>,
@@ -86,6 +88,7 @@ impl Thread {
         Rc::new(Self {
             tls: Tls::new(shared.certificates.clone(), shared.directory.own_ips()),
             plain: Pool::new(Arc::default()),
+            application: Pool::new(Arc::new(Plan::application())),
             decisions: Decisions::default(),
             tokens: Tokens::default(),
             grants: Rc::default(),

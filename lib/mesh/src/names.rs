@@ -99,8 +99,9 @@ pub mod annotation {
 
 /// Headers between sidecars.
 pub mod header {
-    /// On an answer of the callee's sidecar: its application accepted no connection,
-    /// and so has not seen the request. Sidecars take it from no application.
+    /// On an answer of the callee's sidecar: its application has not seen the request.
+    /// `connect`: it accepted no connection; `answered`: the sidecar has answered for it,
+    /// as when it denies something. Sidecars take it from no application.
     pub const UNDELIVERED: &str = "x-linnet-undelivered";
 }
 

@@ -16,7 +16,7 @@ use linnet_mesh::{
     ResourceRef,
     destination::{Balance, DestinationPolicy, HashKey, OutlierDetection},
 };
-use places::{places, to_probe};
+use places::{places, to_probe, with_share};
 use pool::{Chance, Pool};
 use rand::Rng;
 use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
@@ -81,6 +81,7 @@ impl Watch {
 impl Group {
     pub(super) fn new(members: &[Rc<Candidate>], settings: &Settings<'_>) -> Self {
         let policy = settings.policy.clone();
+        let members = &*with_share(members, &policy, settings.own);
         let (serving, terminating): (Vec<_>, Vec<_>) = members
             .iter()
             .cloned()

@@ -6,10 +6,10 @@ use crate::{
     availability::Availability,
     clock,
     error::Error,
-    http::exchange::Load,
+    http::{connection::UNDELIVERED, exchange::Load},
     pool::{Pool, Room},
 };
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use std::{cell::Cell, io, rc::Rc, time::Instant};
 
 /// One request on its way to an endpoint; counts as in flight while it lives.
@@ -27,6 +27,8 @@ pub(crate) struct InFlight {
     pub(crate) others: usize,
     /// The endpoint was unavailable, and so were all others.
     pub(crate) desperate: bool,
+    /// The endpoint was unavailable: this looks whether it is back.
+    pub(crate) probes: bool,
     /// How it went, unless the answer breaks off.
     unjudged: Cell<Option<Verdict>>,
     /// Whether it is known how it went.
@@ -47,6 +49,7 @@ impl InFlight {
             cookie: None,
             others: 0,
             desperate: false,
+            probes: false,
             unjudged: Cell::default(),
             settled: Cell::default(),
             room: None,
@@ -73,7 +76,7 @@ impl InFlight {
     }
 
     /// The response's head has arrived; `verdict`: as far as it says.
-    pub(crate) fn answered(&self, verdict: Verdict) {
+    pub(crate) fn answered(&self, verdict: Verdict, headers: &HeaderMap) {
         self.settled.set(true);
         let now = clock::instant();
         match verdict.is_no_measure() {
@@ -81,7 +84,16 @@ impl InFlight {
             false => self.candidate.observe(self.elapsed(now), now),
         }
         let availability = &self.candidate.health.availability;
-        availability.note_answer(self.started);
+        if availability.is_unavailable() && !self.is_for_no_application(headers) {
+            availability.note_answer(self.started);
+        }
+    }
+
+    /// Whether an answer is the endpoint's sidecar's own, such as a denial, where nothing
+    /// but its application's is a sign that it serves again.
+    fn is_for_no_application(&self, headers: &HeaderMap) -> bool {
+        let told = self.is_meshed() && headers.contains_key(&UNDELIVERED);
+        told && self.availability().is_undelivered()
     }
 
     /// The endpoint could not be reached, or did not answer.

@@ -46,6 +46,8 @@ use tokio::{sync::Notify, time::Instant};
 
 /// The word of a callee's sidecar that its application has not seen the request.
 pub(crate) static UNDELIVERED: HeaderName = HeaderName::from_static(names::header::UNDELIVERED);
+/// That it accepts no connection, in that header; else the sidecar has answered for it.
+pub(crate) const NO_CONNECTION: &str = "connect";
 
 /// A connection that was idle for longer may just be being closed by its peer.
 const AT_RISK: Duration = Duration::from_millis(100);
@@ -262,7 +264,11 @@ impl Connections {
         ended: bool,
     ) -> bool {
         let may_be = status == StatusCode::SERVICE_UNAVAILABLE || ended;
-        may_be && headers.contains_key(&UNDELIVERED) && self.is_meshed(pool)
+        may_be
+            && headers
+                .get(&UNDELIVERED)
+                .is_some_and(|why| why == NO_CONNECTION)
+            && self.is_meshed(pool)
     }
 
     /// Whether the endpoint's sidecar is called, which proves to be the endpoint's.

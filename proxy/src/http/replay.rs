@@ -12,13 +12,18 @@ use std::{
     cell::RefCell,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
+use tokio::time::Sleep;
 
 /// Most bytes of a body that are kept.
 pub(crate) const MOST_KEPT: usize = 64 * 1024;
 /// Most pieces of a body that are kept: each costs more than its bytes.
 const MOST_PIECES: usize = 1024;
+
+/// How long a held reader waits: longer than a callee's sidecar does for its application.
+const HOLD: Duration = Duration::from_millis(2_500);
 
 /// See the module.
 pub(crate) struct Replay(Rc<RefCell<State>>);
@@ -32,6 +37,13 @@ struct State {
     whole: bool,
     ended: bool,
     readers: u32,
+    hold: Option<Hold>,
+}
+
+/// Until when the body is not read further than it is kept.
+struct Hold {
+    over: Pin<Box<Sleep>>,
+    reader: Option<Waker>,
 }
 
 /// One reading of the body.
@@ -58,6 +70,7 @@ impl Replay {
             whole: true,
             ended: false,
             readers: 0,
+            hold: None,
         };
         if let Some(first) = first {
             state.keep(first);
@@ -69,6 +82,9 @@ impl Replay {
     pub(crate) fn body(&self) -> Body {
         let mut state = self.0.borrow_mut();
         state.readers += 1;
+        if state.readers > 1 {
+            state.hold = None;
+        }
         Body::replay(Reader {
             state: self.0.clone(),
             number: state.readers,
@@ -82,13 +98,48 @@ impl Replay {
         self.0.borrow().whole
     }
 
+    /// Has the reader wait before it reads more than is kept, for as long as the other side
+    /// may take to say that it can't serve.
+    pub(crate) fn hold(&self) {
+        self.0.borrow_mut().hold = Some(Hold {
+            over: Box::pin(tokio::time::sleep(HOLD)),
+            reader: None,
+        });
+    }
+
     /// Nobody will ask again: keeps nothing from now on.
     pub(crate) fn forget(&self) {
-        self.0.borrow_mut().whole = false;
+        let mut state = self.0.borrow_mut();
+        state.whole = false;
+        let reader = state.hold.take().and_then(|hold| hold.reader);
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 }
 
 impl State {
+    fn is_full(&self) -> bool {
+        self.size >= MOST_KEPT || self.kept.len() >= MOST_PIECES
+    }
+
+    /// Reports whether the reader is to wait, which is woken once it is not.
+    fn is_held(&mut self, context: &mut Context<'_>) -> bool {
+        if !self.is_full() {
+            return false;
+        }
+        let Some(hold) = &mut self.hold else {
+            return false;
+        };
+        if hold.over.as_mut().poll(context).is_ready() {
+            self.hold = None;
+            return false;
+        }
+        hold.reader = Some(context.waker().clone());
+        true
+    }
+
     fn keep(&mut self, frame: &Frame<Bytes>) {
         if let Some(trailers) = frame.trailers_ref() {
             self.trailers = Some(trailers.clone());
@@ -98,8 +149,9 @@ impl State {
         let Some(data) = data.filter(|_| self.whole) else {
             return;
         };
+        let held = self.hold.is_some() && !self.is_full();
         self.size += data.len();
-        if self.size > MOST_KEPT || self.kept.len() == MOST_PIECES {
+        if !held && (self.size > MOST_KEPT || self.kept.len() == MOST_PIECES) {
             self.whole = false;
             self.kept = Vec::new();
         } else {
@@ -134,6 +186,9 @@ impl HttpBody for Reader {
             let trailers = state.trailers.clone().filter(|_| !this.trailers_read);
             this.trailers_read = true;
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        if state.hold.is_some() && state.is_held(context) {
+            return Poll::Pending;
         }
         let polled = Pin::new(&mut state.source).poll_frame(context);
         match &polled {

@@ -1,7 +1,12 @@
 //! Turns an error into the response that a caller understands: a status and a
 //! sentence, or for gRPC a trailers-only answer.
 
-use super::{Call, body::Body, connection::UNDELIVERED, exchange::Exchange};
+use super::{
+    Call,
+    body::Body,
+    connection::{NO_CONNECTION, UNDELIVERED},
+    exchange::Exchange,
+};
 use crate::error::Error;
 use http::{HeaderMap, HeaderValue, Response, header};
 use pin_project_lite::pin_project;
@@ -19,7 +24,7 @@ use tower::{Layer, Service};
 pub(crate) struct RescueLayer<U> {
     pub(crate) unplaced: U,
     /// Whether the caller is a sidecar that is to hear when the application has not
-    /// seen its request.
+    /// seen its request, and whether that is because it accepts no connection.
     pub(crate) tells_undelivered: bool,
 }
 
@@ -94,12 +99,27 @@ where
                 (this.unplaced)(this.exchange);
             }
             let mut answer = rescued(&error, this.exchange);
-            if *this.tells_undelivered && matches!(error, Error::Connect { .. }) {
+            if *this.tells_undelivered
+                && let Some(why) = undelivered(&error)
+            {
                 let headers = answer.headers_mut();
-                headers.insert(&UNDELIVERED, HeaderValue::from_static("connect"));
+                headers.insert(&UNDELIVERED, HeaderValue::from_static(why));
             }
             answer
         })))
+    }
+}
+
+/// Why the application has not seen a request, if that is so.
+fn undelivered(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Connect { .. } => Some(NO_CONNECTION),
+        // Whoever calls is not to take it for a sign of the application.
+        Error::Denied { .. }
+        | Error::Unauthenticated { .. }
+        | Error::BadRequest(_)
+        | Error::Deadline { .. } => Some("answered"),
+        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@
 //! would be denied now, ends.
 
 use super::{
-    Arrival, Caller,
+    Arrival,
     authorize::{AuthorizeLayer, accepted, as_asked, authority},
     token,
 };
@@ -39,7 +39,13 @@ impl Arrival {
 
     /// What an open request is told by policies that have changed. Nobody but
     /// those that are denied is counted or logged.
-    fn ask_again(&self, caller: &Caller, request: &Request<()>, whole: bool) -> Option<Withdrawal> {
+    fn ask_again(
+        &self,
+        asks: &AuthorizeLayer,
+        request: &Request<()>,
+        whole: bool,
+    ) -> Option<Withdrawal> {
+        let caller = &asks.caller;
         let inbound = self.thread.directory().inbound();
         let connection = self.connection(caller);
         let token = match &inbound.authentication {
@@ -67,11 +73,12 @@ impl Arrival {
                 let http = as_asked(request, authority, accepted(&token));
                 let latin_1 = path_in_latin_1(request.uri(), request.extensions());
                 let http = self.strictest(policies, caller, http, latin_1.as_deref());
-                let decision = policies.decide(Scope::Enforced, &connection, Some(&http));
+                let http = (!asks.as_bytes).then_some(&http);
+                let decision = policies.decide(Scope::Enforced, &connection, http);
                 if decision.allowed {
                     return None;
                 }
-                match self.authorize(policies, caller, Some(&http)).denied {
+                match self.authorize(policies, caller, http).denied {
                     Some(Error::Denied { by, told }) => (by, told),
                     _ => unknown(),
                 }
@@ -96,7 +103,7 @@ impl Arrival {
 
 impl Asks for AuthorizeLayer {
     fn again(&self, request: &Request<()>, whole: bool) -> Option<Withdrawal> {
-        self.arrival.ask_again(&self.caller, request, whole)
+        self.arrival.ask_again(self, request, whole)
     }
 }
 

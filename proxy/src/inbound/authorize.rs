@@ -144,7 +144,12 @@ impl Arrival {
         }
     }
 
-    fn authorize_request(&self, caller: &Caller, call: &mut Call) -> Result<(), Error> {
+    fn authorize_request(
+        &self,
+        caller: &Caller,
+        as_bytes: bool,
+        call: &mut Call,
+    ) -> Result<(), Error> {
         let inbound = self.thread.inbound();
         let log = &inbound.access_log.server;
         let rules = inbound.authentication.as_ref();
@@ -168,6 +173,7 @@ impl Arrival {
         let named = authority(request);
         let verdict = match (&token, &inbound.authorization, &named) {
             (Err(refused), ..) => self.unauthenticated(caller, refused),
+            (Ok(_), Some(policies), _) if as_bytes => self.authorize(policies, caller, None),
             (Ok(_), Some(policies), Ok(authority)) => {
                 let http = as_asked(request, authority, accepted(&token));
                 let latin_1 = path_in_latin_1(request.uri(), request.extensions());
@@ -399,6 +405,9 @@ fn hosts(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
 pub(super) struct AuthorizeLayer {
     pub(super) arrival: Rc<Arrival>,
     pub(super) caller: Caller,
+    /// The port is declared to carry bytes: policies judge what comes as such, though the
+    /// peer's sidecar, which may not know the declaration, says that it is HTTP.
+    pub(super) as_bytes: bool,
 }
 
 impl<S> Layer<S> for AuthorizeLayer {
@@ -448,9 +457,13 @@ where
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
-        let AuthorizeLayer { arrival, caller } = &*self.asks;
+        let AuthorizeLayer {
+            arrival,
+            caller,
+            as_bytes,
+        } = &*self.asks;
         let head = Head::of(&call.request, arrival.needs_headers(call.found));
-        match arrival.authorize_request(caller, &mut call) {
+        match arrival.authorize_request(caller, *as_bytes, &mut call) {
             Ok(()) => {
                 self.asks.grant(&call.exchange, head);
                 let exchange = call.exchange.clone();

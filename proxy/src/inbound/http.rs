@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     balance::Candidate,
+    detect::Expected,
     error::Error,
     http::{
         Call,
@@ -53,6 +54,7 @@ pub(super) fn stack(
     let authorize = AuthorizeLayer {
         arrival: arrival.clone(),
         caller: caller.clone(),
+        as_bytes: arrival.expected(&arrival.thread.inbound()) == Expected::Bytes,
     };
     let tells_undelivered = matches!(caller, Caller::Verified(_));
     let app = arrival.thread.direct(&arrival.app_endpoint());
@@ -192,7 +194,7 @@ impl State {
             informs: request.version() == Version::HTTP_11,
             ..Manner::default()
         };
-        let pool = &thread.plain;
+        let pool = &thread.application;
         let sent = connection::send(&thread.tls, connections, pool, request, manner).await;
         let own = |failure| {
             exchange

@@ -106,7 +106,10 @@ impl Arrival {
         let sniffed = match self.look(&mut client, expected, &caller).await {
             Ok(sniffed) => sniffed,
             Err(error) => {
-                client.abort();
+                match error {
+                    ConnectionError::Mesh(Error::Connect { .. }) => client.abort(),
+                    ConnectionError::Mesh(_) | ConnectionError::Io(_) => client.break_off(),
+                }
                 return Err(error);
             }
         };

@@ -29,6 +29,7 @@ use tokio::{
 };
 
 mod callers;
+mod declared;
 mod fields;
 mod log;
 mod open;

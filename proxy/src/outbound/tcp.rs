@@ -27,8 +27,12 @@ use tokio::{
 };
 
 /// How long after a connection has come about its end may mean that there is no
-/// application; an application that accepts it may end it later for its own reasons.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// application; an application that accepts it may end it later for its own reasons. The
+/// callee's sidecar waits for its application for less.
+const AT_ONCE: Duration = Duration::from_secs(3);
+/// How long a connection that looks whether an application is back waits for its sidecar to
+/// say that it is not.
+const LOOK: Duration = Duration::from_millis(500);
 /// Bytes of each side that are read before it is known that there is an application.
 const FIRST_READ: usize = 2048;
 
@@ -230,14 +234,37 @@ async fn open_any(
     loop {
         let others = tries.pass.has_others(&in_flight);
         let error = match open_endpoint(thread, &mut in_flight, others).await {
-            Ok(stream) => {
-                in_flight.connected();
-                return Ok((stream, in_flight));
-            }
+            Ok(stream) => match Box::pin(looked(&in_flight, stream)).await {
+                Ok(stream) => {
+                    in_flight.connected();
+                    return Ok((stream, in_flight));
+                }
+                Err(error) => error,
+            },
             Err(error) => error,
         };
         in_flight = tries.next(goal, &in_flight, error, &asker)?;
     }
+}
+
+/// Waits, before it is given a client's bytes, whether an endpoint whose application
+/// accepted nothing says so again.
+async fn looked(in_flight: &InFlight, mut stream: Stream) -> Result<Stream, Error> {
+    if !(in_flight.probes && in_flight.availability().is_undelivered()) {
+        return Ok(stream);
+    }
+    let mut said = BytesMut::with_capacity(FIRST_READ);
+    let heard = tokio::time::timeout(LOOK, stream.read_buf(&mut said)).await;
+    if let Ok(Err(error)) = heard
+        && let Some(error) = in_flight.undelivered(&error)
+    {
+        return Err(error);
+    }
+    if said.is_empty() {
+        return Ok(stream);
+    }
+    let said = Rewind::new(said.freeze(), stream);
+    Ok(Stream::Rewound(Box::new(said)))
 }
 
 /// What both sides said before it was known that there is an application.
@@ -423,7 +450,11 @@ pub(super) async fn relay_greeted(
         match &result {
             Ok(_) => held.delivered(),
             // The client's bytes are gone, but the next connection goes elsewhere.
-            Err(error) if refuses_certificate(error) && moved.received() == 0 => {
+            Err(error)
+                if moved.received() == 0
+                    && (refuses_certificate(error)
+                        || began.elapsed() < AT_ONCE && is_unseen(error, &upstream.stream)) =>
+            {
                 let told = held.undelivered(error);
                 told.iter().for_each(|error| held.failed(error));
             }
@@ -446,9 +477,17 @@ pub(super) async fn relay_greeted(
     Ok(())
 }
 
-/// Whether the other side may have passed nothing on.
+/// Whether the other side may have passed nothing on, of which nothing was sent.
 fn is_turned_away(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::ConnectionReset || refuses_certificate(error)
+    let ended = [io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
+    ended.contains(&error.kind()) || refuses_certificate(error)
+}
+
+/// Whether a sidecar says that it has passed nothing on of what it was sent: it resets a
+/// connection that its application did not accept, and no other. Of the client's own reset
+/// the upstream has not heard yet.
+fn is_unseen(error: &io::Error, upstream: &Stream) -> bool {
+    error.kind() == io::ErrorKind::ConnectionReset && upstream.is_reset()
 }
 
 /// Whether a sidecar does not let this workload in.

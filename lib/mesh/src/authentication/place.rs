@@ -61,12 +61,12 @@ impl Place {
                 let values = headers.get_all(name).iter();
                 values
                     .filter_map(|value| behind(prefix, value))
-                    .map(|rest| String::from_utf8_lossy(rest.trim_ascii()))
+                    .map(|rest| String::from_utf8_lossy(trimmed(rest)))
                     .collect()
             }
             Self::Parameter(name) => {
                 let pairs = query.into_iter().flat_map(parameters);
-                let named = pairs.filter(|(key, _)| decoded(key) == *name);
+                let named = pairs.filter(|(key, _)| is_read_as(key, name));
                 named.map(|(_, value)| decoded(value)).collect()
             }
             Self::Cookie(name) => {
@@ -106,25 +106,64 @@ fn retain(
     }
 }
 
-/// What stands behind a prefix, whose letters may be of any case.
+/// What stands behind a prefix, whose letters may be of any case. Some applications split
+/// a header at whatever their language takes for a blank, so any is a prefix's blank.
 fn behind<'v>(prefix: &str, value: &'v HeaderValue) -> Option<&'v [u8]> {
     let bytes = value.as_bytes();
+    let begin = bytes.iter().position(|byte| !is_blank(*byte))?;
+    let bytes = &bytes[begin..];
     let start = bytes.get(..prefix.len())?;
-    start
-        .eq_ignore_ascii_case(prefix.as_bytes())
-        .then(|| &bytes[prefix.len()..])
+    let mut pairs = start.iter().zip(prefix.as_bytes());
+    let same = pairs.all(|(said, byte)| match byte {
+        b' ' => is_blank(*said),
+        byte => said.eq_ignore_ascii_case(byte),
+    });
+    same.then(|| &bytes[prefix.len()..])
 }
 
+/// Whether a header's byte is a blank to some application: those of Latin-1 are to Python.
+const fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x85 | 0xa0)
+}
+
+/// A header's value without the blanks around it.
+fn trimmed(value: &[u8]) -> &[u8] {
+    let start = value.iter().position(|byte| !is_blank(*byte));
+    let end = value.iter().rposition(|byte| !is_blank(*byte));
+    start
+        .zip(end)
+        .map_or(&[], |(start, end)| &value[start..=end])
+}
+
+/// A query's parameters as all applications read them together: some take `;` for `&`.
 fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let pairs = query.split('&');
+    let pairs = pairs.flat_map(|pair| std::iter::once(pair).chain(pair.split(';').skip(1)));
+    let pairs = pairs.filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// Reports whether some application reads a parameter's name, as it is written, as this
+/// one: PHP skips blanks before it, and makes others, dots and brackets underscores.
+fn is_read_as(written: &str, name: &str) -> bool {
+    let written = decoded(written);
+    let written = written.trim();
+    written == name || written.replace([' ', '.', '['], "_") == name
 }
 
 /// A query without the parameters of these names.
 pub(super) fn without_parameters(query: &str, names: &[&str]) -> String {
-    let pairs = query.split('&').filter(|pair| {
-        let name = decoded(pair.split_once('=').map_or(*pair, |(name, _)| name));
-        !names.contains(&&*name)
+    let is_named = |pair: &str| {
+        let written = pair.split_once('=').map_or(pair, |(name, _)| name);
+        names.iter().any(|name| is_read_as(written, name))
+    };
+    let pairs = query.split('&').filter(|pair| !is_named(pair));
+    let pairs = pairs.map(|pair| match pair.split(';').skip(1).any(is_named) {
+        false => Cow::Borrowed(pair),
+        true => {
+            let kept = pair.split(';').filter(|part| !is_named(part));
+            Cow::Owned(kept.collect::<Vec<_>>().join(";"))
+        }
     });
     pairs.collect::<Vec<_>>().join("&")
 }

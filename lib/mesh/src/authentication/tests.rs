@@ -562,3 +562,48 @@ fn no_other_spelling_of_a_token_s_header_comes_through() {
     all.edit(&mut sent, None);
     assert_eq!(sent, before);
 }
+
+/// What a common application reads as a token is one, however it is spelled.
+#[test]
+fn a_token_has_several_spellings() {
+    let rules = Authentication::new([rule()]).unwrap();
+    for (header, query) in [
+        ("Bearer a.b.c", None),
+        ("Bearer  a.b.c", None),
+        ("bearer\ta.b.c", None),
+        ("\u{a0}Bearer\u{a0}a.b.c\u{85}", None),
+        ("", Some("access_token=a.b.c")),
+        ("", Some("x=1&access_token=a.b.c")),
+        ("", Some("x=1;access_token=a.b.c")),
+        ("", Some("access%5Ftoken=a.b.c")),
+        ("", Some("%20access_token=a.b.c")),
+        ("", Some("access.token=a.b.c")),
+        ("", Some("access[token=a.b.c")),
+    ] {
+        let mut headers = HeaderMap::new();
+        if !header.is_empty() {
+            let bytes: Vec<u8> = header.chars().map(|c| u8::try_from(c).unwrap()).collect();
+            let value = http::HeaderValue::from_bytes(&bytes).unwrap();
+            headers.insert(http::header::AUTHORIZATION, value);
+        }
+        let found = rules.find(&headers, query).unwrap();
+        assert_eq!(
+            found.map(|f| f.text).as_deref(),
+            Some("a.b.c"),
+            "{header} {query:?}"
+        );
+    }
+    for query in ["token=a.b.c", "x=access_token", "access-token=a.b.c"] {
+        assert!(
+            rules
+                .find(&HeaderMap::new(), Some(query))
+                .unwrap()
+                .is_none()
+        );
+    }
+    let kept = place::without_parameters(
+        "a=1;access.token=a.b.c;b=2&access_token=d&c=3",
+        &["access_token"],
+    );
+    assert_eq!(kept, "a=1;b=2&c=3");
+}

@@ -6,7 +6,7 @@ use super::super::{
     locality::{Level, Place, distance, distance_by_labels, share, spill},
 };
 use linnet_mesh::destination::{DestinationPolicy, LocalityPolicy};
-use std::{collections::BTreeMap, rc::Rc};
+use std::{borrow::Cow, collections::BTreeMap, rc::Rc};
 
 /// Who of the unavailable would serve if they were not: whoever is too far away to
 /// be called anyhow need not be tried.
@@ -26,6 +26,21 @@ pub(super) fn to_probe(
         .collect();
     unavailable.retain(|candidate| served.contains(&Rc::as_ptr(candidate)));
     unavailable
+}
+
+/// Who is ever called, whoever can serve: `distribute` gives some places nothing at all.
+/// They are nobody to go to when the others can't serve.
+pub(super) fn with_share<'m>(
+    members: &'m [Rc<Candidate>],
+    policy: &DestinationPolicy,
+    own: Place<'_>,
+) -> Cow<'m, [Rc<Candidate>]> {
+    let Some(LocalityPolicy::Distribute(_)) = &policy.locality else {
+        return Cow::Borrowed(members);
+    };
+    let places = places(policy, own, members, &vec![true; members.len()]);
+    let members = places.into_iter().flat_map(|place| place.members);
+    members.map(|(candidate, _)| candidate).collect()
 }
 
 /// Endpoints with a share of the load, each with whether it can be used.

@@ -223,10 +223,11 @@ impl Pool {
         )
     }
 
-    /// The one with fewer requests in flight; of equals, the one that had fewer.
+    /// The one with fewer requests in flight, to which recent failures count; of equals, the
+    /// one that had fewer.
     fn idler<'a>(&self, chance: &Chance<'_>, two: [&'a Rc<Candidate>; 2]) -> &'a Rc<Candidate> {
-        let [first, second] = two.map(|candidate| candidate.in_flight());
-        match first.cmp(&second) {
+        let [first, second] = two.map(|candidate| candidate.busy(chance.now));
+        match first.total_cmp(&second) {
             Ordering::Less => two[0],
             Ordering::Greater => two[1],
             Ordering::Equal => charge(two, two.map(|candidate| 1.0 / chance.part(candidate))),

@@ -71,7 +71,7 @@ impl Route {
                 return;
             };
             let verdict = Verdict::of(answer.response.status(), None);
-            in_flight.answered(verdict);
+            in_flight.answered(verdict, answer.response.headers());
             in_flight.judge(verdict);
             let mut body = answer.response.into_body();
             while let Some(frame) = body.frame().await {

@@ -112,6 +112,13 @@ impl Outgoing {
         self.request.is_some() || self.head.is_some() && self.body.is_whole()
     }
 
+    /// Sends no more of the body than is kept until there is an answer, or none for a while.
+    pub(super) fn hold(&self) {
+        if let Kept::Replayed(replay) = &self.body {
+            replay.hold();
+        }
+    }
+
     /// Keeps nothing from now on.
     pub(super) fn forget(&self) {
         if let Kept::Replayed(replay) = &self.body {

@@ -37,6 +37,9 @@ impl Route {
         if policy.is_some() || in_flight.others > 0 {
             let kept = outgoing.keep().await;
             kept.map_err(|error| caller_fault(exchange).unwrap_or(error))?;
+            if in_flight.probes {
+                outgoing.hold();
+            }
         }
         let mut pass = Pass::default();
         let mut retries = Retries::new(policy, goal);
@@ -67,7 +70,7 @@ impl Route {
                         return Ok((answer, in_flight));
                     };
                     let verdict = retries.verdict(&answer, exchange);
-                    in_flight.answered(verdict);
+                    in_flight.answered(verdict, answer.response.headers());
                     in_flight.judge(verdict);
                     pass.note(&in_flight);
                     wait
@@ -151,7 +154,7 @@ pub(super) fn accept(
 ) -> Response<Body> {
     // Of gRPC the last word is still to come.
     let verdict = Verdict::of(answer.response.status(), None);
-    in_flight.answered(verdict);
+    in_flight.answered(verdict, answer.response.headers());
     if !exchange.is_grpc() {
         match verdict.is_failure() || answer.response.body().is_end_stream() {
             true => in_flight.judge(verdict),

@@ -1,6 +1,8 @@
 //! An endpoint that can't serve is no caller's trouble: each way of not serving,
 //! with each protocol, method and policy of retries, beside an endpoint that can.
 
+mod applications;
+
 use super::support::{Sidecar, Upstream, key, local, raw, rule, status, text};
 use crate::{
     access_log::Log,
