@@ -163,7 +163,7 @@ async fn a_fast_error_attracts_nobody_by_any_balance() {
                     .map(|_| {
                         let sidecar = sidecar.clone();
                         tokio::task::spawn_local(async move {
-                            for _ in 0..200 / clients {
+                            for _ in 0..80 / clients {
                                 sidecar.get("/").await;
                             }
                         })
