@@ -377,7 +377,6 @@ fn a_table_is_made_for_the_first_request_and_kept_by_the_next_group() {
     let known = standing.table_if_made(&key).unwrap();
     assert!(Arc::ptr_eq(&known, &table));
     drop((known, table));
-    world.fail(3, 5, 0);
     let next = world.group(1);
     drop(asked);
     assert!(standing.table_if_made(&hashed(&next).0).is_some());

@@ -107,10 +107,20 @@ impl Callee {
 
     /// Requests that it has answered itself for want of an application.
     fn refused(&self) -> usize {
+        self.flagged("UF")
+    }
+
+    /// Requests that it has denied.
+    fn denied(&self) -> usize {
+        self.flagged("UAEX")
+    }
+
+    fn flagged(&self, flags: &str) -> usize {
         let text = self.thread.shared.telemetry.render();
-        let lines = text.lines().filter(|line| {
-            line.starts_with("istio_requests_total{") && line.contains("response_flags=\"UF\"")
-        });
+        let flags = format!("response_flags=\"{flags}\"");
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("istio_requests_total{") && line.contains(&flags));
         let counts = lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap());
         counts.sum::<f64>() as usize
     }
