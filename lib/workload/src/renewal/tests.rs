@@ -142,12 +142,14 @@ fn workload(service: &Arc<Service>) -> (Handle, Readiness) {
 /// of a lifetime; how long after its return the last was renewed.
 async fn outage(lifetime: Duration, crowd: usize, per_second: usize) -> Duration {
     let service = Service::new(clock(), lifetime, per_second);
+    let begun = Instant::now();
     let workloads: Vec<_> = (0..crowd).map(|_| workload(&service)).collect();
     for (handle, _) in &workloads {
         handle.wait().await;
     }
-    // Certificates end on whole seconds, so the first falls due up to one earlier.
-    tokio::time::sleep(lifetime.mul_f64(0.4) - Duration::from_secs(1)).await;
+    // Certificates end on whole seconds, so the first falls due up to one earlier. Those
+    // that came last had to wait for room, so the time counts from the first.
+    tokio::time::sleep_until(begun + lifetime.mul_f64(0.4) - Duration::from_secs(1)).await;
     service.away.store(true, Ordering::Relaxed);
     let back = Instant::now() + lifetime.mul_f64(0.4);
     while Instant::now() < back {
