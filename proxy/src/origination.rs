@@ -146,7 +146,8 @@ fn certificates(field: &str, path: &str) -> Result<Vec<CertificateDer<'static>>,
 /// data thread reads it: so it is a file with an end, and none that lets its reader wait.
 fn read(field: &str, path: &str) -> Result<Vec<u8>, String> {
     let wrong = |reason: &dyn Display| format!("{field}: {path}: {reason}");
-    let waits_for_nobody = rustix::fs::OFlags::NONBLOCK.bits();
+    // `O_NONBLOCK` of open(2), under the name that the enabled part of rustix has for it.
+    let waits_for_nobody = rustix::pipe::PipeFlags::NONBLOCK.bits();
     let file = File::options()
         .read(true)
         .custom_flags(waits_for_nobody.cast_signed())
