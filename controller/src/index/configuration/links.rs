@@ -82,33 +82,37 @@ impl Configurations {
         let Some(compiled) = &entry.compiled else {
             return;
         };
-        for key in compiled.keys() {
-            self.links.insert(reference, entry.created, key);
+        let keys = compiled.keys();
+        for key in &keys {
+            self.links.insert(reference, entry.created, key.clone());
         }
         if let Compiled::RequestAuthentication(policy) = compiled {
             self.key_users.link(&reference.name, policy);
         }
-        self.touch(&reference.name, compiled, affected);
+        self.touch(&reference.name, compiled, keys, affected);
     }
 
     pub(super) fn unlink(&mut self, reference: &ObjectRef, entry: &Entry, affected: &mut Affected) {
         let Some(compiled) = &entry.compiled else {
             return;
         };
-        for key in compiled.keys() {
-            self.links.remove(reference, entry.created, key);
+        let keys = compiled.keys();
+        for key in &keys {
+            self.links.remove(reference, entry.created, key.clone());
         }
         if let Compiled::RequestAuthentication(policy) = compiled {
             self.key_users.unlink(&reference.name, policy);
         }
-        self.touch(&reference.name, compiled, affected);
+        self.touch(&reference.name, compiled, keys, affected);
     }
 
     /// Notes whom a resource concerns that comes or goes.
-    fn touch(&self, name: &Name, compiled: &Compiled, affected: &mut Affected) {
-        touch_routed(compiled, affected);
-        for key in compiled.keys() {
+    fn touch(&self, name: &Name, compiled: &Compiled, keys: Vec<Key>, affected: &mut Affected) {
+        for key in keys {
             match key {
+                Key::RoutedHost(_) | Key::RoutedScope(_) | Key::RouteParent(_) => {
+                    touch_routed(key, affected);
+                }
                 Key::RuleHost(host) => {
                     self.touch_dependents(&host, affected);
                     affected.services.insert(host);
@@ -118,12 +122,7 @@ impl Configurations {
                 | Key::RequestAuthentications(namespace)
                 | Key::PeerAuthentications(namespace)
                 | Key::Telemetries(namespace) => touch_pods(&namespace, affected),
-                Key::RoutedHost(_)
-                | Key::RoutedScope(_)
-                | Key::RouteParent(_)
-                | Key::Delegate(_)
-                | Key::Destination(_)
-                | Key::RouteBackend(_) => {}
+                Key::Delegate(_) | Key::Destination(_) | Key::RouteBackend(_) => {}
             }
         }
         if let Compiled::VirtualService(_) = compiled {
@@ -145,24 +144,24 @@ impl Configurations {
     fn touch_all(&self, key: &Key, affected: &mut Affected) {
         for (kind, name) in self.links.of(key) {
             if let Some(compiled) = self.compiled(kind, name) {
-                touch_routed(compiled, affected);
+                for key in compiled.keys() {
+                    touch_routed(key, affected);
+                }
             }
         }
     }
 }
 
-/// Notes the services that a resource has routes for.
-fn touch_routed(compiled: &Compiled, affected: &mut Affected) {
-    for key in compiled.keys() {
-        match key {
-            Key::RoutedHost(service) | Key::RouteParent(service) => {
-                affected.services.insert(service);
-            }
-            Key::RoutedScope(scope) => {
-                affected.scopes.insert(scope);
-            }
-            _ => {}
+/// Notes the services that a resource has routes for, by one of its keys.
+fn touch_routed(key: Key, affected: &mut Affected) {
+    match key {
+        Key::RoutedHost(service) | Key::RouteParent(service) => {
+            affected.services.insert(service);
         }
+        Key::RoutedScope(scope) => {
+            affected.scopes.insert(scope);
+        }
+        _ => {}
     }
 }
 
