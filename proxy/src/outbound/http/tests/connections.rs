@@ -2,34 +2,18 @@
 
 use super::{
     resilience::policy,
-    support::{Sidecar, local},
+    support::{Sidecar, echo, local},
 };
 use linnet_mesh::destination::ConnectionPool;
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{Instant, sleep},
 };
 
 const CLOSED: &str = "istio_tcp_connections_closed_total";
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Sends back what it hears.
-async fn echo() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::task::spawn_local(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::task::spawn_local(async move {
-                let (mut reader, mut writer) = stream.split();
-                // The other side may cut it.
-                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-            });
-        }
-    });
-    address
-}
 
 async fn talk(stream: &mut TcpStream) {
     // No protocol that is known begins like this.

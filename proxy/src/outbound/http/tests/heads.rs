@@ -151,17 +151,7 @@ async fn the_application_s_word_for_the_scheme_is_the_scheme() {
                 ..RequestMatch::default()
             },
         );
-        let slash = rule(Filters {
-            answer: Some(Answer::Redirect(Redirect {
-                status: StatusCode::FOUND,
-                scheme: None,
-                authority: None,
-                port: None,
-                path: None,
-            })),
-            ..Filters::default()
-        });
-        let sidecar = Sidecar::new(Some(vec![secure, slash]), &[]);
+        let sidecar = Sidecar::new(Some(vec![secure, redirect()]), &[]);
         let name = HeaderName::from_static("x-forwarded-proto");
         for (says, scheme) in [
             (None, "http"),
@@ -208,21 +198,25 @@ async fn the_application_s_word_for_the_scheme_is_the_scheme() {
     .await;
 }
 
+/// A redirect to where the request went.
+fn redirect() -> HttpRule {
+    rule(Filters {
+        answer: Some(Answer::Redirect(Redirect {
+            status: StatusCode::FOUND,
+            scheme: None,
+            authority: None,
+            port: None,
+            path: None,
+        })),
+        ..Filters::default()
+    })
+}
+
 /// A target that names its scheme is sent on without it, and is the same to rules.
 #[tokio::test]
 async fn the_scheme_of_an_absolute_target_is_the_request_s() {
     local(async {
-        let slash = rule(Filters {
-            answer: Some(Answer::Redirect(Redirect {
-                status: StatusCode::FOUND,
-                scheme: None,
-                authority: None,
-                port: None,
-                path: None,
-            })),
-            ..Filters::default()
-        });
-        let sidecar = Sidecar::new(Some(vec![slash]), &[]);
+        let sidecar = Sidecar::new(Some(vec![redirect()]), &[]);
         for target in ["https://payment/a", "http://payment/a"] {
             let (_, location) = asked(&sidecar, target.as_bytes()).await;
             assert_eq!(location.as_deref(), Some(target));

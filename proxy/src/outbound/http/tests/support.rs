@@ -5,6 +5,7 @@ use crate::{
     cap::Cap,
     config::{StaticConfig, StaticEndpoint, StaticService},
     directory::{Directory, fixed},
+    inbound::{self, Arrival},
     outbound::serve_connection,
     pool::Limit,
     telemetry::Telemetry,
@@ -17,7 +18,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use linnet_discovery::{EndpointsUpdate, Target, Update};
 use linnet_mesh::{
-    AppProtocol, Endpoint, MtlsMode, ResourceRef, Service, ServicePort,
+    AppProtocol, Endpoint, Inbound, MtlsMode, ResourceRef, Service, ServicePort,
     destination::{Destination, DestinationPolicy},
     route::{Backend, Filters, HeaderFilters, HttpRoutes, HttpRule},
 };
@@ -158,6 +159,134 @@ fn described(rules: Option<Vec<HttpRule>>, destination: Option<Destination>) -> 
     }))
 }
 
+/// A data thread by itself, and what ends it.
+fn thread(
+    directory: Arc<Directory>,
+    workload: linnet_workload::Workload,
+    cap: Cap,
+) -> (Rc<Thread>, drain::Signal) {
+    let (signal, watch) = drain::channel();
+    let thread = Thread::new(Shared {
+        directory,
+        certificates: linnet_workload::Handle::fixed(workload),
+        telemetry: Telemetry::new("test"),
+        access_log: Log::for_test(1024).0,
+        opaque_ports: Arc::default(),
+        drain: watch,
+        cap,
+    });
+    (thread, signal)
+}
+
+/// A server that sends back what it hears.
+pub(super) async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::task::spawn_local(async move {
+                let (mut reader, mut writer) = stream.split();
+                // The other side may cut it.
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+        }
+    });
+    address
+}
+
+/// A callee's sidecar before an application.
+pub(super) struct Callee {
+    pub(super) thread: Rc<Thread>,
+    pub(super) address: SocketAddr,
+    pub(super) signal: Cell<Option<drain::Signal>>,
+    /// Connections that it has accepted.
+    pub(super) connections: Rc<Cell<usize>>,
+}
+
+impl Callee {
+    pub(super) async fn start(authority: &Authority, account: &str, app: SocketAddr) -> Self {
+        let workload = authority.workload("default", account);
+        Self::with(workload, usize::MAX, app).await
+    }
+
+    /// One with so many places for streams.
+    pub(super) async fn with(
+        workload: linnet_workload::Workload,
+        places: usize,
+        app: SocketAddr,
+    ) -> Self {
+        let (directory, commands) = Directory::new(vec![]);
+        drop(commands);
+        directory.apply(vec![Update::Inbound(Arc::new(Inbound {
+            mtls: MtlsMode::Strict,
+            ..Inbound::default()
+        }))]);
+        let (thread, signal) = thread(directory, workload, Cap::new(places));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = thread.clone();
+        let connections = Rc::<Cell<usize>>::default();
+        let counted = connections.clone();
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, peer)) = listener.accept().await {
+                counted.set(counted.get() + 1);
+                let arrival = Arrival {
+                    thread: accepting.clone(),
+                    peer,
+                    port: app.port(),
+                    app,
+                    activity: None,
+                };
+                tokio::task::spawn_local(inbound::serve_connection(arrival, stream));
+            }
+        });
+        Self {
+            thread,
+            address,
+            signal: Cell::new(Some(signal)),
+            connections,
+        }
+    }
+
+    /// Requests that it has answered itself for want of an application.
+    pub(super) fn refused(&self) -> usize {
+        self.flagged("UF")
+    }
+
+    /// Requests that it has denied.
+    pub(super) fn denied(&self) -> usize {
+        self.flagged("UAEX")
+    }
+
+    pub(super) fn flagged(&self, flags: &str) -> usize {
+        let text = self.thread.shared.telemetry.render();
+        let flags = format!("response_flags=\"{flags}\"");
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("istio_requests_total{") && line.contains(&flags));
+        let counts = lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap());
+        counts.sum::<f64>() as usize
+    }
+
+    /// Connections that it has accepted, each of which is turned away.
+    pub(super) fn turned_away(&self) -> usize {
+        self.connections.get()
+    }
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        meshed(self.address)
+    }
+}
+
+/// An endpoint that must prove to be payment.
+pub(super) fn meshed(address: SocketAddr) -> Endpoint {
+    let identity = "spiffe://cluster.local/ns/default/sa/payment";
+    Endpoint {
+        identity: Some(identity.parse().unwrap()),
+        ..Endpoint::at(address)
+    }
+}
+
 /// The caller's sidecar.
 pub(super) struct Sidecar {
     pub(super) thread: Rc<Thread>,
@@ -186,18 +315,9 @@ impl Sidecar {
         };
         fixed::fill(&directory, &config);
         directory.apply(vec![described(rules, None)]);
-        let (signal, watch) = drain::channel();
         let authority = Authority::default();
         let workload = authority.workload("default", "checkout");
-        let thread = Thread::new(Shared {
-            directory,
-            certificates: linnet_workload::Handle::fixed(workload),
-            telemetry: Telemetry::new("test"),
-            access_log: Log::for_test(1024).0,
-            opaque_ports: Arc::default(),
-            drain: watch,
-            cap: Cap::new(usize::MAX),
-        });
+        let (thread, signal) = thread(directory, workload, Cap::new(usize::MAX));
         Self {
             thread,
             authority,

@@ -2,26 +2,12 @@
 
 use super::{
     blame::watched_by,
-    support::{Sidecar, local, rule},
-};
-use crate::{
-    access_log::Log,
-    cap::Cap,
-    directory::Directory,
-    inbound::{self, Arrival},
-    telemetry::Telemetry,
-    thread::{Shared, Thread},
+    support::{Callee, Sidecar, local, rule},
 };
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use linnet_discovery::Update;
-use linnet_mesh::{
-    Endpoint, Inbound, MtlsMode,
-    route::{Filters, HttpRule},
-};
-use linnet_runtime::drain;
-use linnet_workload::testing::Authority;
+use linnet_mesh::route::{Filters, HttpRule};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -31,60 +17,6 @@ use tokio::{
 
 /// Bounds a test that hangs.
 const HANGS: Duration = Duration::from_secs(20);
-
-/// A sidecar before an application.
-struct Callee {
-    address: SocketAddr,
-    _signal: drain::Signal,
-}
-
-impl Callee {
-    async fn start(authority: &Authority, app: SocketAddr) -> Self {
-        let workload = authority.workload("default", "payment");
-        let (directory, commands) = Directory::new(vec![]);
-        drop(commands);
-        directory.apply(vec![Update::Inbound(Arc::new(Inbound {
-            mtls: MtlsMode::Strict,
-            ..Inbound::default()
-        }))]);
-        let (signal, watch) = drain::channel();
-        let thread = Thread::new(Shared {
-            directory,
-            certificates: linnet_workload::Handle::fixed(workload),
-            telemetry: Telemetry::new("test"),
-            access_log: Log::for_test(1024).0,
-            opaque_ports: Arc::default(),
-            drain: watch,
-            cap: Cap::new(usize::MAX),
-        });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            while let Ok((stream, peer)) = listener.accept().await {
-                let arrival = Arrival {
-                    thread: thread.clone(),
-                    peer,
-                    port: app.port(),
-                    app,
-                    activity: None,
-                };
-                tokio::task::spawn_local(inbound::serve_connection(arrival, stream));
-            }
-        });
-        Self {
-            address,
-            _signal: signal,
-        }
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        let identity = "spiffe://cluster.local/ns/default/sa/payment";
-        Endpoint {
-            identity: Some(identity.parse().unwrap()),
-            ..Endpoint::at(self.address)
-        }
-    }
-}
 
 async fn hear(stream: &mut TcpStream, end: &str) -> Vec<u8> {
     let mut heard = Vec::new();
@@ -102,7 +34,7 @@ async fn mesh(apps: &[SocketAddr], rules: Option<Vec<HttpRule>>) -> (Sidecar, Ve
     let sidecar = watched_by(apps, rules);
     let mut callees = Vec::new();
     for app in apps {
-        callees.push(Callee::start(&sidecar.authority, *app).await);
+        callees.push(Callee::start(&sidecar.authority, "payment", *app).await);
     }
     sidecar.replace(callees.iter().map(Callee::endpoint).collect());
     (sidecar, callees)

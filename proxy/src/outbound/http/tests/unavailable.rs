@@ -3,16 +3,12 @@
 
 mod applications;
 
-use super::support::{Sidecar, Upstream, key, local, raw, rule, status, text};
+use super::support::{
+    Callee, Sidecar, Upstream, echo, key, local, meshed, raw, rule, status, text,
+};
 use crate::{
-    access_log::Log,
-    cap::Cap,
-    directory::Directory,
-    inbound::{self, Arrival},
     io::{Rewind, tls::Server},
     mux,
-    telemetry::Telemetry,
-    thread::{Shared, Thread},
     tls::Tls,
 };
 use bytes::Bytes;
@@ -46,110 +42,12 @@ use tokio::{
 /// Requests of each combination.
 const REQUESTS: usize = 10;
 
-/// A callee's sidecar before an application.
-struct Callee {
-    thread: Rc<Thread>,
-    address: SocketAddr,
-    signal: Cell<Option<drain::Signal>>,
-    /// Connections that it has accepted.
-    connections: Rc<Cell<usize>>,
-}
-
-impl Callee {
-    async fn start(authority: &Authority, account: &str, app: SocketAddr) -> Self {
-        let workload = authority.workload("default", account);
-        Self::with(workload, usize::MAX, app).await
-    }
-
-    /// One with so many places for streams.
-    async fn with(workload: linnet_workload::Workload, places: usize, app: SocketAddr) -> Self {
-        let (directory, commands) = Directory::new(vec![]);
-        drop(commands);
-        directory.apply(vec![Update::Inbound(Arc::new(Inbound {
-            mtls: MtlsMode::Strict,
-            ..Inbound::default()
-        }))]);
-        let (signal, watch) = drain::channel();
-        let thread = Thread::new(Shared {
-            directory,
-            certificates: linnet_workload::Handle::fixed(workload),
-            telemetry: Telemetry::new("test"),
-            access_log: Log::for_test(1024).0,
-            opaque_ports: Arc::default(),
-            drain: watch,
-            cap: Cap::new(places),
-        });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let accepting = thread.clone();
-        let connections = Rc::<Cell<usize>>::default();
-        let counted = connections.clone();
-        tokio::task::spawn_local(async move {
-            while let Ok((stream, peer)) = listener.accept().await {
-                counted.set(counted.get() + 1);
-                let arrival = Arrival {
-                    thread: accepting.clone(),
-                    peer,
-                    port: app.port(),
-                    app,
-                    activity: None,
-                };
-                tokio::task::spawn_local(inbound::serve_connection(arrival, stream));
-            }
-        });
-        Self {
-            thread,
-            address,
-            signal: Cell::new(Some(signal)),
-            connections,
-        }
-    }
-
-    /// Requests that it has answered itself for want of an application.
-    fn refused(&self) -> usize {
-        self.flagged("UF")
-    }
-
-    /// Requests that it has denied.
-    fn denied(&self) -> usize {
-        self.flagged("UAEX")
-    }
-
-    fn flagged(&self, flags: &str) -> usize {
-        let text = self.thread.shared.telemetry.render();
-        let flags = format!("response_flags=\"{flags}\"");
-        let lines = text
-            .lines()
-            .filter(|line| line.starts_with("istio_requests_total{") && line.contains(&flags));
-        let counts = lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap());
-        counts.sum::<f64>() as usize
-    }
-
-    /// Connections that it has accepted, each of which is turned away.
-    fn turned_away(&self) -> usize {
-        self.connections.get()
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        meshed(self.address)
-    }
-}
-
 /// A payment that nobody's root but a stranger's is good enough for.
 fn distrustful(authority: &Authority) -> linnet_workload::Workload {
     let leaf = Leaf::new(&["spiffe://cluster.local/ns/default/sa/payment"]);
     let (chain, key) = authority.issue_pem(&leaf);
     let bundle = Authority::default().bundle_pem();
     linnet_workload::Workload::from_pem(&chain, &key, &bundle).unwrap()
-}
-
-/// An endpoint that must prove to be payment.
-fn meshed(address: SocketAddr) -> Endpoint {
-    let identity = "spiffe://cluster.local/ns/default/sa/payment";
-    Endpoint {
-        identity: Some(identity.parse().unwrap()),
-        ..Endpoint::at(address)
-    }
 }
 
 /// A server that accepts connections, and does this to them; counts them.

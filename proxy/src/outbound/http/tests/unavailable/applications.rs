@@ -9,21 +9,6 @@ use linnet_mesh::{
     destination::{Distribution, LocalityPattern},
 };
 
-/// An echo of what a client says first, that stays open.
-async fn echo() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::task::spawn_local(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::task::spawn_local(async move {
-                let (mut reader, mut writer) = stream.split();
-                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-            });
-        }
-    });
-    address
-}
-
 fn balanced(balance: Balance) -> DestinationPolicy {
     DestinationPolicy {
         balance,
