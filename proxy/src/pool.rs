@@ -130,7 +130,7 @@ impl Limit {
 }
 
 /// How long the pod's own application may take to accept a connection.
-const APPLICATION_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const APPLICATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A policy with its counts.
 #[derive(Debug, Default)]

@@ -63,9 +63,7 @@ impl Stream {
             Self::Shared(_) => {}
         }
     }
-}
 
-impl Stream {
     /// Makes a connection whose application was reached, or that was denied, end as one that
     /// failed: its peer is not to take it for one that ended, nor for one that led nowhere,
     /// as a sidecar takes a reset. So mutual TLS ends without its last word; what was said in

@@ -21,12 +21,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-fn known(tables: &[(Key, Weak<Table>)], key: &Key) -> Option<Arc<Table>> {
-    let mut tables = tables.iter();
-    let (_, table) = tables.find(|(known, _)| known == key)?;
-    table.upgrade()
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Standing {
@@ -168,4 +162,11 @@ impl Standing {
         let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         known(&tables, key)
     }
+}
+
+/// The table that is kept for a key.
+fn known(tables: &[(Key, Weak<Table>)], key: &Key) -> Option<Arc<Table>> {
+    let mut tables = tables.iter();
+    let (_, table) = tables.find(|(known, _)| known == key)?;
+    table.upgrade()
 }

@@ -5,6 +5,7 @@
 //! that is being closed, reads nothing more.
 
 use super::body::{Body, BodyError};
+use crate::pool::APPLICATION_TIMEOUT;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -23,7 +24,7 @@ pub(crate) const MOST_KEPT: usize = 64 * 1024;
 const MOST_PIECES: usize = 1024;
 
 /// How long a held reader waits: longer than a callee's sidecar does for its application.
-const HOLD: Duration = Duration::from_millis(2_500);
+const HOLD: Duration = APPLICATION_TIMEOUT.saturating_add(Duration::from_millis(500));
 
 /// See the module.
 pub(crate) struct Replay(Rc<RefCell<State>>);

@@ -13,6 +13,7 @@ use crate::{
     connect,
     error::Error,
     io::Rewind,
+    pool::APPLICATION_TIMEOUT,
     stream::{Stream, relay as copy},
     telemetry::{Flags, Outcome, TcpSeries},
     thread::Thread,
@@ -29,7 +30,7 @@ use tokio::{
 /// How long after a connection has come about its end may mean that there is no
 /// application; an application that accepts it may end it later for its own reasons. The
 /// callee's sidecar waits for its application for less.
-const AT_ONCE: Duration = Duration::from_secs(3);
+const AT_ONCE: Duration = APPLICATION_TIMEOUT.saturating_add(Duration::from_secs(1));
 /// How long a connection that looks whether an application is back waits for its sidecar to
 /// say that it is not.
 const LOOK: Duration = Duration::from_millis(500);

@@ -3,7 +3,7 @@
 //! A server of HTTP/2 sends a SETTINGS frame before it has seen a request (RFC 9113, 3.4). One
 //! that speaks HTTP/1 alone answers the preface by something else, or closes the connection.
 
-use crate::clock;
+use crate::{clock, io};
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -18,6 +18,7 @@ use tokio::{
 const SETTINGS: Duration = Duration::from_secs(1);
 /// The type of a SETTINGS frame (RFC 9113, 6.5).
 const SETTINGS_TYPE: u8 = 4;
+
 /// What the first bytes of a server say of its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum First {
@@ -100,39 +101,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Probe<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Probe<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, data)
-    }
-
-    fn poll_flush(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+    io::write_by!(stream);
 }
 
 #[cfg(test)]
